@@ -1,0 +1,78 @@
+"""What differs between machines, and nothing else: one Protocol, an implementation a library.
+
+A backend knows models, adapters and batches; it knows nothing of runs, files of metrics or sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..config import TrainingConfig
+from ..data.batches import Batch
+from ..models.resolve import ResolvedModel
+
+
+@dataclass
+class StepResult:
+    """One optimizer step.
+
+    Attributes:
+        loss: weighted mean cross-entropy over the step's supervised tokens, what was minimised.
+        plain_loss: the same without weights.
+        grad_norm: global L2 norm of the gradient before clipping.
+    """
+
+    loss: float
+    plain_loss: float
+    grad_norm: float
+
+
+class Backend(Protocol):
+    """A base model in memory, with an adapter if one is attached or loaded."""
+
+    tokenizer: Any
+    # What the user should know about this machine or model, a sentence each.
+    notes: list[str]
+
+    def attach_lora(self, config: TrainingConfig) -> int:
+        """Add fresh LoRA layers and an optimizer; returns the number of trainable parameters."""
+
+    def load_adapter(self, directory: Path) -> None:
+        """Load a trained adapter in mlx-lm's format."""
+
+    def train_step(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
+        """One optimizer step on the mean over all supervised tokens of the micro-batches.
+
+        A loss or gradient that is no number is returned, and changes nothing.
+        """
+
+    def evaluate(self, batch: Batch) -> float:
+        """Sum of the unweighted cross-entropy over a batch's supervised tokens."""
+
+    def save_adapter(self, directory: Path, base: ResolvedModel) -> None:
+        """Write ``adapters.safetensors`` and ``adapter_config.json`` in mlx-lm's format."""
+
+    def save_state(self, file: Path) -> None:
+        """Write what is trained and the optimizer's state, so that training can go on bit for bit."""
+
+    def load_state(self, file: Path) -> None:
+        """Read what ``save_state`` wrote."""
+
+    def generate(self, prompts: Sequence[list[int]], max_tokens: int, temperature: float, seed: int) -> list[str]:
+        """Answers to prompts of token ids; temperature 0 is greedy."""
+
+    def peak_memory(self) -> int:
+        """Most bytes in use since the model was loaded."""
+
+    def machine_memory(self) -> int:
+        """Bytes that this machine has for a model."""
+
+
+def load_backend(model: ResolvedModel) -> Backend:
+    """The backend of this machine with a model loaded: MLX, wherever it runs."""
+    from .mlx.backend import MLXBackend
+
+    return MLXBackend(model)

@@ -1,0 +1,5 @@
+"""The MLX backend. Importing it loads a fast BLAS on Linux, which has to happen before MLX itself is loaded."""
+
+from .blas import load_fast_blas
+
+FAST_BLAS = load_fast_blas()

@@ -1,0 +1,136 @@
+"""The MLX backend: mlx-lm's models, with our training step."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm import batch_generate
+from mlx_lm.sample_utils import make_sampler
+from mlx_lm.utils import load_model, load_tokenizer
+
+from ...config import TrainingConfig
+from ...data.batches import Batch
+from ...errors import UserError
+from ...files import replace_file, write_json, writing
+from ...models.resolve import ResolvedModel, check_safetensors
+from .. import StepResult
+from . import FAST_BLAS
+from .checkpointing import checkpoint_layers
+from .limits import explained, set_limits, usable_memory
+from .lora import add_adapter, load_weights, start_adapter
+from .loss import BatchArrays, find_path, loss_sums
+from .step import TrainStep
+
+SLOW_BLAS = (
+    "OpenBLAS was not found, and the BLAS inside MLX's wheel is some 15 times slower; "
+    "install it (Debian, Ubuntu: apt install libopenblas0-pthread)"
+)
+ADAPTER_FILE, ADAPTER_CONFIG = "adapters.safetensors", "adapter_config.json"
+
+
+class MLXBackend:
+    """A base model of mlx-lm in memory; see :class:`mlx_lora.backends.Backend`.
+
+    Raises:
+        UserError: mlx-lm does not have the architecture, or the weights do not fit it.
+    """
+
+    def __init__(self, model: ResolvedModel) -> None:
+        set_limits()
+        try:
+            self.model, self.model_config = load_model(model.path, model_config=model.config_overrides)
+            self.tokenizer: Any = load_tokenizer(model.path, eos_token_ids=self.model_config.get("eos_token_id"))
+        except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+            raise UserError(f"{model.name}: mlx-lm cannot load this model ({_first_line(error)})") from error
+        self.model.freeze()
+        self.path = find_path(self.model)
+        self.notes = [] if FAST_BLAS else [SLOW_BLAS]
+        if self.path.note:
+            self.notes.append(f"{model.name}: {self.path.note}")
+        self._step: TrainStep | None = None
+        self._adapter: dict[str, Any] = {}
+
+    def attach_lora(self, config: TrainingConfig) -> int:
+        self._adapter = start_adapter(self.model, config)
+        if config.grad_checkpoint:
+            checkpoint_layers(self.model)
+        self._step = TrainStep(self.model, self.path, config)
+        return sum(value.size for _, value in tree_flatten(self.model.trainable_parameters()))
+
+    def load_adapter(self, directory: Path) -> None:
+        try:
+            check_safetensors(directory / ADAPTER_FILE)
+            add_adapter(self.model, json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8")))
+            load_weights(self.model, mx.load(str(directory / ADAPTER_FILE)))
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise UserError(f"{directory}: this adapter does not fit its base model ({_first_line(error)})") from error
+        self.model.eval()
+
+    def train_step(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
+        with explained():
+            return self._training(micro_batches, step, learning_rate)
+
+    @property
+    def _training(self) -> TrainStep:
+        if self._step is None:
+            raise RuntimeError("attach_lora must be called before training")
+        return self._step
+
+    def save_state(self, file: Path) -> None:
+        save_arrays(file, self._training.state())
+
+    def load_state(self, file: Path) -> None:
+        arrays = mx.load(str(file))
+        self._training.set_state(arrays)  # type: ignore[arg-type]
+
+    def evaluate(self, batch: Batch) -> float:
+        self.model.eval()
+        return float(loss_sums(self.model, self.path, BatchArrays.of(batch))[1])
+
+    def save_adapter(self, directory: Path, base: ResolvedModel) -> None:
+        weights = dict(tree_flatten(self.model.trainable_parameters()))
+        write_json(
+            directory / ADAPTER_CONFIG,
+            {"model": str(base.path) if base.revision is None else base.name, **self._adapter},
+        )
+        temporary = directory / f".{ADAPTER_FILE}.tmp.safetensors"
+        save_arrays(temporary, weights)
+        replace_file(temporary, directory / ADAPTER_FILE)
+
+    def generate(self, prompts: Sequence[list[int]], max_tokens: int, temperature: float, seed: int) -> list[str]:
+        self.model.eval()
+        mx.random.seed(seed)
+        sampler = make_sampler(temp=temperature)
+        return batch_generate(self.model, self.tokenizer, list(prompts), max_tokens=max_tokens, sampler=sampler).texts
+
+    def peak_memory(self) -> int:
+        return mx.get_peak_memory()
+
+    def machine_memory(self) -> int:
+        return usable_memory()
+
+
+def save_arrays(file: Path, arrays: dict[str, mx.array]) -> None:
+    """Write safetensors and read their header back: MLX does not say when the disk was full.
+
+    Raises:
+        UserError: the disk is full, or refuses.
+    """
+    with writing(file):
+        try:
+            mx.save_safetensors(str(file), arrays, metadata={"format": "mlx"})
+            check_safetensors(file)
+        except (RuntimeError, UserError) as error:
+            file.unlink(missing_ok=True)
+            raise OSError(errno.ENOSPC, "the file came out incomplete") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__

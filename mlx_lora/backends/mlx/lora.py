@@ -1,0 +1,152 @@
+"""What trains: LoRA or DoRA layers on the named modules, or whole layers; in mlx-lm's names and format."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+from mlx_lm.tuner.dora import DoRALinear
+from mlx_lm.tuner.lora import LoRASwitchLinear
+
+from ...config import TrainingConfig
+from ...errors import UserError
+
+LINEAR = (nn.Linear, nn.QuantizedLinear)
+EXPERTS = (SwitchLinear, QuantizedSwitchLinear)
+
+
+class LoRALinear(nn.Module):
+    """W·x + scale·B·A·x, with mlx-lm's parameter names.
+
+    Unlike mlx-lm's, the two products are made in the dtype of ``x``, from float32 master values.
+
+    Attributes:
+        lora_a: float32 [in, rank].
+        lora_b: float32 [rank, out], zero at first.
+    """
+
+    def __init__(self, linear: nn.Module, rank: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        rows, columns = linear.weight.shape
+        if isinstance(linear, nn.QuantizedLinear):
+            columns = columns * 32 // linear.bits
+        self.linear = linear
+        self.dropout = nn.Dropout(p=dropout)
+        self.scale = scale
+        self.lora_a = mx.zeros((columns, rank))
+        self.lora_b = mx.zeros((rank, rows))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        update = (self.dropout(x) @ self.lora_a.astype(x.dtype)) @ self.lora_b.astype(x.dtype)
+        return self.linear(x) + self.scale * update
+
+
+def target_keys(model: nn.Module, names: list[str]) -> list[str]:
+    """Paths within a layer (``self_attn.q_proj``) of the modules whose last part is one of ``names``.
+
+    Raises:
+        UserError: a name that no module has; the ones there are named.
+    """
+    kinds = LINEAR + EXPERTS
+    paths = {path for layer in model.layers for path, module in layer.named_modules() if isinstance(module, kinds)}
+    available = sorted({path.rsplit(".", 1)[-1] for path in paths})
+    for name in names:
+        if name not in available:
+            raise UserError(f"lora_target_modules: this model has no {name}; it has {', '.join(available)}")
+    return sorted(path for path in paths if path.rsplit(".", 1)[-1] in names)
+
+
+def initial_a(seed: int, name: str, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
+    """float32, even in ±1/√fan_in, drawn on the host from the seed and the parameter's name.
+
+    The bound is that of Kaiming's rule with a = √5, which mlx-lm and PEFT use.
+    """
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
+    bound = 1 / math.sqrt(fan_in)
+    return generator.uniform(-bound, bound, shape).astype(np.float32)
+
+
+def _adapted(module: nn.Module, kind: str, parameters: dict[str, Any]) -> nn.Module:
+    rank, scale, dropout = parameters["rank"], parameters["scale"], parameters["dropout"]
+    if isinstance(module, EXPERTS):
+        if kind == "dora":
+            raise UserError("fine_tune_type: dora does not work on this model's experts; use lora, or other modules")
+        return LoRASwitchLinear.from_base(module, rank, dropout, scale)
+    if kind == "dora":
+        return DoRALinear.from_base(module, rank, dropout, scale)
+    return LoRALinear(module, rank, scale, dropout)
+
+
+def add_adapter(model: nn.Module, adapter: dict[str, Any]) -> None:
+    """Make trainable what mlx-lm's ``adapter_config.json`` describes; everything else is frozen.
+
+    Args:
+        adapter: ``fine_tune_type`` (lora, dora or full), ``num_layers`` (the last so many) and ``lora_parameters``.
+    """
+    model.freeze()
+    layers = model.layers[-adapter["num_layers"] :]
+    kind = adapter.get("fine_tune_type", "lora")
+    if kind == "full":
+        for layer in layers:
+            layer.unfreeze()
+        return
+    parameters = adapter["lora_parameters"]
+    for layer in layers:
+        found = [(path, module) for path, module in layer.named_modules() if path in parameters["keys"]]
+        adapted = [(path, _adapted(module, kind, parameters)) for path, module in found]
+        layer.update_modules(tree_unflatten(adapted))
+    for _, module in model.named_modules():
+        if "lora_a" in module:
+            module.unfreeze(keys=["lora_a", "lora_b", "m"], recurse=False)
+
+
+def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
+    """A fresh adapter as the config asks for it; returns what ``adapter_config.json`` says of it.
+
+    Raises:
+        UserError: a target module the model does not have, or full fine-tuning of a quantized base.
+    """
+    scale = config.lora_alpha / (math.sqrt(config.lora_rank) if config.use_rslora else config.lora_rank)
+    adapter = {
+        "fine_tune_type": config.fine_tune_type,
+        "num_layers": min(config.num_layers or len(model.layers), len(model.layers)),
+        "lora_parameters": {
+            "rank": config.lora_rank,
+            "scale": scale,
+            "dropout": config.lora_dropout,
+            "keys": target_keys(model, config.lora_target_modules),
+        },
+    }
+    quantized = any(isinstance(m, (nn.QuantizedLinear, QuantizedSwitchLinear)) for _, m in model.named_modules())
+    if config.fine_tune_type == "full" and quantized:
+        raise UserError("fine_tune_type: a quantized base cannot be trained in full; use lora, or an unquantized base")
+    add_adapter(model, adapter)
+    drawn = [
+        # A LoRA of experts is [experts · rank, in], a plain one [in, rank].
+        (name, mx.array(initial_a(config.seed, name, value.shape, value.shape[0 if value.ndim == 2 else -1])))
+        for name, value in tree_flatten(model.trainable_parameters())
+        if name.endswith("lora_a")
+    ]
+    model.update(tree_unflatten(drawn))
+    mx.eval(model.parameters())
+    return adapter
+
+
+def load_weights(model: nn.Module, weights: Any) -> None:
+    """Set the trainable parameters, by name.
+
+    Raises:
+        ValueError: names or shapes differ from the model's.
+    """
+    expected = {name: value.shape for name, value in tree_flatten(model.trainable_parameters())}
+    if {name: value.shape for name, value in weights.items()} != expected:
+        odd = sorted(set(weights) ^ set(expected)) or [n for n in weights if weights[n].shape != expected[n]]
+        raise ValueError(f"{odd[0]} is missing, unknown or of another shape")
+    model.update(tree_unflatten(list(weights.items())))

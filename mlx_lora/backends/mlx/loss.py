@@ -1,0 +1,181 @@
+"""The loss of a batch: logits at supervised positions only, a common prefix computed once; exact, and proved so.
+
+What a model allows is found by asking it: at load, a few tokens go through both ways and must agree. Where they do
+not (scaled logits, sliding windows, recurrent layers), the plain computation is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.base import create_causal_mask
+from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+from ...data.batches import Batch
+
+# Logits held at once, in elements: 64 MB in float32, whatever the vocabulary.
+LOGITS_AT_ONCE = 2**24
+PROBE = 12
+
+
+class PrefixCache:
+    """A layer's keys and values of the common prefix, kept as ordinary arrays that gradients flow through.
+
+    The first call fills it with the prefix (a batch of one); later calls see it in front of each row.
+    """
+
+    def __init__(self, *arrays: mx.array) -> None:
+        self.offset = 0
+        self.arrays: tuple[mx.array, ...] = ()
+        if arrays:
+            self.fill(*arrays)
+
+    def fill(self, keys: mx.array, values: mx.array) -> None:
+        """Hold the prefix's keys and values, [1, heads, length, dimension]."""
+        self.arrays, self.offset = (keys, values), keys.shape[2]
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Keys and values to attend to; all of shape [batch, heads, length, dimension]."""
+        if not self.arrays:
+            self.fill(keys, values)
+            return keys, values
+
+        def prepend(prefix: mx.array, own: mx.array) -> mx.array:
+            return mx.concatenate([mx.broadcast_to(prefix, (own.shape[0], *prefix.shape[1:])), own], axis=2)
+
+        return prepend(self.arrays[0], keys), prepend(self.arrays[1], values)
+
+    def make_mask(self, n: int, return_array: bool = False, window_size: int | None = None) -> Any:
+        """The string "causal" (aligned at the end), which has a fused backward; an array only where asked for."""
+        if return_array or window_size is not None:
+            return create_causal_mask(n, self.offset, window_size=window_size)
+        return "causal"
+
+
+@dataclass
+class LossPath:
+    """How losses are computed for a model.
+
+    Attributes:
+        head_module: the module whose weights make logits of hidden states, ``None`` for the plain computation.
+        share_prefix: whether a prefix may be computed once for a batch.
+    """
+
+    head_module: nn.Module | None
+    share_prefix: bool
+
+    @property
+    def note(self) -> str | None:
+        """What the user should know, if something is slower than it could be."""
+        if self.head_module is None:
+            return "this architecture's logits are not a plain product of hidden states: every position's are computed"
+        if not self.share_prefix:
+            return "this architecture's caches are not plain keys and values: common prefixes are computed in each row"
+        return None
+
+
+def head_of(model: nn.Module) -> tuple[nn.Module, Callable[[mx.array], mx.array]]:
+    """(module, function from hidden states [..., hidden] to logits [..., vocabulary])."""
+    if "lm_head" in model:
+        return model.lm_head, model.lm_head
+    return model.model.embed_tokens, model.model.embed_tokens.as_linear
+
+
+def find_path(model: nn.Module) -> LossPath:
+    """What the model allows, by trying it on a few tokens."""
+    tokens = mx.arange(1, PROBE + 1)[None]
+    expected = model(tokens)
+    try:
+        module, head = head_of(model)
+        # The very same operations: not one bit may differ.
+        if not mx.array_equal(head(model.model(tokens)), expected).item():
+            return LossPath(None, False)
+    except (AttributeError, TypeError, ValueError):
+        return LossPath(None, False)
+    return LossPath(module, _shares_prefix(model, head, tokens, expected))
+
+
+def _shares_prefix(
+    model: nn.Module, head: Callable[[mx.array], mx.array], tokens: mx.array, expected: mx.array
+) -> bool:
+    if not all(type(cache) is KVCache for cache in make_prompt_cache(model)):
+        return False
+    try:
+        caches = [PrefixCache() for _ in model.layers]
+        model.model(tokens[:, :5], cache=caches)
+        split = head(model.model(tokens[:, 5:], cache=caches)).astype(mx.float32)
+    except (AttributeError, TypeError, ValueError):
+        return False
+    whole = expected[:, 5:].astype(mx.float32)
+    tolerance = 1e-4 if expected.dtype == mx.float32 else 5e-2
+    return bool((mx.abs(split - whole).max() <= tolerance * (1 + mx.abs(whole).max())).item())
+
+
+@dataclass
+class BatchArrays:
+    """A :class:`Batch` on the device."""
+
+    prefix: mx.array
+    ids: mx.array
+    positions: mx.array
+    targets: mx.array
+    weights: mx.array
+
+    @classmethod
+    def of(cls, batch: Batch) -> BatchArrays:
+        """Put a batch on the device."""
+        return cls(*map(mx.array, (batch.prefix, batch.ids, batch.positions, batch.targets, batch.weights)))
+
+    def arrays(self) -> tuple[mx.array, ...]:
+        """The fields in order."""
+        return self.prefix, self.ids, self.positions, self.targets, self.weights
+
+
+def _cross_entropy(logits: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.array, mx.array]:
+    # A checkpointed chunk is differentiated by all its arguments; the targets are none to differentiate by.
+    losses = nn.losses.cross_entropy(logits.astype(mx.float32), mx.stop_gradient(targets))
+    return (losses * weights).sum(), (losses * (weights > 0)).sum()
+
+
+def loss_sums(model: nn.Module, path: LossPath, batch: BatchArrays) -> tuple[mx.array, mx.array]:
+    """(weighted, plain) sums of the cross-entropy over a batch's supervised tokens, in float32."""
+    if path.head_module is None:
+        return plain_loss_sums(model, batch)
+    caches = None
+    if batch.prefix.size and path.share_prefix:
+        caches = [PrefixCache() for _ in model.layers]
+        model.model(batch.prefix[None], cache=caches)
+        hidden = model.model(batch.ids, cache=caches)
+    else:
+        hidden = model.model(_with_prefix(batch))[:, batch.prefix.size :]
+    spoken = hidden.reshape(-1, hidden.shape[-1])[batch.positions]
+    rows = max(1, LOGITS_AT_ONCE // _vocabulary(model, path.head_module))
+    if spoken.shape[0] <= rows:
+        return _cross_entropy(head_of(model)[1](spoken), batch.targets, batch.weights)
+    # Recomputed in the backward pass, so that only one chunk's logits exist at a time.
+    chunk = nn.utils.checkpoint(path.head_module, lambda h, t, w: _cross_entropy(head_of(model)[1](h), t, w))
+    weighted = plain = mx.array(0.0)
+    for start in range(0, spoken.shape[0], rows):
+        part = slice(start, start + rows)
+        w, p = chunk(spoken[part], batch.targets[part], batch.weights[part])
+        weighted, plain = weighted + w, plain + p
+    return weighted, plain
+
+
+def _vocabulary(model: nn.Module, head: nn.Module) -> int:
+    return head.weight.shape[0]
+
+
+def _with_prefix(batch: BatchArrays) -> mx.array:
+    rows = batch.ids.shape[0]
+    return mx.concatenate([mx.broadcast_to(batch.prefix[None], (rows, batch.prefix.size)), batch.ids], axis=1)
+
+
+def plain_loss_sums(model: nn.Module, batch: BatchArrays) -> tuple[mx.array, mx.array]:
+    """The same sums from every position's logits: what any model allows, and what the fast path must equal."""
+    logits = model(_with_prefix(batch))[:, batch.prefix.size :]
+    return _cross_entropy(logits.reshape(-1, logits.shape[-1])[batch.positions], batch.targets, batch.weights)

@@ -1,0 +1,85 @@
+"""One optimizer step on MLX: exact accumulation over micro-batches, clipping, AdamW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+
+from ...config import TrainingConfig
+from ...data.batches import Batch
+from .. import StepResult
+from .loss import BatchArrays, LossPath, loss_sums
+
+
+def make_optimizer(config: TrainingConfig) -> optim.Optimizer:
+    """The optimizer of a config; its learning rate is set at each step."""
+    if config.optimizer == "adafactor":
+        return optim.Adafactor(
+            learning_rate=0.0, weight_decay=config.weight_decay, relative_step=False, scale_parameter=False
+        )
+    return optim.AdamW(learning_rate=0.0, weight_decay=config.weight_decay, bias_correction=True)
+
+
+class TrainStep:
+    """One optimizer over the trainable parameters of a model, gradients summed over micro-batches.
+
+    Args:
+        compiled: compile the gradient for each shape of batch; by default only on a GPU.
+    """
+
+    def __init__(self, model: nn.Module, path: LossPath, config: TrainingConfig, compiled: bool | None = None) -> None:
+        self.model, self.config = model, config
+        self.optimizer = make_optimizer(config)
+        self.optimizer.init(model.trainable_parameters())
+        # On the CPU compiling costs half a second a shape and gains nothing.
+        compiled = mx.default_device() == mx.Device(mx.gpu) if compiled is None else compiled
+        state = [model.state, mx.random.state]
+
+        def gradient(*arrays: mx.array) -> Any:
+            return nn.value_and_grad(model, lambda model: loss_sums(model, path, BatchArrays(*arrays)))(model)
+
+        self._gradient = mx.compile(gradient, inputs=state, outputs=state) if compiled else gradient
+
+    def __call__(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
+        self.model.train()
+        # Dropout of a step is a function of seed and step, so nothing random has to be carried along.
+        mx.random.seed((self.config.seed * 1_000_003 + step) % 2**63)
+        tokens = sum(batch.tokens for batch in micro_batches)
+        loss = plain = mx.array(0.0)
+        total: Any = None
+        for batch in micro_batches:
+            (weighted, unweighted), gradient = self._gradient(*BatchArrays.of(batch).arrays())
+            total = gradient if total is None else tree_map(mx.add, total, gradient)
+            loss, plain = loss + weighted, plain + unweighted
+            mx.eval(total, loss, plain)
+        total = tree_map(lambda g: g / tokens, total)
+        total, norm = optim.clip_grad_norm(total, self.config.grad_clip or float("inf"))
+        result = StepResult(float(loss) / tokens, float(plain) / tokens, float(norm))
+        if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
+            self.optimizer.learning_rate = learning_rate
+            self.optimizer.update(self.model, total)
+            mx.eval(self.model.trainable_parameters(), self.optimizer.state)
+        return result
+
+    def state(self) -> dict[str, mx.array]:
+        """Trained parameters and optimizer state, by name."""
+        return {
+            **{f"model.{name}": value for name, value in tree_flatten(self.model.trainable_parameters())},
+            **{f"optimizer.{name}": value for name, value in tree_flatten(self.optimizer.state)},
+        }
+
+    def set_state(self, arrays: dict[str, mx.array]) -> None:
+        """Go on from what ``state`` gave."""
+
+        def under(prefix: str) -> Any:
+            return tree_unflatten([(n.removeprefix(prefix), v) for n, v in arrays.items() if n.startswith(prefix)])
+
+        self.model.update(under("model."))
+        self.optimizer.state = under("optimizer.")
+        mx.eval(self.model.trainable_parameters(), self.optimizer.state)

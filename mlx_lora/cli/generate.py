@@ -1,0 +1,46 @@
+"""``mlx-lora generate``: one question by hand."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from .output import finite, json_option, print_json
+
+
+@click.command()
+@click.option(
+    "--target", required=True, metavar="RUN_OR_MODEL", help="A run directory, or a base model by name or directory."
+)
+@click.option("--prompt", required=True, help="The user's message; - reads it from standard input.")
+@click.option("--system", help="The system prompt; by default the one the run was trained with.")
+@click.option(
+    "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, callback=finite, help="0 is greedy."
+)
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@json_option
+def generate(
+    target: str, prompt: str, system: str | None, temperature: float, max_tokens: int, seed: int, as_json: bool
+) -> None:
+    """Ask a model or an adapter.
+
+    \b
+    mlx-lora generate --target adapters/lumen --prompt "TRAJECTORY:
+    shape: convergence"
+    """
+    from ..evaluation.targets import answer, load_target
+
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    loaded = load_target(target)
+    system = loaded.system_prompt if system is None else system
+    messages = [{"role": "user", "content": prompt}]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    text = answer(loaded, [messages], max_tokens=max_tokens, temperature=temperature, seed=seed)[0]
+    if as_json:
+        print_json({"target": target, "prompt": prompt, "system": system, "answer": text})
+    else:
+        click.echo(text)

@@ -1,0 +1,77 @@
+"""The ``mlx-lora`` command: its sub-commands by name, and how errors end."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from .. import __version__
+from ..errors import UserError
+
+# name -> (module beside this one, attribute, line of help); a module is imported when its command runs.
+COMMANDS = {
+    "quickstart": ("quickstart", "quickstart", "See it work: data, base, training, gate, in a few minutes."),
+    "data": ("data", "data", "Make a dataset from a source."),
+    "train": ("train", "train", "Train a LoRA adapter on a dataset."),
+    "eval": ("evaluate", "evaluate", "Measure a model or an adapter with a suite."),
+    "gate": ("evaluate", "gate", "Judge the results of eval: exit status 0 passed, 1 failed."),
+    "baseline": ("evaluate", "baseline", "What the same cases score without a model."),
+    "bench": ("bench", "bench", "Time our trainer against mlx-lm's own."),
+    "generate": ("generate", "generate", "Ask a model or an adapter by hand."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a sub-command when it is called, so that help is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        return getattr(importlib.import_module(f".{module}", __package__), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mlx-lora")
+def cli() -> None:
+    """Teach a small language model from your own data, and judge it before you use it.
+
+    \b
+    A first run, with nothing to download:
+      mlx-lora quickstart
+    \b
+    The same road in steps:
+      mlx-lora data eisv --out data/eisv
+      mlx-lora train --config quickstart --data data/eisv --out adapters/lumen
+      mlx-lora eval --suite eisv_gate1 --target adapters/lumen --cases data/eisv/test.jsonl --out results.json
+      mlx-lora gate results.json
+
+    Exit status: 0 done, 1 a gate failed, 2 something is wrong with the input (said in one sentence).
+    """
+
+
+def main() -> None:
+    """Run the command; a :class:`UserError` is one sentence and status 2, Ctrl-C is status 130."""
+    try:
+        status = cli.main(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except UserError as error:
+        click.echo(f"mlx-lora: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("mlx-lora: interrupted; what was complete is kept, nothing is half-written", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)

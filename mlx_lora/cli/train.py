@@ -1,0 +1,97 @@
+"""``mlx-lora train``: a config and a dataset → an adapter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .output import json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..config import TrainingConfig
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_path",
+    metavar="FILE|PRESET",
+    help="YAML or JSON, or a preset: quickstart, eisv, sleep, traces, coder, claims.",
+)
+@click.option("--data", help="Dataset directory; overrides the config's data.")
+@click.option("--out", help="Run directory, usually adapters/NAME; overrides the config's output_dir.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key, e.g. --set learning_rate=1e-4."
+)
+@click.option("--fresh", is_flag=True, help="Replace the run that is in the run directory.")
+@click.option("--extend", is_flag=True, help="Go on with a run although num_epochs or max_steps has changed.")
+@click.option("--max-minutes", type=float, help="Stop after so many minutes; the same command goes on later.")
+@click.option("--until", metavar="HH:MM", help="Stop at this time of day; the same command goes on later.")
+@click.option("--dry-run", is_flag=True, help="Show what would be trained, its memory and time, and one example.")
+@json_option
+def train(
+    config_path: str | None,
+    data: str | None,
+    out: str | None,
+    overrides: tuple[str, ...],
+    fresh: bool,
+    extend: bool,
+    max_minutes: float | None,
+    until: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Train a LoRA adapter, or go on with an interrupted run: the same command resumes it, bit for bit.
+
+    The run directory gets the config as resolved, adapters.safetensors and adapter_config.json (mlx-lm's own
+    format: `mlx_lm.generate --adapter-path` runs it), and metrics.jsonl.
+
+    \b
+    mlx-lora train --config quickstart --data data/eisv --out adapters/lumen
+    mlx-lora train --data data/eisv --out adapters/lumen-1b --set model_name=meta-llama/Llama-3.2-1B-Instruct
+    """
+    from dataclasses import asdict, replace
+
+    from ..config import load_config
+    from ..training.run import train as run
+
+    limits = {"max_minutes": max_minutes, "until": None if until is None else f'"{until}"'}
+    given = [f"{key}={value}" for key, value in limits.items() if value is not None]
+    config = load_config(config_path, [*overrides, *given])
+    config = replace(config, data=data or config.data, output_dir=out or config.output_dir)
+    if dry_run:
+        _dry_run(config, as_json)
+        return
+    directory, result = run(config, fresh=fresh, extend=extend, quiet=as_json)
+    if as_json:
+        print_json({"path": str(directory), **asdict(result)})
+        return
+    validation = "" if result.validation_loss is None else f", validation loss {result.validation_loss:.4f}"
+    if result.stopped:
+        validation += f", stopped by {result.stopped}"
+    click.echo(f"{directory}: loss {result.loss:.4f}{validation}, {result.steps} steps in {result.seconds:.0f} s")
+
+
+def _dry_run(config: TrainingConfig, as_json: bool) -> None:
+    from ..training.dryrun import dry_run
+    from ..training.run import prepare
+
+    report = dry_run(prepare(config))
+    if as_json:
+        print_json(report)
+        return
+    rows = [
+        ("model", report["model"]),
+        ("trainable parameters", f"{report['trainable_parameters']:,}"),
+        ("examples", f"{report['train_examples']} to train on, {report['valid_examples']} to validate"),
+        ("tokens", f"{report['tokens']:,}, of which {report['supervised_tokens']:,} supervised"),
+        ("longest example", f"{report['longest']} tokens; {report['shortened_prompts']} prompts lose their middle"),
+        ("steps", f"{report['total_steps']} ({report['steps_per_epoch']} an epoch)"),
+        ("time", f"about {report['estimated_seconds'] / 60:.1f} minutes"),
+        ("peak memory", f"{report['estimated_peak_memory_gb']:.2f} of {report['machine_memory_gb']:.0f} GB"),
+    ]
+    print_table("A dry run: nothing was written", ("", ""), rows)
+    for note in report["notes"]:
+        click.echo(f"note: {note}")
+    click.echo(f"The first example, its supervised tokens between ⟦ and ⟧:\n{report['example']}")

@@ -1,0 +1,230 @@
+"""One flat configuration for a training run: names, defaults, checks, and the files it is read from."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from .errors import UserError
+
+# Beside the package in a clone, inside it in a wheel.
+PRESET_DIRECTORIES = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
+
+
+@dataclass
+class TrainingConfig:
+    """Everything that decides what a run learns; paths are relative to the working directory.
+
+    ``max_steps`` of ``None`` trains for ``num_epochs``. ``eval_steps`` of ``None`` evaluates after each epoch.
+    ``num_layers`` of ``None`` adapts every layer. What else is ``None`` is not limited.
+    """
+
+    model_name: str = "meta-llama/Llama-3.2-1B-Instruct"
+    model_revision: str | None = None
+    data: str | None = None
+    output_dir: str | None = None
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.05
+    use_rslora: bool = False
+    fine_tune_type: Literal["lora", "dora", "full"] = "lora"
+    lora_target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+    num_layers: int | None = None
+    learning_rate: float = 2e-4
+    lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_steps: int = 100
+    num_epochs: int = 5
+    max_steps: int | None = None
+    batch_size: int = 4
+    gradient_accumulation_steps: int = 4
+    max_seq_length: int = 512
+    weight_decay: float = 0.01
+    grad_clip: float | None = None
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    grad_checkpoint: bool = False
+    eval_steps: int | None = None
+    early_stopping_patience: int | None = None
+    keep_best: bool = True
+    save_steps: int = 100
+    save_total_limit: int = 3
+    log_steps: int = 10
+    max_minutes: float | None = None
+    until: str | None = None
+    memory_limit_gb: float | None = None
+    seed: int = 42
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def learned_from(self) -> dict[str, Any]:
+        """The keys that decide what is learned: a run can only go on with the same."""
+        return {key: value for key, value in self.to_dict().items() if key not in RUN_ONLY}
+
+
+# How a run is carried out; these may differ when it goes on.
+RUN_ONLY = {
+    *("output_dir", "data", "save_steps", "save_total_limit", "log_steps"),
+    *("max_minutes", "until", "memory_limit_gb", "grad_checkpoint"),
+}
+# The smallest (included) and largest value of each number, and whether the smallest is itself too small.
+RANGES: dict[str, tuple[float, float, bool]] = {
+    "lora_rank": (1, 4096, False),
+    "lora_alpha": (0, 1e6, True),
+    "lora_dropout": (0, 0.999, False),
+    "num_layers": (1, 10_000, False),
+    "learning_rate": (0, 10, True),
+    "warmup_steps": (0, 10**9, False),
+    "num_epochs": (1, 10**6, False),
+    "max_steps": (1, 10**9, False),
+    "batch_size": (1, 10**6, False),
+    "gradient_accumulation_steps": (1, 10**6, False),
+    "max_seq_length": (8, 10**7, False),
+    "weight_decay": (0, 10, False),
+    "grad_clip": (0, 1e6, True),
+    "eval_steps": (1, 10**9, False),
+    "early_stopping_patience": (1, 10**6, False),
+    "save_steps": (1, 10**9, False),
+    "save_total_limit": (1, 10**6, False),
+    "log_steps": (1, 10**9, False),
+    "max_minutes": (0, 10**6, True),
+    "memory_limit_gb": (0, 10**5, True),
+    "seed": (0, 2**63 - 1, False),
+}
+_TYPES = get_type_hints(TrainingConfig)
+
+
+def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> TrainingConfig:
+    """A configuration from a YAML or JSON file (or a preset's name), then ``key=value`` overrides.
+
+    Args:
+        path: a file, the name of a preset in ``configs/``, or ``None`` for the defaults.
+        overrides: ``key=value`` texts, the value in YAML.
+
+    Raises:
+        UserError: no such file, not YAML or JSON, an unknown key, a wrong type or a value out of range.
+    """
+    settings: dict[str, Any] = {}
+    if path is not None:
+        file = find_config(path)
+        settings = {key: _checked(str(file), key, value) for key, value in _read_mapping(file).items()}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set {text}: this must be key=value, e.g. --set learning_rate=1e-4")
+        settings[key.strip()] = _checked(f"--set {text}", key.strip(), _parse_value(text, value))
+    return TrainingConfig(**settings)
+
+
+def find_config(path: str | Path) -> Path:
+    """The file of a path or of a preset's name."""
+    file = Path(path)
+    if file.is_file():
+        return file
+    presets = {p.stem: p for directory in PRESET_DIRECTORIES for p in sorted(directory.glob("*.yaml"))}
+    if str(path) in presets:
+        return presets[str(path)]
+    raise UserError(
+        f"{path}: there is no such config file; give a YAML or JSON file, or a preset: {', '.join(presets)}"
+    )
+
+
+def _read_mapping(file: Path) -> Mapping[str, Any]:
+    try:
+        # JSON is read as JSON: YAML 1.1 takes 1e-4 for text.
+        text = file.read_text(encoding="utf-8")
+        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: this config cannot be read ({error})") from error
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        line = place.line + 1 if place else getattr(error, "lineno", 1)
+        problem = getattr(error, "problem", None) or getattr(error, "msg", None) or "unreadable"
+        raise UserError(
+            f"{file}, line {line}: this is not valid {file.suffix.lstrip('.') or 'YAML'}: {problem}"
+        ) from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: a config is a mapping of keys to values, and this is a {type(content).__name__}")
+    return content
+
+
+def _parse_value(text: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text}: the value is not valid YAML") from error
+
+
+def _checked(where: str, key: Any, value: Any) -> Any:
+    names = [f.name for f in fields(TrainingConfig)]
+    if key not in names:
+        near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)[0]
+        raise UserError(f"{where}: there is no config key {key!r}; the nearest is {near!r}")
+    if key == "until" and isinstance(value, int) and not isinstance(value, bool):
+        value = f"{value // 60:02d}:{value % 60:02d}"  # YAML 1.1 reads 23:00 as minutes, in base 60
+    value = _coerce(_TYPES[key], value)
+    if not _fits(_TYPES[key], value):
+        raise UserError(f"{where}: {key} must be {_describe(_TYPES[key])}, not {value!r}")
+    if key in RANGES and value is not None:
+        low, high, above = RANGES[key]
+        if not (low < value if above else low <= value) or value > high:
+            raise UserError(
+                f"{where}: {key} must be {'above' if above else 'at least'} {low:g} and at most {high:g}, not {value!r}"
+            )
+    if key == "until" and value is not None and not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", value):
+        raise UserError(f"{where}: until must be a time of day such as 06:00, not {value!r}")
+    if key == "lora_target_modules" and not value:
+        raise UserError(f"{where}: lora_target_modules is empty; name at least one module, e.g. [q_proj, v_proj]")
+    return value
+
+
+def _coerce(kind: Any, value: Any) -> Any:
+    """YAML 1.1 reads 2e-4 as text, and whole numbers are fine where a float is asked for."""
+    choices = _alternatives(kind)
+    if float in choices and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    if float in choices and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    for choice in _alternatives(kind):
+        if get_origin(choice) is Literal:
+            if value in get_args(choice):
+                return True
+        elif get_origin(choice) is list:
+            if isinstance(value, list) and all(isinstance(item, str) for item in value):
+                return True
+        elif isinstance(value, choice) and not (isinstance(value, bool) and choice is not bool):
+            return True
+    return False
+
+
+def _describe(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    words = []
+    for choice in _alternatives(kind):
+        if get_origin(choice) is Literal:
+            words.append("one of " + ", ".join(get_args(choice)))
+        elif get_origin(choice) is list:
+            words.append("a list of names")
+        else:
+            words.append(names[choice])
+    return " or ".join(words)

@@ -1,0 +1,90 @@
+"""The arrays of a batch: a shared prefix, the rest of each example, the supervised positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .encode import EncodedExample
+
+# Lengths are rounded to multiples of these, so that few shapes occur and each is compiled once.
+PAD_TO = 8
+PREFIX_STEP = 8
+POSITIONS_STEP = 32
+
+
+@dataclass
+class Batch:
+    """Examples whose first tokens are the same.
+
+    Attributes:
+        prefix: int32 [prefix], the tokens every example begins with.
+        ids: int32 [batch, length], what follows in each, without its last token, padded on the right.
+        positions: int32 [positions], flat indices into ``ids`` of the tokens *before* a supervised one.
+        targets: int32 [positions], the supervised tokens.
+        weights: float32 [positions], their weights; 0 pads.
+        tokens: how many weights are above 0.
+    """
+
+    prefix: np.ndarray
+    ids: np.ndarray
+    positions: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    tokens: int
+
+    @property
+    def seen(self) -> int:
+        """Tokens of the examples, prefix included and padding excluded from neither."""
+        return self.ids.shape[0] * (len(self.prefix) + self.ids.shape[1])
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def common_prefix(examples: Sequence[EncodedExample]) -> int:
+    """Tokens that all examples share and none needs for a prediction, rounded down to few different lengths.
+
+    The hidden state before the first supervised token must be an example's own.
+    """
+    limit = min(int(e.supervised[1:].argmax()) for e in examples)
+    block = np.stack([e.ids[:limit] for e in examples])
+    differs = (block != block[0]).any(axis=0)
+    shared = int(differs.argmax()) if differs.any() else limit
+    return shared // PREFIX_STEP * PREFIX_STEP
+
+
+def collate(examples: Sequence[EncodedExample], pad_id: int = 0, share_prefix: bool = True) -> Batch:
+    """The arrays of a batch."""
+    start = common_prefix(examples) if share_prefix and len(examples) > 1 else 0
+    # Nothing is predicted from an example's last token.
+    length = _round_up(max(len(e) for e in examples) - 1 - start, PAD_TO)
+    ids = np.full((len(examples), length), pad_id, dtype=np.int32)
+    positions, targets, weights = [], [], []
+    for row, example in enumerate(examples):
+        ids[row, : len(example) - 1 - start] = example.ids[start:-1]
+        supervised = np.flatnonzero(example.supervised[1:]) + 1
+        positions.append(row * length + supervised - 1 - start)
+        targets.append(example.ids[supervised])
+        weights.append(np.full(len(supervised), example.weight, dtype=np.float32))
+    count = sum(map(len, positions))
+    padding = _round_up(count, POSITIONS_STEP) - count
+    joined = np.concatenate(weights)
+    return Batch(
+        prefix=np.asarray(examples[0].ids[:start], dtype=np.int32),
+        ids=ids,
+        positions=np.pad(np.concatenate(positions), (0, padding)).astype(np.int32),
+        targets=np.pad(np.concatenate(targets), (0, padding)).astype(np.int32),
+        weights=np.pad(joined, (0, padding)),
+        tokens=int((joined > 0).sum()),
+    )
+
+
+def in_order(examples: Sequence[EncodedExample], batch_size: int, pad_id: int = 0) -> Iterator[Batch]:
+    """All examples once, by length: for evaluation."""
+    by_length = sorted(examples, key=len)
+    for start in range(0, len(by_length), batch_size):
+        yield collate(by_length[start : start + batch_size], pad_id)

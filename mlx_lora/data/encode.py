@@ -1,0 +1,131 @@
+"""Conversations → token ids with the supervised ones marked, through the base model's own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from .example import Example
+
+# Llama 3's template prints today's date unless told one: a run must not depend on the day it is made.
+TEMPLATE_DATE = "26 Jul 2024"
+
+
+@dataclass
+class EncodedExample:
+    """One example as the model sees it.
+
+    Attributes:
+        ids: int32 [length], token ids.
+        supervised: bool [length], true where the token is one the model is to produce.
+        weight: multiplies the example's loss.
+        cut: prompt tokens that were left out to fit ``max_seq_length``.
+    """
+
+    ids: np.ndarray
+    supervised: np.ndarray
+    weight: float = 1.0
+    cut: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def render(tokenizer: Any, messages: Sequence[dict[str, Any]], generate: bool = False) -> str:
+    """The chat template's text of a conversation, with the assistant's header at the end if ``generate``.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or the template refuses the conversation.
+    """
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise UserError(
+            f"{getattr(tokenizer, 'name_or_path', 'this model')}: its tokenizer has no chat template; "
+            "use an instruction-tuned model (its name often ends in -Instruct)"
+        )
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=generate, date_string=TEMPLATE_DATE
+        )
+    except Exception as error:  # Jinja raises whatever a template's author chose
+        raise UserError(f"the model's chat template refuses this conversation: {error}") from error
+
+
+def encode_prompt(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> list[int]:
+    """Token ids that end where the assistant begins to answer."""
+    return tokenizer.encode(render(tokenizer, messages, generate=True), add_special_tokens=False)
+
+
+def _common_prefix(a: str, b: str) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def supervised_spans(tokenizer: Any, messages: Sequence[dict[str, Any]], text: str) -> list[tuple[int, int]]:
+    """Character ranges of ``text`` that the assistant produces: each answer with its end-of-turn token.
+
+    Templates may render a turn differently once others follow (Qwen3 drops earlier thoughts), so each answer is
+    looked up after the place where the prompt before it ends.
+    """
+    spans, position = [], 0
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        after = render(tokenizer, messages[: i + 1])
+        start = max(position, _common_prefix(render(tokenizer, messages[:i], generate=True), text))
+        if text.startswith(after):
+            end = len(after)
+        else:
+            content = (message.get("content") or "").strip()
+            ending = after[after.rfind(content) + len(content) :]
+            found = text.find(content, start)
+            end = found + len(content) + _common_prefix(ending, text[found + len(content) :]) if found >= 0 else start
+        # A template's newline after the end-of-turn token is never generated.
+        position = len(text[:end].rstrip())
+        spans.append((start, position))
+    return spans
+
+
+def encode_example(tokenizer: Any, example: Example, max_seq_length: int) -> EncodedExample:
+    """Token ids and supervised mask of an example; a prompt that is too long loses its middle, an answer nothing.
+
+    Raises:
+        UserError: the answer alone does not fit, or no token would be supervised.
+    """
+    text = render(tokenizer, example.messages)
+    # The tokenizers library's own encoding, since mlx-lm's wrapper of a tokenizer gives no offsets.
+    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    ids = np.asarray(encoding.ids, dtype=np.int32)
+    offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    supervised = np.zeros(len(ids), dtype=bool)
+    for start, end in supervised_spans(tokenizer, example.messages, text):
+        supervised |= (offsets[:, 0] >= start) & (offsets[:, 1] <= end) & (offsets[:, 1] > offsets[:, 0])
+    if not supervised.any():
+        raise UserError("no token of this example is the assistant's, so there is nothing to learn from it")
+    cut = max(0, len(ids) - max_seq_length)
+    if cut:
+        prompt = int(supervised.argmax())
+        keep = prompt - cut
+        if keep < 2:
+            raise UserError(
+                f"the answer takes {len(ids) - prompt} tokens and max_seq_length is {max_seq_length}; "
+                "raise max_seq_length or shorten the answer"
+            )
+        kept = np.r_[0 : (keep + 1) // 2, prompt - keep // 2 : len(ids)]
+        ids, supervised = ids[kept], supervised[kept]
+    return EncodedExample(ids, supervised, example.weight, cut)
+
+
+def encode_examples(
+    tokenizer: Any, examples: Sequence[Example], max_seq_length: int, source: str
+) -> list[EncodedExample]:
+    """Encode a split; an error names ``source`` and which example it is (counted from 1)."""
+    encoded = []
+    for number, example in enumerate(examples, 1):
+        try:
+            encoded.append(encode_example(tokenizer, example, max_seq_length))
+        except UserError as error:
+            raise UserError(f"{source}, example {number}: {error}") from error
+    return encoded

@@ -1,0 +1,127 @@
+"""The one dataset format: a directory of JSONL files whose lines are conversations."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import new_directory, sha256_of, write_json
+
+SPLITS = ("train", "valid", "test")
+ROLES = ("system", "user", "assistant", "tool")
+CARD = "card.json"
+
+
+@dataclass
+class Example:
+    """A conversation to learn from; ``weight`` multiplies its loss, ``meta`` is carried along untouched."""
+
+    messages: list[dict[str, Any]]
+    weight: float = 1.0
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """(where, value) of each non-empty line, ``where`` naming file and line.
+
+    Raises:
+        UserError: the file cannot be read, or a line is not JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    where = f"{path}, line {number}"
+                    try:
+                        yield where, json.loads(line)
+                    except json.JSONDecodeError as error:
+                        raise UserError(
+                            f"{where}: this is not JSON ({error.msg}); correct or remove the line"
+                        ) from error
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: this file cannot be read as UTF-8 text ({error})") from error
+
+
+def parse_example(where: str, row: Any) -> Example:
+    """Check one line of a dataset.
+
+    Raises:
+        UserError: no messages, an unknown role, an empty answer, or a weight that is no number ≥ 0.
+    """
+    messages = row.get("messages") if isinstance(row, dict) else None
+    if not isinstance(messages, list) or not messages:
+        raise UserError(f'{where}: a dataset line is {{"messages": [...]}} with at least one message')
+    for message in messages:
+        role = message.get("role") if isinstance(message, dict) else None
+        if role not in ROLES:
+            raise UserError(f"{where}: the role {role!r} is unknown; use one of {', '.join(ROLES)}")
+        content = message.get("content")
+        if not isinstance(content, str) and not (content is None and role == "assistant" and message.get("tool_calls")):
+            raise UserError(f"{where}: the {role} message has no text in content")
+        if role == "assistant" and not (content or "").strip() and not message.get("tool_calls"):
+            raise UserError(f"{where}: the assistant's answer is empty; fill it in or remove the line")
+    if not any(message["role"] == "assistant" for message in messages):
+        raise UserError(
+            f"{where}: there is no assistant message, so there is nothing to learn; add one or remove the line"
+        )
+    weight, meta = row.get("weight", 1.0), row.get("meta", {})
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not (math.isfinite(weight) and weight >= 0):
+        raise UserError(f"{where}: the weight {weight!r} must be a number of at least 0")
+    if not isinstance(meta, dict):
+        raise UserError(f"{where}: meta must be an object, not {meta!r}")
+    return Example(messages, float(weight), meta)
+
+
+def read_examples(path: str | Path) -> list[Example]:
+    """All examples of one JSONL file; :func:`parse_example` says what is refused."""
+    return [parse_example(where, row) for where, row in read_jsonl(path)]
+
+
+def read_split(directory: str | Path, split: str) -> list[Example]:
+    """The examples of one split of a dataset directory; an absent valid or test split is empty.
+
+    Raises:
+        UserError: no such directory, no train.jsonl, an empty train split, or a bad line.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: there is no such dataset directory; make one with `mlx-lora data`")
+    path = directory / f"{split}.jsonl"
+    if split != "train" and not path.exists():
+        return []
+    examples = read_examples(path)
+    if split == "train" and not examples:
+        raise UserError(f"{path}: the file is empty, so there is nothing to train on")
+    return examples
+
+
+def dataset_hashes(directory: str | Path) -> dict[str, str]:
+    """sha256 of each split's file."""
+    paths = {split: Path(directory) / f"{split}.jsonl" for split in SPLITS}
+    return {split: sha256_of(path) for split, path in paths.items() if path.exists()}
+
+
+def write_dataset(out: str | Path, splits: Mapping[str, Sequence[Example]], card: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a new dataset directory with a ``card.json`` that says what is in it; returns the card.
+
+    Raises:
+        UserError: the directory exists, or cannot be written; nothing is left half-written.
+    """
+    with new_directory(out) as directory:
+        for split in SPLITS:
+            with open(directory / f"{split}.jsonl", "w", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in splits.get(split, ()))
+        full = {
+            **card,
+            "splits": {split: len(splits.get(split, ())) for split in SPLITS},
+            "sha256": dataset_hashes(directory),
+        }
+        write_json(directory / CARD, full)
+    return full

@@ -1,0 +1,64 @@
+"""What can be asked: a base model, or a run's adapter on its base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backends import Backend, load_backend
+from ..data.encode import encode_prompt
+from ..errors import UserError
+from ..models.resolve import resolve_model
+from ..training.run import read_run
+
+ADAPTER_CONFIG, ADAPTER_FILE = "adapter_config.json", "adapters.safetensors"
+# Prompts answered together: enough to fill the machine, few enough to show progress.
+GROUP = 32
+
+Messages = list[dict[str, Any]]
+
+
+@dataclass
+class Target:
+    """A model in memory, ready to answer; ``system_prompt`` is the one its run was trained with, if any."""
+
+    name: str
+    backend: Backend
+    system_prompt: str | None = None
+
+
+def load_target(name: str) -> Target:
+    """A run directory (base and adapter), or a base model by name or directory.
+
+    Raises:
+        UserError: there is no such run or model, or the run has no adapter yet.
+    """
+    directory = Path(name)
+    if not ((directory / "run.json").exists() or (directory / ADAPTER_CONFIG).exists()):
+        return Target(name, load_backend(resolve_model(name)))
+    if not (directory / ADAPTER_FILE).exists():
+        raise UserError(f"{directory}: this run has no {ADAPTER_FILE}; train it to the end first")
+    run = read_run(directory)
+    backend = load_backend(resolve_model(run["model"], run.get("model_revision")))
+    backend.load_adapter(directory)
+    return Target(name, backend, run.get("system_prompt"))
+
+
+def answer(
+    target: Target,
+    prompts: Sequence[Messages],
+    *,
+    max_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+    advance: Callable[[int], None] = lambda done: None,
+) -> list[str]:
+    """One answer a prompt, batched; temperature 0 is greedy, and the same seed gives the same answers."""
+    encoded = [encode_prompt(target.backend.tokenizer, messages) for messages in prompts]
+    answers: list[str] = []
+    for start in range(0, len(encoded), GROUP):
+        answers += target.backend.generate(encoded[start : start + GROUP], max_tokens, temperature, seed + start)
+        advance(len(answers))
+    return answers

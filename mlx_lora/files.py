@@ -1,0 +1,100 @@
+"""Files that are complete or absent: written beside their place, synced, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses while writing ``path`` into one sentence.
+
+    Raises:
+        UserError: no space left, no permission, or whatever else the system says.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = "the disk is full; free some space and run it again, nothing half-written was left behind"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            reason = "writing there is not permitted; choose another place"
+        else:
+            reason = f"it cannot be written ({error.strerror or error})"
+        raise UserError(f"{path}: {reason}") from error
+
+
+def fsync_path(path: Path) -> None:
+    """Make what was written to a file, or renamed in a directory, outlast a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: str | Path, content: str | bytes) -> None:
+    """Replace a file by ``content`` (text as UTF-8), or leave it as it was."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+            replace_file(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def replace_file(temporary: Path, path: Path) -> None:
+    """Put a complete file in another's place, so that a power cut leaves one of the two."""
+    with writing(path):
+        try:
+            fsync_path(temporary)
+            os.replace(temporary, path)
+            fsync_path(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Replace a file by indented JSON."""
+    write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_directory(path: str | Path) -> Iterator[Path]:
+    """A directory that appears under its name only when the block has filled it without an error.
+
+    Raises:
+        UserError: something is there already, or the file system refuses.
+    """
+    path = Path(path)
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path}: this exists already; choose another name, or remove it first")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in [*temporary.rglob("*"), temporary]:
+                fsync_path(file)
+            os.rename(temporary, path)
+            fsync_path(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256_of(path: str | Path) -> str:
+    """The hexadecimal sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,162 @@
+"""From a model's name to a local directory of safetensors: built-in, local, or from the hub."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+BUILT_IN = {"builtin/tiny-lumen": Path(__file__).parent / "tiny_lumen"}
+# Weights as safetensors and the tokenizer's files; never pickles, never code.
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken"]
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass
+class ResolvedModel:
+    """A base model at hand.
+
+    Attributes:
+        name: as the user gave it.
+        path: the local directory.
+        revision: the commit on the hub, ``None`` for a local or built-in model.
+        config_overrides: what mlx-lm's reading of ``config.json`` would miss.
+    """
+
+    name: str
+    path: Path
+    revision: str | None
+    config_overrides: dict[str, Any]
+
+
+def resolve_model(name: str, revision: str | None = None) -> ResolvedModel:
+    """Find a model and check its files before anything is loaded.
+
+    Raises:
+        UserError: not found, gated, no network, no safetensors, only pickled weights, or a broken file.
+    """
+    if name in BUILT_IN:
+        path, commit = BUILT_IN[name], None
+    elif Path(name).expanduser().is_dir():
+        path, commit = Path(name).expanduser(), None
+    elif name.startswith(("builtin/", ".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"{name}: there is no such model directory; the built-in model is {', '.join(BUILT_IN)}")
+    else:
+        path = _from_hub(name, revision)
+        commit = path.name
+    config = _read_config(path)
+    check_weights(path)
+    return ResolvedModel(name, path, commit, _rope_overrides(config))
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_PATTERNS))
+    except errors.GatedRepoError:
+        reason = f"this model is gated; accept its licence at https://huggingface.co/{name}, then run `hf auth login`"
+    except errors.RevisionNotFoundError:
+        reason = f"the hub has no revision {revision!r} of this model; check model_revision"
+    except errors.RepositoryNotFoundError:
+        reason = "the hub has no such model, or it is private; check the name, or run `hf auth login`"
+    except errors.LocalEntryNotFoundError as error:
+        # Raised too when the hub answered, but with an error.
+        answered = isinstance(error.__cause__, errors.HfHubHTTPError)
+        reason = (
+            _failed(error.__cause__)
+            if answered
+            else (
+                "this model is not on this machine and the hub cannot be reached; connect to the network, "
+                f"or use a local directory or {', '.join(BUILT_IN)}"
+            )
+        )
+    except errors.HFValidationError:
+        reason = "this is neither a local directory nor a name on the hub (owner/model)"
+    except (errors.HfHubHTTPError, OSError) as error:
+        reason = _failed(error)
+    raise UserError(f"{name}: {reason}") from None
+
+
+def _failed(error: BaseException | None) -> str:
+    return f"downloading it from the hub failed ({str(error).splitlines()[0]}); try again"
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no config.json, so this is no model directory") from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file}: the model's config is not readable JSON ({error}); download the model again"
+        ) from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise UserError(f"{file}: the model's config names no model_type; download the model again")
+    if "model_file" in config or ("auto_map" in config and config["model_type"] not in _known_types()):
+        raise UserError(f"{file}: this model brings its own code, which is never run here; use another model")
+    return config
+
+
+def _known_types() -> set[str]:
+    """The architectures mlx-lm has, without importing them."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("mlx_lm")
+    places = spec.submodule_search_locations if spec else None
+    return {file.stem for place in places or () for file in (Path(place) / "models").glob("*.py")}
+
+
+def check_weights(path: Path) -> None:
+    """Every safetensors file has the length its header promises.
+
+    Raises:
+        UserError: no safetensors, only pickles, a shard missing, or a broken file.
+    """
+    files = sorted(path.glob("model*.safetensors"))
+    if not files:
+        pickled = next((f.name for pattern in PICKLES for f in sorted(path.glob(pattern))), None)
+        if pickled:
+            raise UserError(
+                f"{path / pickled}: these weights are pickled, which can run code when opened; "
+                "convert the model to safetensors first"
+            )
+        raise UserError(
+            f"{path}: there are no weights (model*.safetensors) in this directory; download the model again"
+        )
+    index = path / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{index}: the list of weight files is broken; download the model again") from error
+        missing = sorted(wanted - {file.name for file in files})
+        if missing:
+            raise UserError(f"{path}: the weight file {missing[0]} is missing; download the model again")
+    for file in files:
+        check_safetensors(file)
+
+
+def check_safetensors(file: Path) -> None:
+    """Raises UserError if the file is truncated or no safetensors file; reads its header only."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="numpy") as tensors:
+            tensors.keys()
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: this safetensors file is truncated or broken ({error}); download it again") from error
+
+
+def _rope_overrides(config: dict[str, Any]) -> dict[str, Any]:
+    """transformers 5 writes ``rope_parameters``; most of mlx-lm's models read ``rope_theta`` and ``rope_scaling``."""
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or "rope_theta" not in rope or "rope_theta" in config:
+        return {}
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    plain = scaling.get("rope_type", "default") == "default"
+    return {"rope_theta": rope["rope_theta"], **({} if plain else {"rope_scaling": scaling})}

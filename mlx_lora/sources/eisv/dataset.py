@@ -1,0 +1,81 @@
+"""The whole source in one call: Lumen's database and synthetic windows → a dataset directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from ...data.example import Example, write_dataset
+from ...errors import UserError
+from .anima import iter_trajectory_records, read_eisv_series
+from .examples import (
+    TrainingExample,
+    build_training_dataset,
+    dataset_stats,
+    feedback_labeller,
+    format_chat_messages,
+    split_dataset,
+)
+
+
+def make_eisv_dataset(
+    out: str | Path,
+    *,
+    anima_db: str | Path | None = None,
+    window_size: int = 10,
+    stride: int = 5,
+    min_per_shape: int = 50,
+    labels: Literal["feedback", "generator"] = "feedback",
+    skip_invalid: bool = False,
+    seed: int = 42,
+) -> dict[str, Any]:
+    """Write a new dataset directory and return its card.
+
+    Args:
+        labels: "feedback" for varied and coherent ones (:func:`feedback_labeller`), "generator" for the published.
+
+    Raises:
+        UserError: the directory exists, the database cannot be used (:func:`read_eisv_series`), or there would be
+            no example.
+    """
+    if Path(out).exists():
+        raise UserError(f"{out}: this exists already; choose another --out, or remove it first")
+    records: Iterable[dict[str, Any]] = ()
+    real, database = 0, None
+    if anima_db is not None:
+        series, notes = read_eisv_series(anima_db, skip_invalid=skip_invalid)
+        if len(series) < window_size:
+            raise UserError(
+                f"{anima_db}: it holds {len(series)} states, too few for one window of {window_size}; "
+                "use a smaller --window-size or let Lumen run longer"
+            )
+        real = len(range(0, len(series) - window_size + 1, stride))
+        records = iter_trajectory_records(series, window_size, stride)
+        database = {"path": str(anima_db), **notes}
+    label = feedback_labeller(seed) if labels == "feedback" else None
+    examples = build_training_dataset(records, min_per_shape, seed, label=label)
+    if not examples:
+        raise UserError("there would be no example: give --anima-db, or a --min-per-shape above 0")
+    stats = dataset_stats(examples, real)
+    splits = zip(("train", "valid", "test"), split_dataset(examples, seed=seed), strict=True)
+    card = {
+        "source": "eisv",
+        "counts": {
+            "total": stats.total,
+            "real": stats.real_count,
+            "synthetic": stats.synthetic_count,
+            "per_shape": stats.per_shape,
+        },
+        "labels": labels,
+        "seed": seed,
+        "window_size": window_size,
+        "stride": stride,
+        "min_per_shape": min_per_shape,
+        "anima_db": database,
+    }
+    return write_dataset(out, {name: [_row(e) for e in split] for name, split in splits}, card)
+
+
+def _row(example: TrainingExample) -> Example:
+    return Example(format_chat_messages(example), meta={"shape": example.shape, "pattern": example.pattern})

@@ -1,0 +1,108 @@
+"""The text a model reads and the three lines it answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .trajectory import DIMENSIONS, FIRST, SECOND, TrajectoryShape, mean, shape_name
+from .vocabulary import ALL_TOKENS, INQUIRY_TOKENS, LUMEN_TOKENS, ExpressionPattern
+
+SYSTEM_PROMPT = (
+    "You map an EISV trajectory to an expression. Answer in three lines:\n"
+    "EISV_TOKENS: ~token~ ...\nLUMEN_TOKENS: word ...\nPATTERN: SINGLE|PAIR|TRIPLE|REPETITION|QUESTION"
+)
+PATTERN_NAMES = tuple(pattern.name for pattern in ExpressionPattern)
+
+
+def pattern_name(pattern: ExpressionPattern | str) -> str:
+    """A pattern as it is written in text, e.g. ``PAIR``."""
+    return (pattern.value if isinstance(pattern, ExpressionPattern) else str(pattern)).upper()
+
+
+def expression_pattern(tokens: Sequence[str]) -> str:
+    """The pattern, as written in text, of one to three tokens."""
+    if len(tokens) == 1:
+        return "SINGLE"
+    if len(tokens) == 2:
+        if tokens[0] == tokens[1]:
+            return "REPETITION"
+        return "QUESTION" if tokens[1] in INQUIRY_TOKENS else "PAIR"
+    return "TRIPLE"
+
+
+def summarize_window(window: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers the input text shows: states, duration in seconds, and the three groups of means."""
+    states = window["states"]
+    return {
+        "n_states": len(states),
+        "duration_s": states[-1]["t"] - states[0]["t"] if states else 0.0,
+        "mean": {key: mean(states, key) for key in DIMENSIONS},
+        "derivative": {key: mean(window.get("derivatives", []), key) for key in FIRST},
+        "second_derivative": {key: mean(window.get("second_derivatives", []), key) for key in SECOND},
+    }
+
+
+def format_summary(shape: TrajectoryShape | str, summary: Mapping[str, Any]) -> str:
+    """The input text from the numbers of :func:`summarize_window`."""
+
+    def group(name: str, keys: Sequence[str], spec: str) -> str:
+        return ", ".join(f"{key}={summary[name][key]:{spec}}" for key in keys)
+
+    return (
+        f"TRAJECTORY:\nshape: {shape_name(shape)}\n"
+        f"window: {summary['n_states']} states over {summary['duration_s']:.0f}s\n"
+        f"eisv_mean: {group('mean', DIMENSIONS, '.2f')}\n"
+        f"derivatives: {group('derivative', FIRST, '+.3f')}\n"
+        f"second_derivatives: {group('second_derivative', SECOND, '+.3f')}"
+    )
+
+
+def format_trajectory_input(shape: TrajectoryShape | str, window: Mapping[str, Any]) -> str:
+    """The input text of a window from ``compute_trajectory_window``."""
+    return format_summary(shape, summarize_window(window))
+
+
+def format_expression_output(
+    eisv_tokens: Sequence[str], lumen_tokens: Sequence[str], pattern: ExpressionPattern | str
+) -> str:
+    """The three lines of an answer."""
+    return (
+        f"EISV_TOKENS: {' '.join(eisv_tokens)}\n"
+        f"LUMEN_TOKENS: {' '.join(lumen_tokens)}\n"
+        f"PATTERN: {pattern_name(pattern)}"
+    )
+
+
+@dataclass
+class OutputParseResult:
+    eisv_tokens: list[str] = field(default_factory=list)
+    lumen_tokens: list[str] = field(default_factory=list)
+    pattern: str = ""
+    valid: bool = False
+
+
+def parse_model_output(text: str) -> OutputParseResult:
+    """Read the three lines out of any text; ``valid`` only if all three are there. Never raises."""
+    found: dict[str, str] = {}
+    for line in str(text).splitlines():
+        key, colon, value = line.strip().partition(":")
+        if colon and key in ("EISV_TOKENS", "LUMEN_TOKENS", "PATTERN"):
+            found.setdefault(key, value.strip())
+    return OutputParseResult(
+        eisv_tokens=found.get("EISV_TOKENS", "").split(),
+        lumen_tokens=found.get("LUMEN_TOKENS", "").split(),
+        pattern=found.get("PATTERN", ""),
+        valid=len(found) == 3,
+    )
+
+
+def validate_output(result: OutputParseResult) -> bool:
+    """All three lines, every token in its vocabulary, the pattern one of the five."""
+    return (
+        result.valid
+        and all(token in ALL_TOKENS for token in result.eisv_tokens)
+        and all(token in LUMEN_TOKENS for token in result.lumen_tokens)
+        and result.pattern in PATTERN_NAMES
+    )

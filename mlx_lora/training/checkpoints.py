@@ -1,0 +1,101 @@
+"""Checkpoints: complete or absent, verified when read, and rotated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..backends import Backend
+from ..files import new_directory, sha256_of, write_json
+
+STATE, ARRAYS = "state.json", "state.safetensors"
+
+
+@dataclass
+class TrainerState:
+    """All of a run that is not on the device; with the arrays it determines the rest of the run.
+
+    Order and dropout follow from seed and step, so no random state is needed.
+
+    Attributes:
+        step: optimizer steps done.
+        best_step, best_loss: where the validation loss was lowest.
+        worse: evaluations since then.
+        tokens: supervised tokens trained on.
+        seconds: time spent training, over all sessions.
+        meter: sums since the last line of metrics.
+        monitor: what the monitor remembers.
+        metrics_bytes: length of metrics.jsonl at this moment.
+    """
+
+    step: int = 0
+    best_step: int = 0
+    best_loss: float | None = None
+    last_validation: float | None = None
+    worse: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    loss: float = 0.0
+    meter: dict[str, float] = field(default_factory=dict)
+    monitor: dict[str, Any] = field(default_factory=dict)
+    metrics_bytes: int = 0
+
+
+class Checkpoints:
+    """The checkpoints of a run, ``step-00000120`` and so on in one directory."""
+
+    def __init__(self, directory: Path, limit: int) -> None:
+        self.directory, self.limit = directory, limit
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step-{step:08d}"
+
+    def _steps(self) -> list[int]:
+        return sorted(int(path.name[5:]) for path in self.directory.glob("step-" + "[0-9]" * 8))
+
+    def save(self, backend: Backend, state: TrainerState) -> None:
+        """Write a checkpoint, then remove those beyond the limit; the best one stays.
+
+        Raises:
+            UserError: the disk is full, or refuses; older checkpoints are untouched.
+        """
+        self._clean()
+        with new_directory(self._path(state.step)) as directory:
+            backend.save_state(directory / ARRAYS)
+            write_json(directory / STATE, {**asdict(state), "sha256": sha256_of(directory / ARRAYS)})
+        others = [step for step in self._steps() if step not in (state.step, state.best_step)]
+        for step in others[: max(0, len(others) + 1 - self.limit)]:
+            shutil.rmtree(self._path(step))
+
+    def _clean(self) -> None:
+        """Remove what a killed process left half-written."""
+        for leftover in self.directory.glob(".*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _read(self, step: int) -> TrainerState | None:
+        """The state of a checkpoint, or ``None`` if it is not intact."""
+        path = self._path(step)
+        try:
+            content = json.loads((path / STATE).read_text(encoding="utf-8"))
+            if content.pop("sha256") != sha256_of(path / ARRAYS):
+                return None
+            return TrainerState(**content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def newest(self) -> Iterator[tuple[int, TrainerState | None]]:
+        """(step, state) from the newest on; ``None`` for a checkpoint that is damaged."""
+        for step in reversed(self._steps()):
+            yield step, self._read(step)
+
+    def load(self, backend: Backend, step: int) -> None:
+        """Put the arrays of an intact checkpoint back on the device."""
+        backend.load_state(self._path(step) / ARRAYS)
+
+    def intact(self, step: int) -> bool:
+        """Whether there is a checkpoint of this step, undamaged."""
+        return self._read(step) is not None

@@ -1,0 +1,239 @@
+"""The training loop that every backend shares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from ..backends import Backend, StepResult
+from ..config import TrainingConfig
+from ..data.batches import Batch, collate, in_order
+from ..data.encode import EncodedExample
+from ..data.order import epoch_plan, prefix_groups, steps_per_epoch
+from ..errors import UserError
+from .checkpoints import Checkpoints, TrainerState
+from .monitor import Monitor, is_finite
+from .schedule import learning_rate
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class TrainingResult:
+    """The last measurements of a run; losses are means over supervised tokens, in nats.
+
+    Attributes:
+        best_step: where the adapter that was written comes from.
+        stopped: why the run ended before its last step, if it did.
+    """
+
+    steps: int
+    loss: float
+    validation_loss: float | None
+    best_step: int
+    tokens: int
+    seconds: float
+    stopped: str | None = None
+
+
+@dataclass
+class Limits:
+    """What ends a run early: a moment (``time.time()``), or a wish to stop, asked after each step."""
+
+    deadline: float | None = None
+    interrupted: Callable[[], bool] = lambda: False
+
+
+def epoch_steps(config: TrainingConfig, examples: int) -> int:
+    """Optimizer steps of an epoch over so many examples."""
+    return steps_per_epoch(examples, config.batch_size, config.gradient_accumulation_steps)
+
+
+def total_steps(config: TrainingConfig, examples: int) -> int:
+    """Optimizer steps of a run over so many examples."""
+    every = epoch_steps(config, examples) * config.num_epochs
+    return min(every, config.max_steps) if config.max_steps else every
+
+
+def training_steps(
+    config: TrainingConfig, train: Sequence[EncodedExample], pad_id: int = 0, after: int = 0
+) -> Iterator[tuple[int, list[list[int]], list[Batch]]]:
+    """(epoch, indices, micro-batches) of every optimizer step after step ``after``, epoch after epoch without end."""
+    size, accumulation = config.batch_size, config.gradient_accumulation_steps
+    groups = prefix_groups(train, size)
+    done, skip = divmod(after, epoch_steps(config, len(train)))
+    for epoch in count(done + 1):
+        plan = epoch_plan(train, groups, size, accumulation, config.seed, epoch)
+        for step in plan[skip:]:
+            yield epoch, step, [collate([train[i] for i in batch], pad_id) for batch in step]
+        skip = 0
+
+
+def validation_loss(backend: Backend, examples: Sequence[EncodedExample], batch_size: int) -> float:
+    """Mean unweighted loss over every supervised token of a split, each counted once."""
+    total, tokens = 0.0, 0
+    for batch in in_order(examples, batch_size):
+        total, tokens = total + backend.evaluate(batch), tokens + batch.tokens
+    return total / tokens
+
+
+class Trainer:
+    """One run from a state to its end; ``run`` is the loop, the rest is what happens after a step."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        config: TrainingConfig,
+        train: Sequence[EncodedExample],
+        valid: Sequence[EncodedExample],
+        checkpoints: Checkpoints,
+        state: TrainerState,
+        emit: Emit,
+        metrics_size: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.backend, self.config, self.train, self.valid = backend, config, train, valid
+        self.checkpoints, self.state, self.emit, self.metrics_size = checkpoints, state, emit, metrics_size
+        self.total = total_steps(config, len(train))
+        self.per_epoch = epoch_steps(config, len(train))
+        self.monitor = Monitor(self._warn, config.memory_limit_gb, state.monitor)
+        self.meter = Meter(state.meter)
+
+    def _warn(self, message: str) -> None:
+        self.emit({"event": "warning", "step": self.state.step, "message": message})
+
+    def run(self, limits: Limits) -> TrainingResult:
+        """Train until the last step or a limit; the best adapter is on the device afterwards.
+
+        Raises:
+            UserError: a loss that is no number, or memory over the limit; the last good state is checkpointed.
+            KeyboardInterrupt: ``limits.interrupted``; the state is checkpointed.
+        """
+        stopped = None
+        steps = training_steps(self.config, self.train, after=self.state.step)
+        while self.state.step < self.total and stopped is None:
+            self._one_step(*next(steps))
+            stopped = self._after_step(limits)
+        self._save()
+        best = self.state.best_step
+        if self.config.keep_best and self.valid and best != self.state.step and self.checkpoints.intact(best):
+            self.checkpoints.load(self.backend, best)
+        else:
+            best = self.state.step
+        s = self.state
+        return TrainingResult(s.step, s.loss, s.last_validation, best, s.tokens, s.seconds, stopped)
+
+    def _one_step(self, epoch: int, members: list[list[int]], micro_batches: list[Batch]) -> None:
+        started, step = time.perf_counter(), self.state.step + 1
+        rate = learning_rate(self.config, step, self.total)
+        result = self.backend.train_step(micro_batches, step, rate)
+        if not is_finite(result.loss, result.grad_norm):
+            self._save()
+            rows = ", ".join(str(i + 1) for batch in members for i in batch)
+            raise UserError(
+                f"step {step}: the loss is {result.loss} (gradient norm {result.grad_norm}) on the examples {rows}; "
+                f"the state of step {self.state.step} is kept: lower learning_rate or remove those examples"
+            )
+        self.state.step, self.state.tokens = step, self.state.tokens + sum(b.tokens for b in micro_batches)
+        seconds = time.perf_counter() - started
+        self.state.seconds += seconds
+        self.meter.add(result, micro_batches, seconds)
+        self.monitor.after_step(step, result.grad_norm)
+        if step == 1 or step % self.config.log_steps == 0 or step == self.total:
+            event = self.meter.progress()
+            self.state.loss = event["loss"]
+            memory = self.backend.peak_memory() / 1e9
+            self.emit(
+                {"event": "progress", "step": step, "epoch": epoch, "learning_rate": rate, **event}
+                | {"peak_memory_gb": memory}
+            )
+
+    def _after_step(self, limits: Limits) -> str | None:
+        """Everything that happens between steps; a reason if the run is to end here."""
+        step = self.state.step
+        stopped = None
+        if step % self.per_epoch == 0:
+            self.monitor.after_epoch(step // self.per_epoch, self.meter.epoch_mean())
+        if self.valid and (step % (self.config.eval_steps or self.per_epoch) == 0 or step == self.total):
+            stopped = self._evaluate()
+        if self.monitor.over_memory(self.backend.peak_memory()):
+            self._save()
+            raise UserError(
+                f"step {step}: the peak memory is over memory_limit_gb ({self.config.memory_limit_gb:g}); the state is "
+                "kept: lower batch_size or max_seq_length, or set grad_checkpoint: true"
+            )
+        if limits.interrupted():
+            self._save()
+            raise KeyboardInterrupt
+        if limits.deadline is not None and time.time() >= limits.deadline and step < self.total:
+            stopped = stopped or "time budget"
+        if step % self.config.save_steps == 0 and step < self.total and stopped is None:
+            self._save()
+        return stopped
+
+    def _evaluate(self) -> str | None:
+        state = self.state
+        loss = validation_loss(self.backend, self.valid, self.config.batch_size)
+        best_before = state.best_loss
+        state.last_validation = loss
+        if state.best_loss is None or loss < state.best_loss:
+            state.best_step, state.best_loss, state.worse = state.step, loss, 0
+        else:
+            state.worse += 1
+        epoch = -(-state.step // self.per_epoch)
+        self.emit({"event": "evaluation", "step": state.step, "epoch": epoch, "validation_loss": loss})
+        self.monitor.after_evaluation(state.step, state.loss, loss, best_before)
+        if state.worse == 0:
+            self._save()
+        patience = self.config.early_stopping_patience
+        return "early stopping" if patience is not None and state.worse >= patience else None
+
+    def _save(self) -> None:
+        """A checkpoint of this very state, unless there is one."""
+        if self.checkpoints.intact(self.state.step):
+            return
+        self.state.meter, self.state.monitor = self.meter.sums, self.monitor.state
+        self.emit({"event": "checkpoint", "step": self.state.step})
+        self.state.metrics_bytes = self.metrics_size()
+        self.checkpoints.save(self.backend, self.state)
+
+
+class Meter:
+    """Sums since the last report and since the epoch's start, weighted by supervised tokens."""
+
+    def __init__(self, sums: dict[str, float]) -> None:
+        empty = dict.fromkeys(("loss", "plain", "norm", "supervised", "seen", "seconds"), 0.0)
+        self.sums = {**empty, "epoch_loss": 0.0, "epoch_tokens": 0.0, **sums}
+
+    def add(self, result: StepResult, micro_batches: Sequence[Batch], seconds: float) -> None:
+        supervised = sum(batch.tokens for batch in micro_batches)
+        s = self.sums
+        s["loss"] += result.loss * supervised
+        s["plain"] += result.plain_loss * supervised
+        s["norm"] = max(s["norm"], result.grad_norm)
+        s["supervised"] += supervised
+        s["seen"] += sum(batch.seen for batch in micro_batches)
+        s["seconds"] += seconds
+        s["epoch_loss"] += result.loss * supervised
+        s["epoch_tokens"] += supervised
+
+    def epoch_mean(self) -> float:
+        """The mean loss of the epoch that ends here."""
+        mean = self.sums["epoch_loss"] / max(1.0, self.sums["epoch_tokens"])
+        self.sums["epoch_loss"] = self.sums["epoch_tokens"] = 0.0
+        return mean
+
+    def progress(self) -> dict[str, float]:
+        """The means, the largest gradient norm and the speed since the last call."""
+        s = self.sums
+        event = {
+            "loss": s["loss"] / s["supervised"],
+            "unweighted_loss": s["plain"] / s["supervised"],
+            "grad_norm": s["norm"],
+            "tokens_per_second": s["seen"] / s["seconds"],
+            "supervised_tokens_per_second": s["supervised"] / s["seconds"],
+        }
+        s.update(dict.fromkeys(("loss", "plain", "norm", "supervised", "seen", "seconds"), 0.0))
+        return event

@@ -1,0 +1,146 @@
+"""Small true models and real data, shared by the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parent.parent
+TINY = REPO / "mlx_lora" / "models" / "tiny_lumen"
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """The real data beside the project, or where MLX_LORA_REALDATA points."""
+    path = Path(os.environ.get("MLX_LORA_REALDATA", REPO.parent / "shared" / "realdata"))
+    if not path.is_dir():
+        pytest.skip(f"no real data at {path}; set MLX_LORA_REALDATA")
+    return path
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Run ``mlx-lora`` as a user does; returns the finished process with text output."""
+
+    def run(*arguments, cwd=None, **kwargs) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "mlx_lora", *map(str, arguments)],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            **kwargs,
+        )
+
+    return run
+
+
+@pytest.fixture
+def refused(command):
+    """Run ``mlx-lora``, check that it refuses in one sentence with status 2, and return the sentence."""
+
+    def run(*arguments, **kwargs) -> str:
+        done = command(*arguments, **kwargs)
+        assert done.returncode == 2, done.stderr
+        assert done.stdout == ""
+        lines = done.stderr.strip().splitlines()
+        assert len(lines) == 1, done.stderr
+        assert lines[0].startswith("mlx-lora: ")
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def eisv_data(tmp_path_factory) -> Path:
+    """A small dataset directory of synthetic trajectories."""
+    from mlx_lora.sources.eisv import make_eisv_dataset
+
+    out = tmp_path_factory.mktemp("eisv") / "data"
+    make_eisv_dataset(out, min_per_shape=10)
+    return out
+
+
+ARCHITECTURES = {
+    "llama": {"rope_theta": 500000.0},
+    "qwen2": {"rope_theta": 1000000.0},
+    "qwen3": {"rope_theta": 1000000.0, "head_dim": 16},
+}
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory):
+    """A model directory with a true architecture, two layers and random weights; the tiny base's tokenizer."""
+
+    def make(model_type: str = "llama", **config) -> Path:
+        import mlx.core as mx
+        from mlx.utils import tree_flatten
+        from mlx_lm.utils import _get_classes
+
+        directory = tmp_path_factory.mktemp(model_type)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(TINY / name, directory / name)
+        tiny = json.loads((TINY / "config.json").read_text())
+        settings = {
+            "model_type": model_type,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-6,
+            "vocab_size": tiny["vocab_size"],
+            "max_position_embeddings": 2048,
+            "tie_word_embeddings": True,
+            "eos_token_id": tiny["eos_token_id"],
+            **ARCHITECTURES.get(model_type, {}),
+            **config,
+        }
+        (directory / "config.json").write_text(json.dumps(settings))
+        model_class, args_class = _get_classes(settings)
+        mx.random.seed(7)
+        model = model_class(args_class.from_dict(settings))
+        mx.save_safetensors(str(directory / "model.safetensors"), dict(tree_flatten(model.parameters())))
+        return directory
+
+    return make
+
+
+@pytest.fixture
+def anima(tmp_path):
+    """Make a Lumen database with the given states, (timestamp, warmth, clarity, stability, presence)."""
+
+    def make(states, expressions=(), name="anima.db") -> Path:
+        path = tmp_path / name
+        connection = sqlite3.connect(path)
+        connection.execute(
+            "CREATE TABLE state_history (id INTEGER PRIMARY KEY, timestamp TEXT, warmth REAL, clarity REAL, "
+            "stability REAL, presence REAL, sensors TEXT)"
+        )
+        connection.execute(
+            "CREATE TABLE primitive_history (id INTEGER PRIMARY KEY, timestamp TEXT, tokens TEXT, "
+            "category_pattern TEXT, warmth REAL, brightness REAL, stability REAL, presence REAL, score REAL, "
+            "feedback_signals TEXT, UNIQUE(timestamp, tokens))"
+        )
+        connection.executemany(
+            "INSERT INTO state_history (timestamp, warmth, clarity, stability, presence, sensors) "
+            "VALUES (?, ?, ?, ?, ?, '{\"light\": 3}')",
+            states,
+        )
+        connection.executemany(
+            "INSERT INTO primitive_history (timestamp, tokens, category_pattern, warmth, brightness, stability, "
+            "presence, score, feedback_signals) VALUES (?, ?, ?, 0.5, 0.4, 0.3, 0.2, ?, ?)",
+            expressions,
+        )
+        connection.commit()
+        connection.close()
+        return path
+
+    return make

@@ -1,0 +1,107 @@
+import errno
+import json
+import os
+
+import pytest
+
+from mlx_lora.data.example import Example, parse_example, read_examples, read_split, write_dataset
+from mlx_lora.errors import UserError
+from mlx_lora.files import new_directory, write_atomic
+
+ROW = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+
+
+def lines(path, *rows):
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+    return path
+
+
+def test_a_dataset_and_its_card(tmp_path):
+    splits = {"train": [Example(ROW["messages"], 2.0, {"a": 1})] * 2, "test": [Example(ROW["messages"])]}
+    card = write_dataset(tmp_path / "d", splits, {"source": "hand", "seed": 3})
+    assert card == json.loads((tmp_path / "d" / "card.json").read_text())
+    assert card["splits"] == {"train": 2, "valid": 0, "test": 1}
+    assert set(card["sha256"]) == {"train", "valid", "test"}
+    assert read_split(tmp_path / "d", "train") == splits["train"]
+    assert read_split(tmp_path / "d", "valid") == []
+
+
+def test_mlx_lm_reads_the_format(tmp_path):
+    from types import SimpleNamespace
+
+    from mlx_lm.tuner.datasets import ChatDataset, load_local_dataset
+
+    write_dataset(tmp_path / "d", {s: [Example(ROW["messages"])] for s in ("train", "valid", "test")}, {})
+    train, *_ = load_local_dataset(tmp_path / "d", None, SimpleNamespace(mask_prompt=True))
+    assert isinstance(train, ChatDataset)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("{not json", "line 2: this is not JSON"),
+        ({"text": "a"}, "line 2: a dataset line is"),
+        ({"messages": []}, "at least one message"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, "role 'robot' is unknown"),
+        ({"messages": ["hi"]}, "role None is unknown"),
+        ({"messages": [{"role": "user"}]}, "user message has no text"),
+        ({"messages": [ROW["messages"][0], {"role": "assistant", "content": "  "}]}, "answer is empty"),
+        ({"messages": [ROW["messages"][0]]}, "no assistant message"),
+        ({**ROW, "weight": -1}, "weight -1"),
+        ({**ROW, "weight": "a"}, "weight 'a'"),
+        ({**ROW, "meta": 3}, "meta must be an object"),
+    ],
+)
+def test_bad_lines_are_one_sentence_with_file_and_line(tmp_path, row, said):
+    file = lines(tmp_path / "train.jsonl", ROW, row)
+    with pytest.raises(UserError) as error:
+        read_examples(file)
+    assert said in str(error.value)
+    assert f"{file}, line 2" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_weight_of_nan_is_refused():
+    with pytest.raises(UserError, match="weight nan"):
+        parse_example("here", {**ROW, "weight": float("nan")})
+
+
+def test_missing_and_empty_splits(tmp_path):
+    with pytest.raises(UserError, match="no such dataset directory"):
+        read_split(tmp_path / "no", "train")
+    with pytest.raises(UserError, match="no such file"):
+        read_split(tmp_path, "train")
+    lines(tmp_path / "train.jsonl")
+    with pytest.raises(UserError, match="file is empty"):
+        read_split(tmp_path, "train")
+    (tmp_path / "train.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="UTF-8"):
+        read_split(tmp_path, "train")
+
+
+def test_a_directory_appears_whole_or_not_at_all(tmp_path):
+    def fail_half_way():
+        with new_directory(tmp_path / "d") as directory:
+            (directory / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "d").mkdir()
+    with pytest.raises(UserError, match="exists already"), new_directory(tmp_path / "d"):
+        pass
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    write_atomic(tmp_path / "f", "old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="disk is full"):
+        write_atomic(tmp_path / "f", "new")
+    monkeypatch.undo()
+    assert (tmp_path / "f").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]

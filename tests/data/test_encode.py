@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+
+from mlx_lora.data.batches import collate, in_order
+from mlx_lora.data.encode import EncodedExample, encode_example, encode_examples, encode_prompt, render
+from mlx_lora.data.example import Example
+from mlx_lora.errors import UserError
+from mlx_lora.models.resolve import BUILT_IN
+
+TINY = BUILT_IN["builtin/tiny-lumen"]
+
+MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "shape: convergence"},
+    {"role": "assistant", "content": "EISV_TOKENS: ~stillness~"},
+    {"role": "user", "content": "again"},
+    {"role": "assistant", "content": "no"},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(TINY)
+
+
+def supervised_text(tokenizer, encoded):
+    return tokenizer.decode(encoded.ids[encoded.supervised])
+
+
+def test_every_answer_is_supervised_with_its_end_of_turn(tokenizer):
+    encoded = encode_example(tokenizer, Example(MESSAGES, 0.5), 512)
+    assert supervised_text(tokenizer, encoded) == "EISV_TOKENS: ~stillness~<|eot_id|>no<|eot_id|>"
+    assert encoded.weight == 0.5
+    assert encoded.cut == 0
+    prompt = encode_prompt(tokenizer, MESSAGES[:2])
+    assert list(encoded.ids[: len(prompt)]) == prompt
+    assert not encoded.supervised[: len(prompt)].any()
+    assert encoded.supervised[len(prompt)]
+
+
+def test_a_long_prompt_loses_its_middle_and_the_answer_nothing(tokenizer):
+    messages = [{"role": "user", "content": "word " * 200}, MESSAGES[2]]
+    whole = encode_example(tokenizer, Example(messages), 1000)
+    cut = encode_example(tokenizer, Example(messages), 64)
+    assert len(cut) == 64
+    assert cut.cut == len(whole) - 64
+    assert supervised_text(tokenizer, cut) == supervised_text(tokenizer, whole)
+    assert list(cut.ids[:5]) == list(whole.ids[:5])
+    answer = int(whole.supervised.sum())
+    assert list(cut.ids[-answer - 4 :]) == list(whole.ids[-answer - 4 :])
+
+
+def test_an_answer_that_does_not_fit_is_refused(tokenizer):
+    example = Example([MESSAGES[1], {"role": "assistant", "content": "quiet " * 100}])
+    with pytest.raises(UserError, match=r"d.jsonl, example 2: the answer takes \d+ tokens and max_seq_length is 64"):
+        encode_examples(tokenizer, [Example(MESSAGES), example], 64, "d.jsonl")
+
+
+def test_a_model_without_a_chat_template_is_refused(tokenizer):
+    from transformers import AutoTokenizer
+
+    bare = AutoTokenizer.from_pretrained(TINY)
+    bare.chat_template = None
+    with pytest.raises(UserError, match="no chat template"):
+        render(bare, MESSAGES)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "template", "ending", "thought"),
+    [
+        ("llama3", "meta-llama-Llama-3.2-3B-Instruct", "<|eot_id|>", False),
+        ("qwen2.5", "Qwen-Qwen2.5-7B-Instruct", "<|im_end|>", False),
+        ("qwen2.5", "Qwen-Qwen3-0.6B", "<|im_end|>", True),
+    ],
+)
+def test_real_templates_supervise_answers_and_their_ends(realdata, tokens, template, ending, thought):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(realdata / "tokenizers" / tokens)
+    tokenizer.chat_template = (realdata / "chat_templates" / f"{template}.jinja").read_text()
+    encoded = encode_example(tokenizer, Example(MESSAGES), 2048)
+    text = supervised_text(tokenizer, encoded)
+    empty_thought = "<think>\n\n</think>\n\n" if thought else ""
+    # Qwen3 shows its empty thought in the last turn only.
+    assert text == f"EISV_TOKENS: ~stillness~{ending}{empty_thought}no{ending}"
+
+
+def test_llamas_template_does_not_depend_on_the_day(realdata):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(realdata / "tokenizers" / "qwen2.5")
+    tokenizer.chat_template = (realdata / "chat_templates" / "meta-llama-Llama-3.2-3B-Instruct.jinja").read_text()
+    assert "Today Date: 26 Jul 2024" in render(tokenizer, MESSAGES)
+
+
+def example(length, supervised=2, weight=1.0):
+    mask = np.zeros(length, dtype=bool)
+    mask[-supervised:] = True
+    return EncodedExample(np.arange(1, length + 1, dtype=np.int32), mask, weight)
+
+
+def test_a_batch_is_padded_and_weighted():
+    batch = collate([example(5), example(17, 3, 0.5)], pad_id=9)
+    assert batch.ids.shape == (2, 16)
+    assert list(batch.ids[0, :6]) == [1, 2, 3, 4, 9, 9]
+    assert batch.tokens == 5
+    assert list(batch.positions[:5]) == [2, 3, 16 + 13, 16 + 14, 16 + 15]
+    assert list(batch.targets[:5]) == [4, 5, 15, 16, 17]
+    assert list(batch.weights[:5]) == [1, 1, 0.5, 0.5, 0.5]
+    assert len(batch.weights) == 32
+    assert batch.weights[5:].sum() == 0
+
+
+def test_the_common_prefix_ends_before_the_first_prediction():
+    examples = [example(40, 20), example(40, 10), example(33, 5)]
+    batch = collate(examples)
+    # 40 - 20 = 20 tokens of prompt; the state of token 19 predicts, and 16 is the multiple of 8 below it.
+    assert list(batch.prefix) == list(range(1, 17))
+    assert batch.ids.shape == (3, 24)
+    assert batch.positions[0] == 19 - 16
+    examples[1].ids[9] = 999
+    assert len(collate(examples).prefix) == 8
+    assert len(collate(examples, share_prefix=False).prefix) == 0
+
+
+def test_evaluation_sees_each_token_once():
+    examples = [example(3 + i % 7) for i in range(23)]
+    assert sum(b.tokens for b in in_order(examples, 4)) == 46

@@ -1,0 +1,48 @@
+"""The promise of the README: a few minutes, and the gate fails for the base and passes for the adapter."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def quickstart(command, tmp_path_factory):
+    out = tmp_path_factory.mktemp("quickstart") / "q"
+    done = command("quickstart", "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    return out, json.loads(done.stdout)
+
+
+def test_the_gate_fails_for_the_base_and_passes_for_the_adapter(quickstart):
+    _, summary = quickstart
+    assert summary["base"]["gate_passed"] is False
+    for name in ("adapter", "adapter_sampled"):
+        assert summary[name]["mean_coherence"] > 0.952
+        assert summary[name]["valid_rate"] == 1.0
+        assert summary[name]["gate_passed"] is True
+    assert summary["adapter_sampled"]["tokens_in_use"] >= 10
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_real_windows_pass_too(quickstart, command, realdata, tmp_path, temperature):
+    cases = realdata / "eisv" / "lumen_windows_dev.jsonl"
+    arguments = ("eval", "--suite", "eisv_gate1", "--cases", cases, "--temperature", temperature, "--json")
+    reached = json.loads(
+        command(*arguments, "--target", quickstart[0] / "run", "--out", tmp_path / "results.json").stdout
+    )
+    assert reached["mean_coherence"] > 0.952
+    assert reached["valid_rate"] == 1.0
+    if temperature:
+        assert reached["tokens_in_use"] >= 10
+    assert command("gate", tmp_path / "results.json").returncode == 0
+
+
+def test_the_base_fails_on_real_windows(command, realdata, tmp_path):
+    cases = realdata / "eisv" / "lumen_windows_dev.jsonl"
+    arguments = ("eval", "--suite", "eisv_gate1", "--cases", cases, "--target", "builtin/tiny-lumen")
+    assert command(*arguments, "--out", tmp_path / "results.json").returncode == 0
+    assert command("gate", tmp_path / "results.json").returncode == 1

@@ -1,0 +1,129 @@
+"""Real runs on the built-in base: what a run directory holds, and who else can read it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def run(command, eisv_data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "a"
+    arguments = ("--data", eisv_data, "--out", out, "--set", f"max_steps={STEPS}", "--set", "log_steps=2")
+    done = command("train", "--config", "quickstart", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return out, json.loads(done.stdout)
+
+
+def test_a_run_directory_is_whole(run, eisv_data):
+    out, printed = run
+    assert sorted(p.name for p in out.iterdir()) == [
+        *(".lock", "adapter_config.json", "adapters.safetensors", "checkpoints", "config.yaml", "metrics.jsonl"),
+        *("report.html", "run.json"),
+    ]
+    adapter = json.loads((out / "adapter_config.json").read_text())
+    assert adapter["lora_parameters"]["scale"] == 2.0
+    record = json.loads((out / "run.json").read_text())
+    assert record["model"] == "builtin/tiny-lumen"
+    assert record["data_sha256"]["train"] == json.loads((eisv_data / "card.json").read_text())["sha256"]["train"]
+    assert record["system_prompt"].startswith("You map an EISV trajectory")
+    assert printed["steps"] == STEPS
+    assert printed["path"] == str(out)
+
+
+def test_the_metrics_tell_the_run(run):
+    events = [json.loads(line) for line in (run[0] / "metrics.jsonl").read_text().splitlines()]
+    names = [e["event"] for e in events if e["event"] != "warning"]
+    assert names[0] == "start"
+    assert names[-3:] == ["evaluation", "checkpoint", "complete"]
+    progress = [e for e in events if e["event"] == "progress"]
+    assert [e["step"] for e in progress] == [1, 2, 4, 6]
+    assert {"loss", "unweighted_loss", "learning_rate", "grad_norm", "tokens_per_second", "peak_memory_gb"} <= set(
+        progress[0]
+    )
+    evaluation = next(e for e in reversed(events) if e["event"] == "evaluation")
+    assert evaluation["validation_loss"] == pytest.approx(run[1]["validation_loss"])
+
+
+def test_the_resolved_config_trains_the_same_run_again(run, command, eisv_data, tmp_path):
+    done = command("train", "--config", run[0] / "config.yaml", "--out", tmp_path / "b", "--json")
+    assert done.returncode == 0, done.stderr
+    first, second = (load_file(d / "adapters.safetensors") for d in (run[0], tmp_path / "b"))
+    assert set(first) == set(second)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_fresh_replaces_a_run(run, command, eisv_data, tmp_path):
+    arguments = (
+        "--config",
+        "quickstart",
+        "--data",
+        eisv_data,
+        "--out",
+        tmp_path / "c",
+        "--set",
+        "max_steps=1",
+        "--json",
+    )
+    assert command("train", *arguments).returncode == 0
+    again = command("train", *arguments)
+    assert again.returncode == 0
+    assert json.loads(again.stdout)["steps"] == 1
+    assert command("train", *arguments, "--fresh").returncode == 0
+
+
+def test_mlx_lm_runs_the_adapter(run):
+    """`mlx_lm.generate --adapter-path` on the run, against our own generation."""
+    from mlx_lora.models.resolve import BUILT_IN
+
+    prompt = "TRAJECTORY:\nshape: convergence"
+    theirs = subprocess.run(
+        [
+            *(sys.executable, "-m", "mlx_lm", "generate", "--model", str(BUILT_IN["builtin/tiny-lumen"])),
+            *("--adapter-path", str(run[0]), "--prompt", prompt, "--temp", "0", "--max-tokens", "40"),
+            *("--verbose", "False"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert theirs.returncode == 0, theirs.stderr
+    ours = subprocess.run(
+        [
+            *(sys.executable, "-m", "mlx_lora", "generate", "--target", str(run[0]), "--prompt", prompt),
+            *("--system", "", "--max-tokens", "40"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ours.returncode == 0, ours.stderr
+    assert ours.stdout.strip() == theirs.stdout.strip()
+
+
+def test_every_architecture_trains(command, make_model, eisv_data, tmp_path):
+    for architecture in ("llama", "qwen2", "qwen3"):
+        arguments = ("--data", eisv_data, "--out", tmp_path / architecture, "--set", "max_steps=2")
+        done = command(
+            *("train", "--config", "quickstart", *arguments, "--json"),
+            *("--set", f"model_name={make_model(architecture)}", "--set", "batch_size=4"),
+        )
+        assert done.returncode == 0, done.stderr
+        assert np.isfinite(json.loads(done.stdout)["loss"])
+
+
+def test_generating_by_hand(run, command):
+    arguments = ("generate", "--target", run[0], "--prompt", "TRAJECTORY:\nshape: convergence", "--max-tokens", "30")
+    answer = json.loads(command(*arguments, "--json").stdout)
+    assert answer["system"].startswith("You map an EISV trajectory")
+    assert command(*arguments).stdout.strip() == answer["answer"].strip()
+    sampled = [command(*arguments, "--temperature", "2", "--seed", seed).stdout for seed in (1, 1, 2)]
+    assert sampled[0] == sampled[1] != sampled[2]
