@@ -46,6 +46,7 @@ class TrainingConfig:
     batch_size: int = 4
     gradient_accumulation_steps: int = 4
     max_seq_length: int = 512
+    train_on_prompt: bool = False
     weight_decay: float = 0.01
     grad_clip: float | None = None
     optimizer: Literal["adamw", "adafactor"] = "adamw"

@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 import click
 
 from .. import __version__
 from ..errors import UserError
+from .lazy import LazyGroup
 
-# name -> (module beside this one, attribute, line of help); a module is imported when its command runs.
+# name -> (module, attribute, line of help)
 COMMANDS = {
-    "quickstart": ("quickstart", "quickstart", "See it work: data, base, training, gate, in a few minutes."),
-    "data": ("data", "data", "Make a dataset from a source."),
-    "train": ("train", "train", "Train a LoRA adapter on a dataset."),
-    "eval": ("evaluate", "evaluate", "Measure a model or an adapter with a suite."),
-    "gate": ("evaluate", "gate", "Judge the results of eval: exit status 0 passed, 1 failed."),
-    "baseline": ("evaluate", "baseline", "What the same cases score without a model."),
-    "bench": ("bench", "bench", "Time our trainer against mlx-lm's own."),
-    "generate": ("generate", "generate", "Ask a model or an adapter by hand."),
+    "quickstart": ("mlx_lora.cli.quickstart", "quickstart", "See it work: data, base, training, gate, in a few minutes."),
+    "data": ("mlx_lora.cli.data", "data", "Make a dataset from a source."),
+    "train": ("mlx_lora.cli.train", "train", "Train a LoRA adapter on a dataset."),
+    "eval": ("mlx_lora.cli.evaluate", "evaluate", "Measure a model or an adapter with a suite."),
+    "gate": ("mlx_lora.cli.evaluate", "gate", "Judge the results of eval: exit status 0 passed, 1 failed."),
+    "baseline": ("mlx_lora.cli.evaluate", "baseline", "What the same cases score without a model."),
+    "bench": ("mlx_lora.cli.bench", "bench", "Time our trainer against mlx-lm's own."),
+    "generate": ("mlx_lora.cli.generate", "generate", "Ask a model or an adapter by hand."),
 }
 
 
-class LazyGroup(click.Group):
-    """Imports a sub-command when it is called, so that help is instant."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        return getattr(importlib.import_module(f".{module}", __package__), attribute)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mlx-lora")
 def cli() -> None:
     """Teach a small language model from your own data, and judge it before you use it.

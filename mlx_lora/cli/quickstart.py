@@ -35,7 +35,7 @@ def quickstart(out: Path, as_json: bool) -> None:
     """
     from ..files import write_json
     from ..sources.eisv import make_eisv_dataset
-    from .data import print_card
+    from .data.eisv import print_card
 
     _clear(out)
     write_json(out / RESULTS, {})

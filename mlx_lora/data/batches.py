@@ -69,7 +69,8 @@ def collate(examples: Sequence[EncodedExample], pad_id: int = 0, share_prefix: b
         supervised = np.flatnonzero(example.supervised[1:]) + 1
         positions.append(row * length + supervised - 1 - start)
         targets.append(example.ids[supervised])
-        weights.append(np.full(len(supervised), example.weight, dtype=np.float32))
+        by_token = 1.0 if example.token_weights is None else example.token_weights[supervised]
+        weights.append(np.full(len(supervised), example.weight, dtype=np.float32) * by_token)
     count = sum(map(len, positions))
     padding = _round_up(count, POSITIONS_STEP) - count
     joined = np.concatenate(weights)
@@ -78,7 +79,7 @@ def collate(examples: Sequence[EncodedExample], pad_id: int = 0, share_prefix: b
         ids=ids,
         positions=np.pad(np.concatenate(positions), (0, padding)).astype(np.int32),
         targets=np.pad(np.concatenate(targets), (0, padding)).astype(np.int32),
-        weights=np.pad(joined, (0, padding)),
+        weights=np.pad(joined, (0, padding)).astype(np.float32),
         tokens=int((joined > 0).sum()),
     )
 

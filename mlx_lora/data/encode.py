@@ -23,6 +23,8 @@ class EncodedExample:
         ids: int32 [length], token ids.
         supervised: bool [length], true where the token is one the model is to produce.
         weight: multiplies the example's loss.
+        token_weights: float32 [length], what each token's loss is multiplied by besides; mean 1 over the supervised
+            ones, or ``None`` where all are 1.
         cut: prompt tokens that were left out to fit ``max_seq_length``.
     """
 
@@ -30,6 +32,7 @@ class EncodedExample:
     supervised: np.ndarray
     weight: float = 1.0
     cut: int = 0
+    token_weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,8 +91,30 @@ def supervised_spans(tokenizer: Any, messages: Sequence[dict[str, Any]], text: s
     return spans
 
 
-def encode_example(tokenizer: Any, example: Example, max_seq_length: int) -> EncodedExample:
+def _token_weights(
+    example: Example, text: str, spans: Sequence[tuple[int, int]], offsets: np.ndarray, supervised: np.ndarray
+) -> np.ndarray:
+    """float32 [length]: the example's span weights on the tokens that overlap them, with mean 1 where supervised."""
+    weights = np.ones(len(offsets), dtype=np.float32)
+    answers = [i for i, message in enumerate(example.messages) if message["role"] == "assistant"]
+    for span in example.spans:
+        content = example.messages[span.message]["content"]
+        # Templates strip contents; what stands before the span is looked for without its leading white space.
+        stripped = len(content) - len(content.lstrip())
+        begin = text.find(content.strip(), spans[answers.index(span.message)][0])
+        if begin >= 0:
+            start, end = begin + span.start - stripped, begin + span.end - stripped
+            weights[(offsets[:, 0] < end) & (offsets[:, 1] > start)] = span.weight
+    return weights / weights[supervised].mean()
+
+
+def encode_example(
+    tokenizer: Any, example: Example, max_seq_length: int, train_on_prompt: bool = False
+) -> EncodedExample:
     """Token ids and supervised mask of an example; a prompt that is too long loses its middle, an answer nothing.
+
+    Args:
+        train_on_prompt: supervise every token, not only the assistant's.
 
     Raises:
         UserError: the answer alone does not fit, or no token would be supervised.
@@ -100,13 +125,17 @@ def encode_example(tokenizer: Any, example: Example, max_seq_length: int) -> Enc
     ids = np.asarray(encoding.ids, dtype=np.int32)
     offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     supervised = np.zeros(len(ids), dtype=bool)
-    for start, end in supervised_spans(tokenizer, example.messages, text):
+    spans = supervised_spans(tokenizer, example.messages, text)
+    for start, end in spans:
         supervised |= (offsets[:, 0] >= start) & (offsets[:, 1] <= end) & (offsets[:, 1] > offsets[:, 0])
     if not supervised.any():
         raise UserError("no token of this example is the assistant's, so there is nothing to learn from it")
+    prompt = int(supervised.argmax())
+    if train_on_prompt:
+        supervised[:] = True
+    weights = _token_weights(example, text, spans, offsets, supervised) if example.spans else None
     cut = max(0, len(ids) - max_seq_length)
     if cut:
-        prompt = int(supervised.argmax())
         keep = prompt - cut
         if keep < 2:
             raise UserError(
@@ -115,17 +144,18 @@ def encode_example(tokenizer: Any, example: Example, max_seq_length: int) -> Enc
             )
         kept = np.r_[0 : (keep + 1) // 2, prompt - keep // 2 : len(ids)]
         ids, supervised = ids[kept], supervised[kept]
-    return EncodedExample(ids, supervised, example.weight, cut)
+        weights = None if weights is None else weights[kept]
+    return EncodedExample(ids, supervised, example.weight, cut, weights)
 
 
 def encode_examples(
-    tokenizer: Any, examples: Sequence[Example], max_seq_length: int, source: str
+    tokenizer: Any, examples: Sequence[Example], max_seq_length: int, source: str, train_on_prompt: bool = False
 ) -> list[EncodedExample]:
     """Encode a split; an error names ``source`` and which example it is (counted from 1)."""
     encoded = []
     for number, example in enumerate(examples, 1):
         try:
-            encoded.append(encode_example(tokenizer, example, max_seq_length))
+            encoded.append(encode_example(tokenizer, example, max_seq_length, train_on_prompt))
         except UserError as error:
             raise UserError(f"{source}, example {number}: {error}") from error
     return encoded

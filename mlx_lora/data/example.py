@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import new_directory, sha256_of, write_json
+from ..files import new_directory, sha256_of, write_atomic, write_json
+from .report import ImportReport
 
 SPLITS = ("train", "valid", "test")
 ROLES = ("system", "user", "assistant", "tool")
@@ -18,12 +19,41 @@ CARD = "card.json"
 
 
 @dataclass
+class Span:
+    """A part of an answer whose tokens' loss is multiplied by ``weight``.
+
+    Attributes:
+        message: index into the example's messages.
+        start, end: characters of that message's content, the end excluded.
+    """
+
+    message: int
+    start: int
+    end: int
+    weight: float
+
+
+@dataclass
 class Example:
-    """A conversation to learn from; ``weight`` multiplies its loss, ``meta`` is carried along untouched."""
+    """A conversation to learn from.
+
+    Attributes:
+        weight: multiplies the example's loss.
+        meta: carried along untouched.
+        spans: parts of the answers that count more or less than the rest.
+    """
 
     messages: list[dict[str, Any]]
     weight: float = 1.0
     meta: dict[str, Any] = field(default_factory=dict)
+    spans: list[Span] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The dataset's line; ``spans`` is written only where there are some."""
+        row = asdict(self)
+        if not self.spans:
+            del row["spans"]
+        return row
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[str, Any]]:
@@ -76,7 +106,23 @@ def parse_example(where: str, row: Any) -> Example:
         raise UserError(f"{where}: the weight {weight!r} must be a number of at least 0")
     if not isinstance(meta, dict):
         raise UserError(f"{where}: meta must be an object, not {meta!r}")
-    return Example(messages, float(weight), meta)
+    return Example(messages, float(weight), meta, _parse_spans(where, row.get("spans", []), messages))
+
+
+def _parse_spans(where: str, rows: Any, messages: list[dict[str, Any]]) -> list[Span]:
+    try:
+        spans = [Span(**row) for row in rows]
+        for span in spans:
+            message = messages[span.message]
+            inside = span.message >= 0 and 0 <= span.start < span.end <= len(message["content"])
+            if message["role"] != "assistant" or not inside or not (math.isfinite(span.weight) and span.weight > 0):
+                raise ValueError
+    except (TypeError, ValueError, IndexError):
+        raise UserError(
+            f'{where}: a span is {{"message", "start", "end", "weight"}} within an assistant message, its weight '
+            "above 0; correct or remove it"
+        ) from None
+    return spans
 
 
 def read_examples(path: str | Path) -> list[Example]:
@@ -108,8 +154,16 @@ def dataset_hashes(directory: str | Path) -> dict[str, str]:
     return {split: sha256_of(path) for split, path in paths.items() if path.exists()}
 
 
-def write_dataset(out: str | Path, splits: Mapping[str, Sequence[Example]], card: Mapping[str, Any]) -> dict[str, Any]:
+def write_dataset(
+    out: str | Path,
+    splits: Mapping[str, Sequence[Example]],
+    card: Mapping[str, Any],
+    report: ImportReport | None = None,
+) -> dict[str, Any]:
     """Write a new dataset directory with a ``card.json`` that says what is in it; returns the card.
+
+    Args:
+        report: what came in and what was left out; written beside the data as ``report.json`` and ``report.md``.
 
     Raises:
         UserError: the directory exists, or cannot be written; nothing is left half-written.
@@ -117,11 +171,14 @@ def write_dataset(out: str | Path, splits: Mapping[str, Sequence[Example]], card
     with new_directory(out) as directory:
         for split in SPLITS:
             with open(directory / f"{split}.jsonl", "w", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in splits.get(split, ()))
+                file.writelines(json.dumps(e.to_dict(), ensure_ascii=False) + "\n" for e in splits.get(split, ()))
         full = {
             **card,
             "splits": {split: len(splits.get(split, ())) for split in SPLITS},
             "sha256": dataset_hashes(directory),
         }
         write_json(directory / CARD, full)
+        if report is not None:
+            write_json(directory / "report.json", report.to_dict())
+            write_atomic(directory / "report.md", report.to_markdown())
     return full

@@ -76,7 +76,8 @@ def prepare(config: TrainingConfig) -> Prepared:
     backend = load_backend(model)
 
     def encode(rows: Sequence[Example], split: str) -> list[EncodedExample]:
-        return encode_examples(backend.tokenizer, rows, config.max_seq_length, str(data / f"{split}.jsonl"))
+        source = str(data / f"{split}.jsonl")
+        return encode_examples(backend.tokenizer, rows, config.max_seq_length, source, config.train_on_prompt)
 
     return Prepared(config, data, out, model, examples, backend, encode(examples, "train"), encode(valid, "valid"))
 

@@ -1,4 +1,4 @@
-"""``mlx-lora data``: from a source to a dataset directory."""
+"""``mlx-lora data eisv``: Lumen's trajectories."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ from typing import Any, Literal
 
 import click
 
-from .output import json_option, print_json, print_table
+from ..output import json_option, print_json, print_table
 
 
-@click.group()
-def data() -> None:
-    """Make a dataset: a directory of train, valid and test.jsonl, with a card that says what is in it."""
-
-
-@data.command()
+@click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory to make; it must not exist.")
 @click.option("--anima-db", type=click.Path(path_type=Path), help="Lumen's anima.db; read-only, while Lumen writes.")
 @click.option("--window-size", type=click.IntRange(3), default=10, show_default=True, help="States in a real window.")
@@ -54,7 +49,7 @@ def eisv(
     mlx-lora data eisv --out data/eisv
     mlx-lora data eisv --out data/lumen --anima-db ~/.anima/anima.db
     """
-    from ..sources.eisv import make_eisv_dataset
+    from ...sources.eisv import make_eisv_dataset
 
     card = make_eisv_dataset(
         out,

@@ -1,0 +1,16 @@
+"""``mlx-lora data``: from a source to a dataset directory, one module a command."""
+
+from __future__ import annotations
+
+import click
+
+from ..lazy import LazyGroup
+
+COMMANDS = {
+    "eisv": ("mlx_lora.cli.data.eisv", "eisv", "Lumen's EISV trajectories, real and synthetic."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS)
+def data() -> None:
+    """Make a dataset: a directory of train, valid and test.jsonl, with a card that says what is in it."""
