@@ -12,7 +12,7 @@ from .lazy import LazyGroup
 
 # name -> (module, attribute, line of help)
 COMMANDS = {
-    "quickstart": ("mlx_lora.cli.quickstart", "quickstart", "See it work: data, base, training, gate, in a few minutes."),
+    "quickstart": ("mlx_lora.cli.quickstart", "quickstart", "See it work: data, training, gate, in a few minutes."),
     "data": ("mlx_lora.cli.data", "data", "Make a dataset from a source."),
     "train": ("mlx_lora.cli.train", "train", "Train a LoRA adapter on a dataset."),
     "eval": ("mlx_lora.cli.evaluate", "evaluate", "Measure a model or an adapter with a suite."),

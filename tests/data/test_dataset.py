@@ -4,7 +4,9 @@ import os
 
 import pytest
 
-from mlx_lora.data.example import Example, parse_example, read_examples, read_split, write_dataset
+from mlx_lora.data.example import Example, Span, parse_example, read_examples, read_split, write_dataset
+from mlx_lora.data.report import ImportReport
+from mlx_lora.data.split import split_by_key
 from mlx_lora.errors import UserError
 from mlx_lora.files import new_directory, write_atomic
 
@@ -105,3 +107,48 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert (tmp_path / "f").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_spans_are_written_where_there_are_some_and_read_back(tmp_path):
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b 12345"}]
+    rows = [Example(messages, spans=[Span(1, 2, 7, 5.0)]), Example(messages)]
+    write_dataset(tmp_path / "d", {"train": rows}, {})
+    assert read_split(tmp_path / "d", "train") == rows
+    assert "spans" not in (tmp_path / "d" / "train.jsonl").read_text().splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    "span", [{"message": 0}, {"end": 99}, {"start": 7}, {"weight": 0}, {"message": 5}, {"message": -1}, {"more": 1}]
+)
+def test_a_span_outside_an_answer_is_refused(span):
+    messages = [{"role": "user", "content": "a 12345"}, {"role": "assistant", "content": "b 12345"}]
+    row = {"messages": messages, "spans": [{"message": 1, "start": 2, "end": 7, "weight": 5.0} | span]}
+    with pytest.raises(UserError, match=r"^d, line 3: a span is"):
+        parse_example("d, line 3", row)
+
+
+def test_examples_of_one_key_stay_together_and_never_change_sides():
+    def rows(count):
+        return [Example([{"role": "user", "content": str(i % 100)}]) for i in range(count)]
+
+    def key(example):
+        return example.messages[0]["content"]
+
+    few, many = split_by_key(rows(50), key), split_by_key(rows(1000), key)
+    for split in few:
+        assert {key(e) for e in few[split]} <= {key(e) for e in many[split]}
+    assert sum(map(len, many.values())) == 1000
+    assert 30 <= len(many["valid"]) <= 200
+    assert not {key(e) for e in many["train"]} & {key(e) for e in many["test"]}
+
+
+def test_a_report_counts_and_names_what_was_left_out(tmp_path):
+    report = ImportReport("salience", read=30, kept=4)
+    for i in range(26):
+        report.leave_out("too short", f"row {i}")
+    write_dataset(tmp_path / "d", {}, {}, report)
+    written = json.loads((tmp_path / "d" / "report.json").read_text())
+    assert written["left_out"][0]["count"] == 26
+    assert len(written["left_out"][0]["examples"]) == 20
+    assert "too short (26)" in (tmp_path / "d" / "report.md").read_text()
+    assert "and 6 more" in (tmp_path / "d" / "report.md").read_text()

@@ -3,7 +3,7 @@ import pytest
 
 from mlx_lora.data.batches import collate, in_order
 from mlx_lora.data.encode import EncodedExample, encode_example, encode_examples, encode_prompt, render
-from mlx_lora.data.example import Example
+from mlx_lora.data.example import Example, Span
 from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import BUILT_IN
 
@@ -128,3 +128,30 @@ def test_the_common_prefix_ends_before_the_first_prediction():
 def test_evaluation_sees_each_token_once():
     examples = [example(3 + i % 7) for i in range(23)]
     assert sum(b.tokens for b in in_order(examples, 4)) == 46
+
+
+def test_a_span_weighs_its_tokens_and_the_mean_stays_one(tokenizer):
+    answer = "LUMEN_TOKENS: quiet here, quiet"
+    start = answer.rindex("quiet")
+    example = Example([MESSAGES[1], {"role": "assistant", "content": answer}], 0.5, spans=[Span(1, start, 31, 5.0)])
+    encoded = encode_example(tokenizer, example, 512)
+    weights = encoded.token_weights[encoded.supervised]
+    assert weights.mean() == pytest.approx(1, abs=1e-6)
+    heavy = encoded.ids[encoded.supervised][weights > weights.min()]
+    assert tokenizer.decode(heavy).strip() == "quiet"
+    assert weights.max() / weights.min() == pytest.approx(5)
+    batch = collate([encoded])
+    assert batch.weights[: batch.tokens] == pytest.approx(0.5 * weights)
+
+
+def test_a_span_survives_a_prompt_that_is_cut(tokenizer):
+    messages = [{"role": "user", "content": "word " * 200}, {"role": "assistant", "content": "quiet here"}]
+    example = Example(messages, spans=[Span(1, 0, 5, 5.0)])
+    whole, cut = (encode_example(tokenizer, example, size) for size in (1000, 64))
+    assert cut.token_weights[cut.supervised].tolist() == whole.token_weights[whole.supervised].tolist()
+
+
+def test_prompts_are_learned_too_where_asked(tokenizer):
+    encoded = encode_example(tokenizer, Example(MESSAGES), 512, train_on_prompt=True)
+    assert encoded.supervised.all()
+    assert collate([encoded, encoded]).prefix.size == 0
