@@ -106,10 +106,15 @@ def parse_example(where: str, row: Any) -> Example:
         raise UserError(f"{where}: the weight {weight!r} must be a number of at least 0")
     if not isinstance(meta, dict):
         raise UserError(f"{where}: meta must be an object, not {meta!r}")
-    return Example(messages, float(weight), meta, _parse_spans(where, row.get("spans", []), messages))
+    return Example(messages, float(weight), meta, parse_spans(where, row.get("spans", []), messages))
 
 
-def _parse_spans(where: str, rows: Any, messages: list[dict[str, Any]]) -> list[Span]:
+def parse_spans(where: str, rows: Any, messages: list[dict[str, Any]]) -> list[Span]:
+    """A line's spans.
+
+    Raises:
+        UserError: one is not within an assistant's message, or has a weight that is not above 0.
+    """
     try:
         spans = [Span(**row) for row in rows]
         for span in spans:
