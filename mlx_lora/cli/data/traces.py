@@ -1,0 +1,106 @@
+"""``mlx-lora data traces``: an agent's refinements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..output import json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from ...data.example import Example
+    from ...data.report import ImportReport
+
+POLICIES = ("refinement", "generator", "human", "high_value", "recent", "all")
+PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--store", "stores", type=PATH, multiple=True, required=True, help="Store, or directory of stores.")
+@click.argument("more_stores", type=PATH, nargs=-1, metavar="[DIR]...")
+@click.option(
+    "--policy",
+    type=click.Choice(POLICIES),
+    default="refinement",
+    show_default=True,
+    help="What to learn from; see below.",
+)
+@click.option("--out", type=PATH, required=True, help="Directory to make; it must not exist.")
+@click.option("--min-retries", type=click.IntRange(1), default=3, show_default=True, help="Of the policy high_value.")
+@click.option("--days", type=click.IntRange(0), default=30, show_default=True, help="Of the policy recent.")
+@click.option("--action-pair", "action_pairs", multiple=True, metavar="ID", help="Only this step; may be repeated.")
+@click.option("--results", type=PATH, help="The runs' outcomes (JSONL): only artifacts of runs that succeeded.")
+@click.option("--outcome", default="success", show_default=True, help="What --results calls a solved run.")
+@click.option("--sources", type=PATH, help='JSON file {"artifact id": "human" or "generated"}.')
+@click.option("--amendments", type=PATH, help="Directory of the amendments, where it is not in the store.")
+@click.option("--plain", is_flag=True, help="Prompts of specification and history alone.")
+@click.option("--every-accepted", is_flag=True, help="Also what a later accepted artifact of the same step overtook.")
+@click.option("--base", metavar="MODEL", help="Leave out answers that do not fit this model's --max-seq-length.")
+@click.option("--max-seq-length", type=click.IntRange(8), default=4096, show_default=True, help="Tokens, with --base.")
+@json_option
+def traces(
+    stores: tuple[Path, ...],
+    more_stores: tuple[Path, ...],
+    policy: str,
+    out: Path,
+    plain: bool,
+    base: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Artifact stores of a generator-and-guard agent → prompts and accepted answers.
+
+    \b
+    refinement  accepted after an attempt was refused
+    generator   of these, what the generator made
+    human       of these, what a person made
+    high_value  of these, after at least --min-retries attempts
+    recent      of these, from the last --days
+    all         everything accepted
+
+    \b
+    mlx-lora data traces --store ~/agent/artifacts --out data/traces
+    mlx-lora data traces --store run_a run_b --policy all --out data/traces
+    """
+    from ...sources.traces import make_traces_dataset
+
+    lengths = token_lengths(base) if base is not None else None
+    card, report = make_traces_dataset(
+        out, [*stores, *more_stores], policy=policy, context=not plain, lengths=lengths, **options
+    )
+    if as_json:
+        print_json({"path": str(out), **card, "report": report.to_dict()})
+    else:
+        print_summary(out, card, report)
+
+
+def token_lengths(base: str) -> Any:
+    """A function from an example to the tokens of its prompt and of its answer, as training will count them."""
+    from transformers import AutoTokenizer
+
+    from ...data.encode import encode_example
+    from ...models.resolve import resolve_model
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(base).path)
+
+    def lengths(example: Example) -> tuple[int, int]:
+        encoded = encode_example(tokenizer, example, max_seq_length=10**9)
+        prompt = int(encoded.supervised.argmax())
+        return prompt, len(encoded) - prompt
+
+    return lengths
+
+
+def print_summary(out: Path, card: dict[str, Any], report: ImportReport) -> None:
+    """What came in, what was left out and why."""
+    rows = [(reason, str(count)) for reason, count in report.counts.items()]
+    print_table(
+        f"{out}: {report.kept} examples from {report.read} artifacts",
+        ("left out", "artifacts"),
+        rows or [("nothing", "0")],
+    )
+    for note in report.notes:
+        click.echo(note)
+    click.echo(", ".join(f"{name} {count}" for name, count in card["splits"].items()))

@@ -1,0 +1,84 @@
+"""An agent's artifact stores → training examples: the flat import place of everything the source offers."""
+
+from .artifact import Artifact, Context, Feedback, GuardResult, parse_artifact
+from .dataset import as_example, make_traces_dataset
+from .extract import extract_training_data, overtaken, select
+from .guard import Verdict, as_guard
+from .improvement import evaluate_improvement, expected_retries, paired_difference, wilson
+from .origins import read_sources
+from .outcomes import by_outcome, read_results
+from .predicates import (
+    POLICIES,
+    Predicate,
+    all_successes,
+    by_action_pair,
+    by_source,
+    by_status,
+    by_workflow,
+    created_after,
+    generator_only,
+    high_value,
+    human_only,
+    named_policy,
+    recent,
+    refinement,
+    refinement_by_link,
+    retry_count,
+)
+from .prompt import artifact_prompt, format_alpaca, format_prompt, training_example
+from .store import (
+    ArtifactStore,
+    find_stores,
+    get_provenance_chain,
+    read_store,
+    read_stores,
+    sparse_reward,
+)
+
+__all__ = [
+    "POLICIES",
+    "Artifact",
+    "ArtifactStore",
+    "Context",
+    "Feedback",
+    "GuardResult",
+    "Predicate",
+    "Verdict",
+    "all_successes",
+    "artifact_prompt",
+    "as_example",
+    "as_guard",
+    "by_action_pair",
+    "by_outcome",
+    "by_source",
+    "by_status",
+    "by_workflow",
+    "created_after",
+    "evaluate_improvement",
+    "expected_retries",
+    "extract_training_data",
+    "find_stores",
+    "format_alpaca",
+    "format_prompt",
+    "generator_only",
+    "get_provenance_chain",
+    "high_value",
+    "human_only",
+    "make_traces_dataset",
+    "named_policy",
+    "overtaken",
+    "paired_difference",
+    "parse_artifact",
+    "read_results",
+    "read_sources",
+    "read_store",
+    "read_stores",
+    "recent",
+    "refinement",
+    "refinement_by_link",
+    "retry_count",
+    "select",
+    "sparse_reward",
+    "training_example",
+    "wilson",
+]

@@ -1,0 +1,150 @@
+"""The whole source in one call: artifact stores → a dataset directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...data.example import Example, write_dataset
+from ...data.report import ImportReport
+from ...data.split import split_by_key
+from ...errors import UserError
+from .artifact import Artifact
+from .extract import link_notes, nothing_found, select
+from .origins import read_sources
+from .outcomes import by_outcome, check_results, read_results
+from .predicates import Predicate, all_successes, by_action_pair, named_policy
+from .prompt import training_example
+from .store import ArtifactStore, read_stores
+
+# (tokens of the prompt, tokens of the answer) of an example, as the base model counts them.
+Lengths = Callable[[Example], tuple[int, int]]
+# Training keeps at least so many tokens of a prompt: its beginning and its end.
+KEPT_PROMPT = 2
+
+
+def as_example(artifact: Artifact, context: bool = True) -> Example:
+    """The dataset's line of an artifact: its prompt and content as chat roles, where it came from as meta.
+
+    ``task`` in meta is a digest of the specification: examples that share it belong to one task.
+    """
+    example = training_example(artifact, context)
+    store = artifact.store.name if artifact.store is not None else None
+    task = hashlib.sha256(artifact.context.specification.encode()).hexdigest()[:16]
+    meta = {**example["metadata"], "created_at": artifact.created_at, "store": store, "task": task}
+    return Example(example["messages"], meta=meta)
+
+
+def make_traces_dataset(
+    out: str | Path,
+    stores: Sequence[str | Path],
+    *,
+    policy: str = "refinement",
+    min_retries: int = 3,
+    days: float = 30,
+    action_pairs: Sequence[str] = (),
+    results: str | Path | None = None,
+    outcome: str = "success",
+    sources: str | Path | None = None,
+    amendments: str | Path | None = None,
+    context: bool = True,
+    every_accepted: bool = False,
+    lengths: Lengths | None = None,
+    max_seq_length: int = 4096,
+) -> tuple[dict[str, Any], ImportReport]:
+    """Write a new dataset directory; returns its card and the account of what came in and what did not.
+
+    Args:
+        policy: one of :data:`~mlx_lora.sources.traces.POLICIES`; ``min_retries`` and ``days`` are of two of them.
+        action_pairs: only these steps, where given.
+        results: file of the runs' outcomes; only artifacts of runs that ended with ``outcome``.
+        sources, amendments: who made each artifact (a JSON file), or the directory of the amendments.
+        context, every_accepted: see :func:`~mlx_lora.sources.traces.extract_training_data`.
+        lengths: counts an example's tokens; an answer that does not fit ``max_seq_length`` is left out by name.
+
+    Raises:
+        UserError: the directory exists, a store or file cannot be used, or the policy chooses nothing.
+    """
+    if os.path.lexists(out):
+        raise UserError(f"{out}: this exists already; choose another --out, or remove it first")
+    mapping = read_sources(sources) if sources is not None else None
+    read = read_stores(stores, sources=mapping, amendments=amendments)
+    also = _also(read, action_pairs, results, outcome)
+    options: dict[str, Any] = {"min_retries": min_retries, "days": days}
+    report = ImportReport("traces")
+    filter = named_policy(policy, **options) & also if also else named_policy(policy, **options)
+    chosen = select(read, filter, every_accepted=every_accepted, report=report)
+    if not chosen:
+        raise UserError(nothing_found(read, policy, also, every_accepted, **options))
+    report.notes += link_notes(read, chosen)
+    examples = [as_example(artifact, context) for artifact in chosen]
+    if lengths is not None:
+        examples = _fitting(examples, lengths, max_seq_length, report)
+    splits = _split(examples, report)
+    report.kept = len(examples)
+    card = {
+        "source": "traces",
+        "stores": [store.name for store in read],
+        "policy": policy,
+        "context": context,
+        "every_accepted": every_accepted,
+        "counts": _counts(read, examples),
+    }
+    return write_dataset(out, splits, card, report), report
+
+
+def _also(
+    stores: Sequence[ArtifactStore], action_pairs: Sequence[str], results: str | Path | None, outcome: str
+) -> Predicate | None:
+    also: Predicate | None = by_action_pair(*action_pairs) if action_pairs else None
+    if results is not None:
+        rows = read_results(results)
+        check_results(rows, stores, results)
+        also = (also or all_successes) & by_outcome(rows, outcome)
+    return also
+
+
+def _fitting(examples: Sequence[Example], lengths: Lengths, max_seq_length: int, report: ImportReport) -> list[Example]:
+    """The examples whose answer fits; prompts are left whole here, since training cuts them to its own length."""
+    kept, cut = [], 0
+    for example in examples:
+        prompt, answer = lengths(example)
+        if answer + KEPT_PROMPT > max_seq_length:
+            reason = f"the answer alone does not fit {max_seq_length} tokens"
+            report.leave_out(reason, f"{example.meta['item_id']} in {example.meta['store']}: {answer} tokens")
+        else:
+            kept.append(example)
+            cut += prompt + answer > max_seq_length
+    if not kept:
+        raise UserError(
+            f"none of the {len(examples)} chosen answers fits {max_seq_length} tokens; raise --max-seq-length"
+        )
+    if cut:
+        report.notes.append(
+            f"{cut} of {len(kept)} examples exceed {max_seq_length} tokens: training cuts the middle of their prompts."
+        )
+    return kept
+
+
+def _split(examples: Sequence[Example], report: ImportReport) -> dict[str, list[Example]]:
+    """By specification: steps of one task share most of their prompts, so that none may be on both sides."""
+    splits = split_by_key(examples, lambda example: example.meta["task"])
+    if not splits["train"]:
+        # Of one or two tasks all may fall to the held-out side; a dataset without a train split is of no use.
+        splits = {**{split: [] for split in splits}, "train": list(examples)}
+        report.notes.append("So few specifications that all would be held out: every example is in train.")
+    return splits
+
+
+def _counts(stores: Sequence[ArtifactStore], examples: Sequence[Example]) -> dict[str, Any]:
+    return {
+        "artifacts": sum(len(store) for store in stores),
+        "statuses": dict(sorted(Counter(a.status for store in stores for a in store).items())),
+        "action_pairs": dict(sorted(Counter(e.meta["action_pair_id"] for e in examples).items())),
+        "distinct_prompts": len({e.messages[0]["content"] for e in examples}),
+        "distinct_specifications": len({e.meta["task"] for e in examples}),
+    }

@@ -1,0 +1,176 @@
+"""From stores to the artifacts to learn from, with every one that is left out counted and named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...data.report import ImportReport
+from ...errors import UserError
+from .artifact import Artifact
+from .origins import require_sources
+from .predicates import POLICIES, all_successes, as_predicate, named_policy, refinement, retry_count
+from .prompt import dependencies_of, training_example
+from .store import ArtifactStore, read_stores
+
+Filter = Callable[[Artifact], bool]
+Stores = ArtifactStore | str | Path | Sequence[ArtifactStore | str | Path]
+
+ORDERS: dict[str, Callable[[Artifact], Any]] = {
+    "created_at": lambda a: a.created,
+    "retry_count": retry_count,
+    "action_pair_id": lambda a: a.action_pair_id,
+    "workflow_id": lambda a: a.workflow_id or "",
+    "item_id": lambda a: a.artifact_id,
+}
+
+
+def as_stores(stores: Stores) -> list[ArtifactStore]:
+    """One store or several, read or by path, as a list of read ones."""
+    several: Sequence[Any] = [stores] if isinstance(stores, (ArtifactStore, str, Path)) else stores
+    found: list[ArtifactStore] = []
+    for store in several:
+        found += [store] if isinstance(store, ArtifactStore) else read_stores([store])
+    return found
+
+
+def _group(artifact: Artifact) -> tuple[str, str, str]:
+    """What one accepted artifact is enough for: the step of a run. A layout without runs has its specification."""
+    place = artifact.store.name if artifact.store is not None else ""
+    return place, artifact.workflow_id or artifact.context.specification, artifact.action_pair_id
+
+
+def overtaken(artifacts: Iterable[Artifact]) -> set[tuple[str, str]]:
+    """(store, id) of the accepted artifacts after which another of the same run and step was accepted."""
+    last: dict[tuple[str, str, str], Artifact] = {}
+    accepted = [a for a in artifacts if a.status == "accepted"]
+    for artifact in sorted(accepted, key=lambda a: (a.created, a.artifact_id)):
+        last[_group(artifact)] = artifact
+    return {(_group(a)[0], a.artifact_id) for a in accepted if last[_group(a)] is not a}
+
+
+def select(
+    stores: Sequence[ArtifactStore],
+    filter: Filter = refinement,
+    order_by: str = "created_at",
+    every_accepted: bool = False,
+    report: ImportReport | None = None,
+) -> list[Artifact]:
+    """The chosen artifacts in order; ``report`` receives what was read and each artifact that was left out.
+
+    Raises:
+        UserError: the filter asks for sources that a store cannot tell, or an unknown order.
+    """
+    if order_by not in ORDERS:
+        raise UserError(f"order_by {order_by!r} is unknown; use one of {', '.join(ORDERS)}")
+    predicate = as_predicate(filter)
+    if predicate.asks_source:
+        require_sources(stores)
+    report = report if report is not None else ImportReport("traces")
+    everything = [artifact for store in stores for artifact in store]
+    report.read += len(everything) + sum(len(store.left_out) for store in stores)
+    for store in stores:
+        for reason, name in store.left_out:
+            report.leave_out(reason, name)
+    late = set() if every_accepted else overtaken(everything)
+    chosen: list[Artifact] = []
+    seen: set[tuple[str, str | None, str]] = set()
+    for artifact in everything:
+        identity = (artifact.artifact_id, artifact.workflow_id, artifact.content)
+        against = _reason_against(artifact, predicate, (_group(artifact)[0], artifact.artifact_id) in late)
+        if against is None and identity in seen:
+            against = "the same artifact is in another store too"
+        if against is None:
+            seen.add(identity)
+            chosen.append(artifact)
+        else:
+            report.leave_out(against, f"{artifact.artifact_id} in {_group(artifact)[0]}")
+    return sorted(chosen, key=lambda a: (ORDERS[order_by](a), a.artifact_id))
+
+
+def _reason_against(artifact: Artifact, predicate: Filter, late: bool) -> str | None:
+    if not predicate(artifact):
+        if artifact.status != "accepted":
+            return f"its status is {artifact.status}"
+        return f"accepted, but not chosen by {getattr(predicate, 'name', 'the filter')}"
+    if late:
+        return "overtaken: a later artifact of the same run and step was accepted"
+    if artifact.is_generator_error:
+        return "its content is a generator's error, not an answer"
+    if not artifact.content.strip():
+        return "its content is empty"
+    return None
+
+
+def extract_training_data(
+    store: Stores,
+    filter: Filter = refinement,
+    order_by: str = "created_at",
+    *,
+    context: bool = True,
+    every_accepted: bool = False,
+) -> list[dict[str, Any]]:
+    """``{"prompt", "completion", "messages", "metadata"}`` of each artifact that the filter chooses, in order.
+
+    Args:
+        store: a store, a directory at or below which stores lie, or several of these.
+        filter: a predicate of artifacts.
+        order_by: created_at, retry_count, action_pair_id, workflow_id or item_id.
+        context: put the step, the constraints and the dependencies into the prompt.
+        every_accepted: also those that a later accepted artifact of the same run and step overtook.
+
+    Raises:
+        UserError: no store there, an unknown order, or a filter by source that a store cannot answer.
+    """
+    chosen = select(as_stores(store), filter, order_by, every_accepted)
+    return [training_example(artifact, context) for artifact in chosen]
+
+
+def nothing_found(
+    stores: Sequence[ArtifactStore],
+    policy: str,
+    also: Filter | None = None,
+    every_accepted: bool = False,
+    **options: Any,
+) -> str:
+    """The sentence for a policy that chose nothing: what is there, and which policies would find how many.
+
+    Args:
+        also: what else was asked for; the other policies are tried with it.
+        options: of :func:`~mlx_lora.sources.traces.named_policy`.
+    """
+    statuses = Counter(artifact.status for store in stores for artifact in store)
+    where = ", ".join(store.name for store in stores[:2]) + f" and {len(stores) - 2} more" * (len(stores) > 2)
+    start = (
+        f"{where}: of {statuses.total()} artifacts, {statuses['accepted']} accepted, the policy {policy} chooses none"
+    )
+    helpful = []
+    for name in POLICIES:
+        asked = named_policy(name, **options) & (also or all_successes)
+        if name != policy and not (asked.asks_source and not all(store.tells_sources for store in stores)):
+            count = len(select(stores, asked, every_accepted=every_accepted))
+            helpful += [f"{name} would find {count}"] * (count > 0)
+    if helpful:
+        return f"{start}; choose another --policy: {', '.join(helpful)}"
+    if also is not None:
+        return f"{start} with what else was asked for, and neither would another; ask for less"
+    return f"{start}, and neither would another; let the agent run until a guard accepts something"
+
+
+def link_notes(stores: Iterable[ArtifactStore], chosen: Iterable[Artifact]) -> list[str]:
+    """Sentences on the index and on links that lead nowhere or in a circle, for the report."""
+    notes = []
+    for store in stores:
+        kinds = dict(store.differences)
+        kinds["the link to the earlier attempt leads nowhere"] = store.dangling()
+        kinds["the links to earlier attempts form a circle"] = store.cyclic()
+        for kind, ids in kinds.items():
+            if ids:
+                more = f" and {len(ids) - 3} more" * (len(ids) > 3)
+                notes.append(f"{store.name}: {kind} ({len(ids)}: {', '.join(ids[:3])}{more}).")
+    missing = sum(len(a.context.dependencies) - len(dependencies_of(a)) for a in chosen)
+    if missing:
+        notes.append(f"{missing} dependencies are not in their store, so the prompts go without their contents.")
+    return notes

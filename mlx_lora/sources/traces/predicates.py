@@ -1,0 +1,164 @@
+"""Which artifacts to learn from: predicates that compose with ``&``, ``|`` and ``~``, and the named policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ...errors import UserError
+from .artifact import SOURCE_NAMES, SOURCES, STATUSES, Artifact, parse_time
+from .origins import require_sources
+from .store import get_provenance_chain
+
+
+@dataclass(frozen=True)
+class Predicate:
+    """A question to an artifact, and whether it needs to know who made it.
+
+    Attributes:
+        name: for people.
+        asks_source: a store that cannot tell sources must be refused before anything is chosen, or the answer
+            would be an empty selection that explains nothing.
+    """
+
+    test: Callable[[Artifact], bool]
+    name: str
+    asks_source: bool = False
+
+    def __call__(self, artifact: Artifact) -> bool:
+        return bool(self.test(artifact))
+
+    def __and__(self, other: Callable[[Artifact], bool]) -> Predicate:
+        second = as_predicate(other)
+        return self._with(second, "&", lambda a: self(a) and second(a))
+
+    def __or__(self, other: Callable[[Artifact], bool]) -> Predicate:
+        second = as_predicate(other)
+        return self._with(second, "|", lambda a: self(a) or second(a))
+
+    def __invert__(self) -> Predicate:
+        return Predicate(lambda a: not self(a), f"~{self.name}", self.asks_source)
+
+    def _with(self, other: Predicate, sign: str, test: Callable[[Artifact], bool]) -> Predicate:
+        return Predicate(test, f"({self.name} {sign} {other.name})", self.asks_source or other.asks_source)
+
+
+def as_predicate(test: Callable[[Artifact], bool]) -> Predicate:
+    """Any callable as a :class:`Predicate`."""
+    return test if isinstance(test, Predicate) else Predicate(test, getattr(test, "__name__", "filter"))
+
+
+def _plain(value: Any) -> str:
+    """The text of a name, or of an enum whose value it is."""
+    return str(getattr(value, "value", value)).lower()
+
+
+def by_status(status: Any) -> Predicate:
+    """Artifacts of one status: pending, rejected, accepted or superseded."""
+    wanted = _plain(status)
+    if wanted not in STATUSES:
+        raise UserError(f"the status {wanted!r} is unknown; use one of {', '.join(STATUSES)}")
+    return Predicate(lambda a: a.status == wanted, f"status {wanted}")
+
+
+def by_source(source: Any) -> Predicate:
+    """Artifacts that the generator or a person made: generated (generator), human or imported.
+
+    Raises:
+        UserError: an unknown source; when asked, of an artifact whose store cannot tell.
+    """
+    wanted = SOURCE_NAMES.get(_plain(source))
+    if wanted is None:
+        raise UserError(f"the source {_plain(source)!r} is unknown; use one of {', '.join(SOURCES)}")
+
+    def test(artifact: Artifact) -> bool:
+        if artifact.source is None and artifact.store is not None:
+            require_sources([artifact.store])
+        return artifact.source == wanted
+
+    return Predicate(test, f"source {wanted}", asks_source=True)
+
+
+def by_action_pair(*action_pair_ids: str) -> Predicate:
+    """Artifacts of these steps."""
+    return Predicate(lambda a: a.action_pair_id in action_pair_ids, f"action pair {', '.join(action_pair_ids)}")
+
+
+def by_workflow(*workflow_ids: str) -> Predicate:
+    """Artifacts of these runs."""
+    return Predicate(lambda a: a.workflow_id in workflow_ids, f"workflow {', '.join(workflow_ids)}")
+
+
+def created_after(when: datetime | str) -> Predicate:
+    """Artifacts made later than a time; without a zone it is taken as UTC, as in the stores.
+
+    Raises:
+        UserError: text that is no ISO-8601 time.
+    """
+    try:
+        limit = parse_time(when)
+    except ValueError:
+        raise UserError(f"{when!r} is no ISO-8601 time; write it as 2026-02-13T06:50:17+00:00") from None
+    return Predicate(lambda a: a.created > limit, f"after {limit.isoformat()}")
+
+
+def has_rejected_ancestor(artifact: Artifact) -> bool:
+    """Whether an attempt before this one, by link, was rejected."""
+    return any(a.status == "rejected" for a in get_provenance_chain(artifact)[:-1])
+
+
+def retry_count(artifact: Artifact) -> int:
+    """How many attempts are known to have come before: by link, or named in the feedback history.
+
+    Not ``attempt_number``, which counts other things too; not the links alone, which later layouts stopped setting.
+    """
+    linked = {a.artifact_id for a in get_provenance_chain(artifact)[:-1]}
+    history = artifact.context.feedback_history
+    named = {h.artifact_id for h in history if h.artifact_id is not None} - {artifact.artifact_id}
+    return len(linked | named) + sum(h.artifact_id is None for h in history)
+
+
+refinement_by_link = Predicate(lambda a: a.status == "accepted" and has_rejected_ancestor(a), "refinement by link")
+refinement = Predicate(
+    lambda a: a.status == "accepted" and (bool(a.context.feedback_history) or has_rejected_ancestor(a)), "refinement"
+)
+all_successes = Predicate(lambda a: a.status == "accepted", "all")
+generator_only = refinement & by_source("generated")
+human_only = refinement & by_source("human")
+
+
+def high_value(min_retries: int = 3) -> Predicate:
+    """Refinements after at least so many earlier attempts: what was hard."""
+    return refinement & Predicate(lambda a: retry_count(a) >= min_retries, f"at least {min_retries} retries")
+
+
+def recent(days: float = 30, now: datetime | None = None) -> Predicate:
+    """Refinements of the last days, counted back from now."""
+    try:
+        return refinement & created_after((now or datetime.now(UTC)) - timedelta(days=days))
+    except OverflowError:
+        return refinement
+
+
+POLICIES = ("refinement", "generator", "human", "high_value", "recent", "all")
+
+
+def named_policy(name: str, *, min_retries: int = 3, days: float = 30) -> Predicate:
+    """The predicate of one of :data:`POLICIES`, which the command line knows by these names.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    policies: Mapping[str, Predicate] = {
+        "refinement": refinement,
+        "generator": generator_only,
+        "human": human_only,
+        "high_value": high_value(min_retries),
+        "recent": recent(days),
+        "all": all_successes,
+    }
+    if name not in policies:
+        raise UserError(f"the policy {name!r} is unknown; use one of {', '.join(POLICIES)}")
+    return policies[name]

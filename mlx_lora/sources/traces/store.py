@@ -1,0 +1,225 @@
+"""An artifact store on disk: ``objects/`` is the truth, the index only what it is compared with. Read-only."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from .artifact import SOURCE_NAMES, Artifact, Malformed, parse_artifact
+from .objects import json_files, read_json, shown
+from .origins import amended_artifacts
+
+# How far below a given directory stores are looked for.
+DEPTH = 4
+
+
+@dataclass
+class ArtifactStore:
+    """The artifacts of one store directory.
+
+    Attributes:
+        path: the directory.
+        artifacts: by id, oldest first (created, id).
+        left_out: (reason, file) of each object that is no artifact.
+        differences: kind of difference to the index -> the ids concerned.
+        tells_sources: whether anything says who made each artifact: its files, amendments, or a mapping.
+    """
+
+    path: Path
+    artifacts: dict[str, Artifact]
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    differences: dict[str, list[str]] = field(default_factory=dict)
+    tells_sources: bool = False
+
+    def __iter__(self) -> Any:
+        return iter(self.artifacts.values())
+
+    def __len__(self) -> int:
+        return len(self.artifacts)
+
+    @property
+    def name(self) -> str:
+        """The path as text."""
+        return shown(self.path)
+
+    def get(self, artifact_id: str | None) -> Artifact | None:
+        """The artifact of an id, or ``None`` where the link dangles."""
+        return self.artifacts.get(artifact_id) if artifact_id is not None else None
+
+    def dangling(self) -> list[str]:
+        """The artifacts that name a predecessor which is not in the store."""
+        return [a.artifact_id for a in self if a.previous_attempt_id and not self.get(a.previous_attempt_id)]
+
+    def cyclic(self) -> list[str]:
+        """The artifacts that are their own predecessor, at whatever distance."""
+        walked: set[str] = set()
+        cycles: list[str] = []
+        for start in self.artifacts:
+            trail: dict[str, None] = {}
+            current: str | None = start
+            while current in self.artifacts and current not in walked and current not in trail:
+                trail[current] = None
+                current = self.artifacts[current].previous_attempt_id
+            if current in trail:
+                steps = list(trail)
+                cycles += steps[steps.index(current) :]
+            walked.update(trail)
+        return sorted(cycles)
+
+
+def get_provenance_chain(artifact: Artifact) -> list[Artifact]:
+    """The artifact and its predecessors by ``previous_attempt_id``, oldest first.
+
+    A link that dangles, or comes back to an artifact already seen, ends the chain.
+    """
+    chain, seen = [artifact], {artifact.artifact_id}
+    while artifact.store is not None:
+        previous = artifact.store.get(chain[-1].previous_attempt_id)
+        if previous is None or previous.artifact_id in seen:
+            break
+        chain.append(previous)
+        seen.add(previous.artifact_id)
+    return chain[::-1]
+
+
+def sparse_reward(artifact: Artifact) -> int:
+    """+1 accepted, −1 rejected, 0 otherwise."""
+    return artifact.reward
+
+
+def _read_objects(directory: Path) -> tuple[dict[str, Artifact], list[tuple[str, str]]]:
+    found: list[Artifact] = []
+    left_out = []
+    taken: set[str] = set()
+    for path in json_files(directory):
+        try:
+            artifact = parse_artifact(read_json(path))
+            if artifact.artifact_id in taken:
+                raise Malformed("another file of the store holds the same artifact_id")
+        except Malformed as error:
+            left_out.append((str(error), shown(path)))
+        else:
+            taken.add(artifact.artifact_id)
+            found.append(artifact)
+    found.sort(key=lambda a: (a.created, a.artifact_id))
+    return {a.artifact_id: a for a in found}, left_out
+
+
+def _index_differences(path: Path, artifacts: Mapping[str, Artifact]) -> dict[str, list[str]]:
+    """What the index says otherwise than ``objects/``."""
+    index_path = path / "index.json"
+    if not os.path.lexists(index_path):
+        return {"there is no index.json": [shown(index_path)]}
+    try:
+        index = read_json(index_path)
+    except Malformed as error:
+        return {f"index.json is of no use ({error})": [shown(index_path)]}
+    entries = index.get("artifacts") if isinstance(index, dict) else None
+    if not isinstance(entries, dict):
+        return {"index.json has no object of artifacts": [shown(index_path)]}
+    twice = [
+        identity
+        for group in ("action_pairs", "workflows")
+        for identity, count in Counter(_listed(index.get(group))).items()
+        if count > 1
+    ]
+
+    def status(identity: str) -> Any:
+        entry = entries[identity]
+        return entry.get("status") if isinstance(entry, dict) else None
+
+    differences = {
+        "the index names an object that is not there": [i for i in entries if i not in artifacts],
+        "an object is not in the index": [i for i in artifacts if i not in entries],
+        "the index lists an id twice": sorted(set(twice)),
+        "the index gives another status": [
+            i for i in entries if i in artifacts and status(i) not in (None, artifacts[i].status)
+        ],
+    }
+    return {kind: ids for kind, ids in differences.items() if ids}
+
+
+def _listed(group: Any) -> Iterable[str]:
+    lists = group.values() if isinstance(group, dict) else ()
+    return (identity for ids in lists if isinstance(ids, list) for identity in ids if isinstance(identity, str))
+
+
+def _assign_sources(store: ArtifactStore, sources: Mapping[str, str] | None, amendments: Path | None) -> None:
+    """A mapping overrules the artifact's own file, and that the amendments; the rest is the original's default."""
+    folder = amendments if amendments is not None else store.path / "amendments"
+    amended: set[str] = set()
+    if os.path.isdir(folder):
+        amended, refused = amended_artifacts(folder, store)
+        store.left_out += refused
+    written = any(a.source for a in store)
+    store.tells_sources = bool(sources) or os.path.isdir(folder) or written
+    for artifact in store if store.tells_sources else ():
+        human = "human" if artifact.artifact_id in amended else "generated"
+        artifact.source = (sources or {}).get(artifact.artifact_id) or artifact.source or human
+
+
+def read_store(
+    path: str | Path, *, sources: Mapping[str, str] | None = None, amendments: str | Path | None = None
+) -> ArtifactStore:
+    """Read one store directory; what in it is no artifact is named in ``left_out``, never an error.
+
+    Args:
+        sources: artifact id -> generated, human or imported, where the user knows.
+        amendments: directory of the amendments; by default ``amendments/`` in the store, if there.
+
+    Raises:
+        UserError: there is no such store, it holds no artifact at all, or ``sources`` has an unknown name.
+    """
+    path = Path(path)
+    if not os.path.isdir(path / "objects"):
+        raise UserError(f"{path}: this is no artifact store, it has no directory objects/; give the store's own one")
+    if amendments is not None and not os.path.isdir(amendments):
+        raise UserError(f"{amendments}: there is no such directory of amendments; check the path")
+    unknown = sorted({str(name) for name in (sources or {}).values()} - set(SOURCE_NAMES))
+    if unknown:
+        raise UserError(f"the source {unknown[0]!r} is unknown; use one of {', '.join(SOURCE_NAMES)}")
+    artifacts, left_out = _read_objects(path / "objects")
+    if not artifacts:
+        why = f"; the first of {len(left_out)} files, {left_out[0][1]}: {left_out[0][0]}" if left_out else ""
+        raise UserError(f"{path}: there is no artifact in objects/{why}; check that this is the store you mean")
+    store = ArtifactStore(path, artifacts, left_out, _index_differences(path, artifacts))
+    for artifact in store:
+        artifact.store = store
+    named = {identity: SOURCE_NAMES[name] for identity, name in (sources or {}).items()}
+    _assign_sources(store, named, Path(amendments) if amendments is not None else None)
+    return store
+
+
+def find_stores(path: str | Path) -> list[Path]:
+    """The store directories at or below a path, by name; symbolic links below it are not followed.
+
+    Raises:
+        UserError: there is no such directory, or no store in it.
+    """
+    root = Path(path)
+    if not os.path.isdir(root):
+        raise UserError(f"{root}: there is no such directory; give the directory of an artifact store")
+    found = []
+    for folder, folders, _ in os.walk(root, followlinks=False):
+        if "objects" in folders or os.path.isdir(os.path.join(folder, "objects")):
+            found.append(Path(folder))
+            folders.clear()
+        elif len(Path(folder).relative_to(root).parts) >= DEPTH:
+            folders.clear()
+        folders.sort()
+    if not found:
+        raise UserError(f"{root}: there is no artifact store here, no directory with objects/ in it; check the path")
+    return found
+
+
+def read_stores(
+    paths: Sequence[str | Path], *, sources: Mapping[str, str] | None = None, amendments: str | Path | None = None
+) -> list[ArtifactStore]:
+    """All stores at or below the given directories; :func:`read_store` says what is refused."""
+    directories = list(dict.fromkeys(found for path in paths for found in find_stores(path)))
+    return [read_store(directory, sources=sources, amendments=amendments) for directory in directories]
