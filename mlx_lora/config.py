@@ -115,7 +115,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     settings: dict[str, Any] = {}
     if path is not None:
         file = find_config(path)
-        settings = {key: _checked(str(file), key, value) for key, value in _read_mapping(file).items()}
+        settings = {key: _checked(str(file), key, value) for key, value in _in_our_names(file).items()}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
@@ -135,6 +135,17 @@ def find_config(path: str | Path) -> Path:
     raise UserError(
         f"{path}: there is no such config file; give a YAML or JSON file, or a preset: {', '.join(presets)}"
     )
+
+
+def _in_our_names(file: Path) -> Mapping[str, Any]:
+    """A config file's keys; one of the published claims module is translated."""
+    from .sources.claims.published import from_published, is_published
+
+    settings = _read_mapping(file)
+    try:
+        return from_published(settings) if is_published(settings) else settings
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
 
 
 def _read_mapping(file: Path) -> Mapping[str, Any]:

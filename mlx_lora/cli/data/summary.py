@@ -1,0 +1,24 @@
+"""How an import ends: what came in, what was left out and why, what else to know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...data.report import ImportReport
+from ..output import print_json, print_table
+
+
+def print_import(out: Path, card: dict[str, Any], report: ImportReport, as_json: bool) -> None:
+    """The card and the report of a new dataset, as one JSON object or for a person."""
+    if as_json:
+        print_json({"path": str(out), **card, "report": report.to_dict()})
+        return
+    if report.counts:
+        print_table("Left out", ("reason", "count"), [(reason, str(n)) for reason, n in report.counts.items()])
+    for note in report.notes:
+        click.echo(f"note: {note}")
+    splits = ", ".join(f"{name} {count}" for name, count in card["splits"].items())
+    click.echo(f"{out}: {report.kept} examples of {report.read} rows ({splits}); report.md names what was left out")

@@ -1,0 +1,85 @@
+"""Does a document entail a claim: an NLI model where there is one, else a heuristic that says so."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import UserError
+from .examples import shared_words
+
+Pairs = Sequence[tuple[str, str]]
+BATCH = 8
+
+
+@dataclass
+class Entailment:
+    """Who is asked for entailment.
+
+    Attributes:
+        method: its name, to be shown wherever its numbers are.
+        score: (premise, hypothesis) pairs -> a probability each, 0 to 1.
+    """
+
+    method: str
+    score: Callable[[Pairs], list[float]]
+
+
+def word_overlap() -> Entailment:
+    """The share of the hypothesis' words that the premise has: no judgement of meaning, and labelled so."""
+
+    def score(pairs: Pairs) -> list[float]:
+        return [shared_words(hypothesis, premise) for premise, hypothesis in pairs]
+
+    return Entailment("heuristic: word overlap, no NLI model", score)
+
+
+def entailment_index(id2label: Mapping[Any, str], model: str) -> int:
+    """Which output of a model means entailment; models differ, and a wrong one turns every judgement round.
+
+    Raises:
+        UserError: no label, or several, are called so.
+    """
+    found = [int(i) for i, label in id2label.items() if str(label).lower() in ("entailment", "entailed", "entail")]
+    if len(found) != 1:
+        labels = ", ".join(map(str, id2label.values()))
+        raise UserError(f"{model}: none of its labels is entailment ({labels}); use a model for NLI that names them")
+    return found[0]
+
+
+def nli_entailment(model: str | None) -> Entailment:
+    """An NLI model of the hub or a directory; without one, or without torch, :func:`word_overlap`.
+
+    Only safetensors are read, and no model's own code is run.
+
+    Raises:
+        UserError: the model cannot be loaded, or does not name its entailment label.
+    """
+    if model is None:
+        return word_overlap()
+    try:
+        torch = importlib.import_module("torch")
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    except ImportError:
+        return word_overlap()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        network = AutoModelForSequenceClassification.from_pretrained(model, use_safetensors=True).eval()
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{model}: this NLI model cannot be loaded ({reason})") from error
+    index = entailment_index(network.config.id2label, model)
+
+    def score(pairs: Pairs) -> list[float]:
+        found: list[float] = []
+        for start in range(0, len(pairs), BATCH):
+            premises, hypotheses = map(list, zip(*pairs[start : start + BATCH], strict=True))
+            # A document that is too long is cut, the claim never.
+            inputs = tokenizer(premises, hypotheses, truncation="only_first", padding=True, return_tensors="pt")
+            with torch.no_grad():
+                found += torch.softmax(network(**inputs).logits.float(), dim=-1)[:, index].tolist()
+        return found
+
+    return Entailment(f"NLI model {model}", score)

@@ -1,0 +1,133 @@
+"""The whole source in one call: instruction files → a dataset directory and the account of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...data.example import SPLITS, Example, write_dataset
+from ...data.report import ImportReport
+from ...data.split import split_by_key
+from ...errors import UserError
+from .plan import Plan, check_plan
+from .rows import Row, read_rows
+
+NEGATIVE = "row marked is_negative_example"
+NEVER = "row marked never_train"
+DUPLICATE = "exact duplicate of an earlier row"
+LEAKED = "training row with the prompt of an evaluation row"
+
+
+def make_instructions_dataset(
+    out: str | Path,
+    *,
+    files: Sequence[str | Path],
+    plan: Plan | None = None,
+    keep_duplicates: bool = False,
+    leave_out: Collection[str] = (),
+) -> tuple[dict[str, Any], ImportReport]:
+    """Write a new dataset directory; returns its card and the report of what came in and what was left out.
+
+    Where there are evaluation rows, they are the test split; else a tenth of the prompts is. Rows of one prompt
+    stay in one split.
+
+    Args:
+        plan: how many rows each bucket should have; what is not as planned is noted.
+        leave_out: buckets (task_type) not to import.
+
+    Raises:
+        UserError: the directory exists, a file cannot be read, or no row is left to train on.
+    """
+    if Path(out).exists():
+        raise UserError(f"{out}: this exists already; choose another --out, or remove it first")
+    report = ImportReport("instructions")
+    rows = [row for path in files for row in read_rows(path, report)]
+    train, test = select_rows(rows, report, keep_duplicates, leave_out)
+    if not train:
+        reasons = "; ".join(f"{count} × {reason}" for reason, count in report.counts.items()) or "the files are empty"
+        raise UserError(f"{files[0]}: no row is left to train on ({reasons})")
+    splits = split_by_key([r.example for r in train], prompt_of, (0.1, 0.0) if test else (0.1, 0.1))
+    if not splits["train"]:
+        splits = {split: [r.example for r in train] if split == "train" else [] for split in SPLITS}
+        report.notes.append("There are too few prompts to hold any out: all examples are in train.")
+    splits["test"] += [row.example for row in test]
+    found, kept = (Counter(row.bucket for row in some) for some in (rows, [*train, *test]))
+    card: dict[str, Any] = {
+        "source": "instructions",
+        "files": [str(path) for path in files],
+        "buckets": {bucket: {"rows": count, "kept": kept[bucket]} for bucket, count in found.items()},
+        "distinct_rows": len({conversation(row.example) for row in rows}),
+    }
+    report.notes += _notes([*train, *test])
+    if plan is not None:
+        check = check_plan(plan, found, kept)
+        card["plan"] = check.to_dict()
+        report.notes += check.notes()
+    return write_dataset(out, splits, card, report), report
+
+
+def select_rows(
+    rows: Iterable[Row], report: ImportReport, keep_duplicates: bool = False, leave_out: Collection[str] = ()
+) -> tuple[list[Row], list[Row]]:
+    """(to train on, to judge by); every other row is counted in the report."""
+    train: list[Row] = []
+    test: list[Row] = []
+    seen: set[tuple[bool, str]] = set()
+    for row in rows:
+        identity = (row.is_eval, conversation(row.example))
+        if row.bucket in leave_out:
+            report.leave_out(f"bucket {row.bucket}, as asked", row.where)
+        elif "is_negative_example" in row.flags:
+            report.leave_out(NEGATIVE, row.where)
+        elif "never_train" in row.flags and not row.is_eval:
+            report.leave_out(NEVER, row.where)
+        elif identity in seen and not keep_duplicates:
+            report.leave_out(DUPLICATE, row.where)
+        else:
+            seen.add(identity)
+            (test if row.is_eval else train).append(row)
+    held = {prompt_of(row.example) for row in test}
+    for row in train:
+        if prompt_of(row.example) in held:
+            report.leave_out(LEAKED, row.where)
+    train = [row for row in train if prompt_of(row.example) not in held]
+    report.kept = len(train) + len(test)
+    return train, test
+
+
+def conversation(example: Example) -> str:
+    """What makes two examples the same: their messages, whatever the metadata say."""
+    return _digest(example.messages)
+
+
+def prompt_of(example: Example) -> str:
+    """What an example asks: its messages before the first answer; of bare text, the text itself."""
+    first = next(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
+    return _digest(example.messages[:first] or example.messages)
+
+
+def _digest(messages: Sequence[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()
+
+
+def _notes(kept: Sequence[Row]) -> list[str]:
+    notes = []
+    bare = sum(len(row.example.messages) == 1 for row in kept)
+    if bare:
+        notes.append(f"{bare} rows are bare text: an assistant's turn without a prompt, learned whole.")
+    buckets, answers = defaultdict(set), defaultdict(set)
+    for row in kept:
+        buckets[prompt_of(row.example)].add(row.bucket)
+        answers[prompt_of(row.example)].add(conversation(row.example))
+    torn = [prompt for prompt, some in answers.items() if len(some) > 1]
+    if torn:
+        names = sorted({bucket for prompt in torn for bucket in buckets[prompt]})
+        notes.append(
+            f"{len(torn)} prompts have different answers (buckets {', '.join(names)}): a model cannot learn both; "
+            "leave a bucket of wrong answers out, or mark its rows is_negative_example."
+        )
+    return notes

@@ -1,0 +1,97 @@
+"""Rows of instruction files with what decides their use: their bucket, and the marks that keep them out of training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...data import rows as any_rows
+from ...data.example import Example
+from ...data.report import ImportReport
+from ..lines import shortened
+from .legacy import without_end_token
+
+FLAGS = ("is_negative_example", "is_eval", "never_train")
+TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0", "", "none")
+NO_BUCKET = "(no task_type)"
+# Real files mark the rows of this bucket by its name alone.
+EVAL_BUCKET = "eval"
+MALFORMED = "row that cannot be used"
+EMPTY = "row with an empty answer"
+
+
+@dataclass
+class Row:
+    """A row as a conversation.
+
+    Attributes:
+        bucket: its task_type.
+        flags: those of ``FLAGS`` that are true for it.
+        dialect: messages, instruction, completion or text.
+        where: file and line.
+    """
+
+    example: Example
+    bucket: str = NO_BUCKET
+    flags: set[str] = field(default_factory=set)
+    dialect: str = "messages"
+    where: str = ""
+
+    @property
+    def is_eval(self) -> bool:
+        """To be judged by, never trained on."""
+        return "is_eval" in self.flags or self.bucket == EVAL_BUCKET
+
+
+def read_rows(path: str | Path, report: ImportReport) -> Iterator[Row]:
+    """The rows of a JSONL file in any dialect; what cannot be used is left out, and named in the report.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    for row in any_rows.read_rows(path):
+        report.read += 1
+        if row.error:
+            report.leave_out(MALFORMED, f"{row.where}: {row.error}")
+        elif any(_is_empty(message) for message in row.messages):
+            report.leave_out(EMPTY, row.where)
+        else:
+            try:
+                yield as_row(row)
+            except ValueError as error:
+                report.leave_out(MALFORMED, f"{row.where}: {error}")
+
+
+def _is_empty(message: Mapping[str, Any]) -> bool:
+    return (
+        message["role"] == "assistant" and not (message.get("content") or "").strip() and not message.get("tool_calls")
+    )
+
+
+def as_row(row: any_rows.Row) -> Row:
+    """A row of any file with its bucket and flags.
+
+    Raises:
+        ValueError: a task_type that is no text, a flag neither true nor false, or a number that JSON cannot hold.
+    """
+    bucket = row.meta.get("task_type")
+    if bucket is not None and not isinstance(bucket, str):
+        raise ValueError(f"task_type must be text, not {shortened(bucket)}")
+    flags = {name for name in FLAGS if _is_true(row.meta, name)}
+    if row.dialect == "text":
+        row.messages[-1]["content"] = without_end_token(row.messages[-1]["content"])
+    row.meta["from"] = row.where
+    example = row.example()
+    # Python reads NaN and 1e999, and no other program would read what was written of them.
+    json.dumps(example.to_dict(), allow_nan=False)
+    return Row(example, bucket or NO_BUCKET, flags, row.dialect, row.where)
+
+
+def _is_true(meta: Mapping[str, Any], name: str) -> bool:
+    text = str(meta.get(name)).lower() if isinstance(meta.get(name), (bool, int, str, type(None))) else "?"
+    if text not in TRUE + FALSE:
+        raise ValueError(f"{name} must be true or false, not {shortened(meta[name])}")
+    return text in TRUE
