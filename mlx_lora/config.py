@@ -45,6 +45,7 @@ class TrainingConfig:
     max_steps: int | None = None
     batch_size: int = 4
     gradient_accumulation_steps: int = 4
+    micro_batch_tokens: int = 2048
     max_seq_length: int = 512
     train_on_prompt: bool = False
     weight_decay: float = 0.01
@@ -87,6 +88,7 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "max_steps": (1, 10**9, False),
     "batch_size": (1, 10**6, False),
     "gradient_accumulation_steps": (1, 10**6, False),
+    "micro_batch_tokens": (1, 10**9, False),
     "max_seq_length": (8, 10**7, False),
     "weight_decay": (0, 10, False),
     "grad_clip": (0, 1e6, True),

@@ -21,15 +21,18 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import _get_classes
 
 from ..backends.mlx.lora import load_weights, start_adapter
-from ..backends.mlx.loss import find_path
+from ..backends.mlx.loss import BatchArrays, find_path, plain_loss_sums
 from ..backends.mlx.step import TrainStep
 from ..config import TrainingConfig
+from ..data.batches import collate
 from ..training.trainer import training_steps
 from .rows import Row, make_rows
 from .shapes import body_parameters
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
-RATE = 1e-4
+RATE = 1e-3
+# Rows whose loss both sides are asked for afterwards.
+JUDGED = 32
 
 
 def build(config: dict[str, Any]) -> Any:
@@ -42,15 +45,18 @@ def build(config: dict[str, Any]) -> Any:
     return model
 
 
-def flops(config: dict[str, Any], body: int, head: int, attended: int) -> float:
+def flops(config: dict[str, Any], body: int, head: int, attended: int, narrow: bool = False) -> float:
     """Multiplications and additions of a step, in units of a forward pass's: frozen weights cost 2 passes.
 
     Args:
         body: tokens through the layers.
         head: positions through the head.
         attended: (query, key) pairs, summed over rows.
+        narrow: the last layer's MLP sees ``head`` positions only.
     """
-    matrices = 2 * 2 * (body * body_parameters(config) + head * config["hidden_size"] * config["vocab_size"])
+    mlp = 3 * config["hidden_size"] * config["intermediate_size"] if narrow else 0
+    logits = config["hidden_size"] * config["vocab_size"]
+    matrices = 2 * 2 * (body * (body_parameters(config) - mlp) + head * (logits + mlp))
     width = config["num_attention_heads"] * config["head_dim"]
     return matrices + 3 * 2 * 2 * attended * width * config["num_hidden_layers"]
 
@@ -71,26 +77,27 @@ def ours(spec: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
         from ..backends.mlx.checkpointing import checkpoint_layers
 
         checkpoint_layers(model)
-    step = TrainStep(model, find_path(model), config)
+    path = find_path(model)
+    step = TrainStep(model, path, config)
     examples = [row.encoded() for row in rows]
     weights = mx.get_active_memory()
     mx.reset_peak_memory()
-    times, losses, counted, supervised, real = [], [], [], 0, 0
+    times, counted, supervised, real = [], [], 0, 0
     steps = training_steps(config, examples)
     for number in range(1, spec["steps"] + 1):
         _, members, micro_batches = next(steps)
         started = time.perf_counter()
-        result = step(micro_batches, number, RATE)
+        step(micro_batches, number, RATE)
         times.append(time.perf_counter() - started)
-        losses.append(result.plain_loss)
         for batch, chosen in zip(micro_batches, members, strict=True):
             count, length = batch.ids.shape
             prefix = len(batch.prefix)
             pairs = prefix * prefix + count * length * (prefix + length)
-            counted.append(flops(spec["config"], prefix + count * length, len(batch.positions), pairs))
+            head = len(batch.positions)
+            counted.append(flops(spec["config"], prefix + count * length, head, pairs, path.narrow))
             supervised += batch.tokens
             real += sum(len(examples[i]) for i in chosen)
-    return _report(times, losses, counted, supervised, real, mx.get_peak_memory() - weights)
+    return _report(model, rows, times, counted, supervised, real, mx.get_peak_memory() - weights)
 
 
 class Rows:
@@ -114,11 +121,9 @@ class Timer:
 
     def __init__(self) -> None:
         self.times: list[float] = []
-        self.losses: list[float] = []
 
     def on_train_loss_report(self, info: dict[str, Any]) -> None:
         self.times.append(1 / info["iterations_per_second"])
-        self.losses.append(float(info["train_loss"]))
 
     def on_val_loss_report(self, info: dict[str, Any]) -> None:
         pass
@@ -156,7 +161,7 @@ def theirs(spec: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
             adapter_file=str(Path(directory) / "adapters.safetensors"),
             grad_checkpoint=spec["grad_checkpoint"],
         )
-        optimizer = optim.AdamW(learning_rate=RATE, weight_decay=0.01)
+        optimizer = optim.AdamW(learning_rate=RATE, weight_decay=0.01, bias_correction=True)
         train(
             *(model, optimizer, CacheDataset(Rows(rows)), None, arguments),
             training_callback=timer,
@@ -168,21 +173,29 @@ def theirs(spec: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
     ]
     supervised = sum(int((lengths[:, 1] - lengths[:, 0]).sum().item()) for _, lengths in done)
     real = sum(int(lengths[:, 1].sum().item()) for _, lengths in done)
-    return _report(timer.times, timer.losses, counted, supervised, real, mx.get_peak_memory() - weights)
+    return _report(model, rows, timer.times, counted, supervised, real, mx.get_peak_memory() - weights)
 
 
 def _report(
-    times: list[float], losses: list[float], counted: list[float], supervised: int, real: int, peak: int
+    model: Any, rows: list[Row], times: list[float], counted: list[float], supervised: int, real: int, peak: int
 ) -> dict[str, Any]:
     return {
         "times": times,
-        "losses": losses,
+        "loss": loss_after(model, rows),
         "flops": sum(counted),
         "supervised_tokens": supervised,
         "real_tokens": real,
         "peak_bytes": peak,
         "fast_blas": mlx_backend.FAST_BLAS,
     }
+
+
+def loss_after(model: Any, rows: list[Row]) -> float:
+    """Mean loss over the answers of the first rows, by the plain computation, whoever trained."""
+    model.eval()
+    batches = [BatchArrays.of(collate([row.encoded()])) for row in rows[:JUDGED]]
+    plain = [float(plain_loss_sums(model, batch)[1]) for batch in batches]
+    return sum(plain) / sum(len(row.ids) - row.prompt for row in rows[:JUDGED])
 
 
 def main() -> None:

@@ -84,6 +84,25 @@ def collate(examples: Sequence[EncodedExample], pad_id: int = 0, share_prefix: b
     )
 
 
+def split_batch(members: Sequence[int], examples: Sequence[EncodedExample], most: int) -> list[list[int]]:
+    """A batch in as few parts as keep each one's own tokens, padding included, to ``most``; similar lengths together.
+
+    A step's gradient is a sum over tokens, so that the parts have the batch's gradient, in less memory.
+
+    Args:
+        members: the batch's indices of ``examples``.
+    """
+    prefix = common_prefix([examples[i] for i in members])
+    by_length = sorted(members, key=lambda i: len(examples[i]))
+    parts: list[list[int]] = []
+    for count in range(1, len(members) + 1):
+        parts = [part.tolist() for part in np.array_split(by_length, count)]
+        own = [len(part) * _round_up(len(examples[part[-1]]) - 1 - prefix, PAD_TO) for part in parts]
+        if max(own) <= most:
+            break
+    return parts
+
+
 def in_order(examples: Sequence[EncodedExample], batch_size: int, pad_id: int = 0) -> Iterator[Batch]:
     """All examples once, by length: for evaluation."""
     by_length = sorted(examples, key=len)

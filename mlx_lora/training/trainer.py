@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backends import Backend, StepResult
 from ..config import TrainingConfig
-from ..data.batches import Batch, collate, in_order
+from ..data.batches import Batch, collate, in_order, split_batch
 from ..data.encode import EncodedExample
 from ..data.order import epoch_plan, prefix_groups, steps_per_epoch
 from ..errors import UserError
@@ -68,7 +68,8 @@ def training_steps(
     for epoch in count(done + 1):
         plan = epoch_plan(train, groups, size, accumulation, config.seed, epoch)
         for step in plan[skip:]:
-            yield epoch, step, [collate([train[i] for i in batch], pad_id) for batch in step]
+            parts = [part for batch in step for part in split_batch(batch, train, config.micro_batch_tokens)]
+            yield epoch, parts, [collate([train[i] for i in part], pad_id) for part in parts]
         skip = 0
 
 

@@ -74,6 +74,7 @@ def test_shared_prefix_and_supervised_positions(make_model, architecture):
     backend = trained(make_model(architecture.split("-")[0], **FAST[architecture]))
     assert backend.path.head_module is not None
     assert backend.path.share_prefix
+    assert backend.path.narrow
     assert backend.notes == [] or "OpenBLAS" in backend.notes[0]
     batch = collate(examples())
     assert len(batch.prefix) == 16

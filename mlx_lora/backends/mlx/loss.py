@@ -56,6 +56,26 @@ class PrefixCache:
         return "causal"
 
 
+class NarrowedLayer:
+    """A model's last layer whose MLP sees only the positions that will be spoken from: no other is used after it.
+
+    Args:
+        layer: a pre-norm layer, as in Llama, Qwen and Mistral.
+        positions: int [positions], flat indices into [batch, length].
+    """
+
+    def __init__(self, layer: nn.Module, positions: mx.array) -> None:
+        self.layer, self.positions = layer, positions
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        h = x + self.layer.self_attn(self.layer.input_layernorm(x), mask, cache)
+        h = h.reshape(-1, h.shape[-1])[self.positions][None]
+        return h + self.layer.mlp(self.layer.post_attention_layernorm(h))
+
+
 @dataclass
 class LossPath:
     """How losses are computed for a model.
@@ -63,10 +83,12 @@ class LossPath:
     Attributes:
         head_module: the module whose weights make logits of hidden states, ``None`` for the plain computation.
         share_prefix: whether a prefix may be computed once for a batch.
+        narrow: whether the last layer's MLP may see supervised positions only.
     """
 
     head_module: nn.Module | None
-    share_prefix: bool
+    share_prefix: bool = False
+    narrow: bool = False
 
     @property
     def note(self) -> str | None:
@@ -93,26 +115,47 @@ def find_path(model: nn.Module) -> LossPath:
         module, head = head_of(model)
         # The very same operations: not one bit may differ.
         if not mx.array_equal(head(model.model(tokens)), expected).item():
-            return LossPath(None, False)
+            return LossPath(None)
     except (AttributeError, TypeError, ValueError):
-        return LossPath(None, False)
-    return LossPath(module, _shares_prefix(model, head, tokens, expected))
+        return LossPath(None)
+    caches = make_prompt_cache(model)
+    shares = all(type(cache) is KVCache for cache in caches)
+    shares = shares and _agree(lambda: head(_after_prefix(model, tokens)), expected[:, 5:])
+    positions = mx.array([3, 7, 8])
+    narrow = _agree(lambda: head(_hidden(model, tokens, positions, None, narrow=True)), expected[:, positions])
+    return LossPath(module, shares, narrow)
 
 
-def _shares_prefix(
-    model: nn.Module, head: Callable[[mx.array], mx.array], tokens: mx.array, expected: mx.array
-) -> bool:
-    if not all(type(cache) is KVCache for cache in make_prompt_cache(model)):
-        return False
+def _after_prefix(model: nn.Module, tokens: mx.array) -> mx.array:
+    caches = [PrefixCache() for _ in model.layers]
+    model.model(tokens[:, :5], cache=caches)
+    return model.model(tokens[:, 5:], cache=caches)
+
+
+def _agree(attempt: Callable[[], mx.array], expected: mx.array) -> bool:
+    """Whether another way gives the same logits, but for rounding."""
     try:
-        caches = [PrefixCache() for _ in model.layers]
-        model.model(tokens[:, :5], cache=caches)
-        split = head(model.model(tokens[:, 5:], cache=caches)).astype(mx.float32)
+        got, whole = attempt().astype(mx.float32), expected.astype(mx.float32)
+        tolerance = 1e-4 if expected.dtype == mx.float32 else 5e-2
+        return bool((mx.abs(got - whole).max() <= tolerance * (1 + mx.abs(whole).max())).item())
     except (AttributeError, TypeError, ValueError):
         return False
-    whole = expected[:, 5:].astype(mx.float32)
-    tolerance = 1e-4 if expected.dtype == mx.float32 else 5e-2
-    return bool((mx.abs(split - whole).max() <= tolerance * (1 + mx.abs(whole).max())).item())
+
+
+def _hidden(
+    model: nn.Module, ids: mx.array, positions: mx.array, caches: list[PrefixCache] | None, narrow: bool
+) -> mx.array:
+    """Post-norm hidden states [1, positions, hidden] at flat positions of ``ids`` [batch, length]."""
+    if not narrow:
+        hidden = model.model(ids, cache=caches)
+        return hidden.reshape(-1, hidden.shape[-1])[positions][None]
+    layers = model.model.layers
+    last = layers[-1]
+    layers[-1] = NarrowedLayer(last, positions)
+    try:
+        return model.model(ids, cache=caches)
+    finally:
+        layers[-1] = last
 
 
 @dataclass
@@ -145,14 +188,14 @@ def loss_sums(model: nn.Module, path: LossPath, batch: BatchArrays) -> tuple[mx.
     """(weighted, plain) sums of the cross-entropy over a batch's supervised tokens, in float32."""
     if path.head_module is None:
         return plain_loss_sums(model, batch)
-    caches = None
     if batch.prefix.size and path.share_prefix:
         caches = [PrefixCache() for _ in model.layers]
         model.model(batch.prefix[None], cache=caches)
-        hidden = model.model(batch.ids, cache=caches)
+        spoken = _hidden(model, batch.ids, batch.positions, caches, path.narrow)[0]
     else:
-        hidden = model.model(_with_prefix(batch))[:, batch.prefix.size :]
-    spoken = hidden.reshape(-1, hidden.shape[-1])[batch.positions]
+        row = batch.positions // batch.ids.shape[1]
+        positions = batch.positions + (row + 1) * batch.prefix.size
+        spoken = _hidden(model, _with_prefix(batch), positions, None, path.narrow)[0]
     rows = max(1, LOGITS_AT_ONCE // _vocabulary(model, path.head_module))
     if spoken.shape[0] <= rows:
         return _cross_entropy(head_of(model)[1](spoken), batch.targets, batch.weights)
