@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,10 @@ class SciFact:
             )
         corpus = Path(directory, "corpus.jsonl")
         documents = read_corpus(corpus, report) if corpus.exists() else {}
-        samples: list[Sample] = []
-        for sample in read_claims(path, documents, report):
-            if limit is not None and len(samples) >= limit:
-                break
-            samples.append(sample)
+        samples = list(islice(read_claims(path, documents, report), limit))
         for reason, named in report.left_out.items():
-            raise UserError(f"{named[0]}: {reason}; correct or remove the line")
+            what = named[0] if reason == MALFORMED else f"{named[0]}: {reason}"
+            raise UserError(f"{what}; correct or remove the line")
         return samples
 
 
