@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..output import json_option, print_json, print_table
+from ..output import json_option
+from .summary import print_import
 
 if TYPE_CHECKING:
     from ...data.example import Example
-    from ...data.report import ImportReport
 
 POLICIES = ("refinement", "generator", "human", "high_value", "recent", "all")
 PATH = click.Path(path_type=Path)
@@ -70,20 +71,28 @@ def traces(
     card, report = make_traces_dataset(
         out, [*stores, *more_stores], policy=policy, context=not plain, lengths=lengths, **options
     )
-    if as_json:
-        print_json({"path": str(out), **card, "report": report.to_dict()})
-    else:
-        print_summary(out, card, report)
+    print_import(out, card, report, as_json)
 
 
 def token_lengths(base: str) -> Any:
-    """A function from an example to the tokens of its prompt and of its answer, as training will count them."""
+    """A function from an example to the tokens of its prompt and of its answer, as training will count them.
+
+    Raises:
+        UserError: there is no such model, or its tokenizer cannot be loaded.
+    """
+    # Transformers would tell, at import, that a tokenizer is all it can do without torch.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer
 
     from ...data.encode import encode_example
+    from ...errors import UserError
     from ...models.resolve import resolve_model
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(base).path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(base).path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{base}: its tokenizer cannot be loaded ({first}); check the model's files") from error
 
     def lengths(example: Example) -> tuple[int, int]:
         encoded = encode_example(tokenizer, example, max_seq_length=10**9)
@@ -91,16 +100,3 @@ def token_lengths(base: str) -> Any:
         return prompt, len(encoded) - prompt
 
     return lengths
-
-
-def print_summary(out: Path, card: dict[str, Any], report: ImportReport) -> None:
-    """What came in, what was left out and why."""
-    rows = [(reason, str(count)) for reason, count in report.counts.items()]
-    print_table(
-        f"{out}: {report.kept} examples from {report.read} artifacts",
-        ("left out", "artifacts"),
-        rows or [("nothing", "0")],
-    )
-    for note in report.notes:
-        click.echo(note)
-    click.echo(", ".join(f"{name} {count}" for name, count in card["splits"].items()))

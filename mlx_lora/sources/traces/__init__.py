@@ -5,6 +5,7 @@ from .dataset import as_example, make_traces_dataset
 from .extract import extract_training_data, overtaken, select
 from .guard import Verdict, as_guard
 from .improvement import evaluate_improvement, expected_retries, paired_difference, wilson
+from .links import get_provenance_chain
 from .origins import read_sources
 from .outcomes import by_outcome, read_results
 from .predicates import (
@@ -29,7 +30,6 @@ from .prompt import artifact_prompt, format_alpaca, format_prompt, training_exam
 from .store import (
     ArtifactStore,
     find_stores,
-    get_provenance_chain,
     read_store,
     read_stores,
     sparse_reward,

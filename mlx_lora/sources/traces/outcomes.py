@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data.example import read_jsonl
+from ...data.report import ImportReport
 from ...errors import UserError
+from ..lines import read_objects
 from .artifact import Artifact, Malformed
 from .objects import read_json
 from .predicates import Predicate
@@ -30,7 +31,10 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}: the results cannot be used ({error}); give JSONL or a JSON list") from None
         rows = [(f"{path}, entry {i}", row) for i, row in enumerate(content if isinstance(content, list) else [], 1)]
     else:
-        rows = list(read_jsonl(path))
+        report = ImportReport("results")
+        rows = list(read_objects(path, report))
+        for reason, (name, *_) in report.left_out.items():
+            raise UserError(f"{name}: {reason}; correct or remove it")
     for where, row in rows:
         if not isinstance(row, dict) or not isinstance(_status(row), str):
             raise UserError(f"{where}: a result is an object with {STATUS_KEYS[0]}; correct or remove it")

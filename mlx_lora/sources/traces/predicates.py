@@ -9,8 +9,8 @@ from typing import Any
 
 from ...errors import UserError
 from .artifact import SOURCE_NAMES, SOURCES, STATUSES, Artifact, parse_time
+from .links import Ancestry, get_provenance_chain
 from .origins import require_sources
-from .store import get_provenance_chain
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,14 @@ def created_after(when: datetime | str) -> Predicate:
     return Predicate(lambda a: a.created > limit, f"after {limit.isoformat()}")
 
 
+def _ancestry(artifact: Artifact) -> Ancestry:
+    known = artifact.store.ancestries if artifact.store is not None else {}
+    return known.get(artifact.artifact_id, Ancestry())
+
+
 def has_rejected_ancestor(artifact: Artifact) -> bool:
     """Whether an attempt before this one, by link, was rejected."""
-    return any(a.status == "rejected" for a in get_provenance_chain(artifact)[:-1])
+    return _ancestry(artifact).rejected
 
 
 def retry_count(artifact: Artifact) -> int:
@@ -114,10 +119,13 @@ def retry_count(artifact: Artifact) -> int:
 
     Not ``attempt_number``, which counts other things too; not the links alone, which later layouts stopped setting.
     """
-    linked = {a.artifact_id for a in get_provenance_chain(artifact)[:-1]}
+    linked = _ancestry(artifact).attempts
     history = artifact.context.feedback_history
-    named = {h.artifact_id for h in history if h.artifact_id is not None} - {artifact.artifact_id}
-    return len(linked | named) + sum(h.artifact_id is None for h in history)
+    if not history:
+        return linked
+    named = {entry.artifact_id for entry in history if entry.artifact_id is not None}
+    others = named - {a.artifact_id for a in get_provenance_chain(artifact)}
+    return linked + len(others) + sum(entry.artifact_id is None for entry in history)
 
 
 refinement_by_link = Predicate(lambda a: a.status == "accepted" and has_rejected_ancestor(a), "refinement by link")

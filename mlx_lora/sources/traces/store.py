@@ -6,11 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
 from .artifact import SOURCE_NAMES, Artifact, Malformed, parse_artifact
+from .links import Ancestry, ancestries
 from .objects import json_files, read_json, shown
 from .origins import amended_artifacts
 
@@ -57,34 +59,12 @@ class ArtifactStore:
 
     def cyclic(self) -> list[str]:
         """The artifacts that are their own predecessor, at whatever distance."""
-        walked: set[str] = set()
-        cycles: list[str] = []
-        for start in self.artifacts:
-            trail: dict[str, None] = {}
-            current: str | None = start
-            while current in self.artifacts and current not in walked and current not in trail:
-                trail[current] = None
-                current = self.artifacts[current].previous_attempt_id
-            if current in trail:
-                steps = list(trail)
-                cycles += steps[steps.index(current) :]
-            walked.update(trail)
-        return sorted(cycles)
+        return sorted(identity for identity, ancestry in self.ancestries.items() if ancestry.cyclic)
 
-
-def get_provenance_chain(artifact: Artifact) -> list[Artifact]:
-    """The artifact and its predecessors by ``previous_attempt_id``, oldest first.
-
-    A link that dangles, or comes back to an artifact already seen, ends the chain.
-    """
-    chain, seen = [artifact], {artifact.artifact_id}
-    while artifact.store is not None:
-        previous = artifact.store.get(chain[-1].previous_attempt_id)
-        if previous is None or previous.artifact_id in seen:
-            break
-        chain.append(previous)
-        seen.add(previous.artifact_id)
-    return chain[::-1]
+    @cached_property
+    def ancestries(self) -> dict[str, Ancestry]:
+        """What lies before each artifact, by id."""
+        return ancestries(self.artifacts)
 
 
 def sparse_reward(artifact: Artifact) -> int:
