@@ -272,7 +272,7 @@ document_rows = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(claim_rows.map(json.dumps) | json_values.map(json.dumps) | st.text(), max_size=5),
     st.lists(document_rows.map(json.dumps) | st.binary(), max_size=4),

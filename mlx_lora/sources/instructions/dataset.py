@@ -105,13 +105,14 @@ def conversation(example: Example) -> str:
 
 
 def prompt_of(example: Example) -> str:
-    """What an example asks: its messages before the first answer; of bare text, the text itself."""
+    """What an example asks: its messages before the first answer, but for white space; of bare text, the text."""
     first = next(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
-    return _digest(example.messages[:first] or example.messages)
+    asked = example.messages[:first] or example.messages
+    return _digest([(message["role"], " ".join((message.get("content") or "").split())) for message in asked])
 
 
-def _digest(messages: Sequence[dict[str, Any]]) -> str:
-    return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _notes(kept: Sequence[Row]) -> list[str]:

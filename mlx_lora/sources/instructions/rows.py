@@ -16,7 +16,6 @@ from .legacy import without_end_token
 
 FLAGS = ("is_negative_example", "is_eval", "never_train")
 TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0", "", "none")
-NO_BUCKET = "(no task_type)"
 # Real files mark the rows of this bucket by its name alone.
 EVAL_BUCKET = "eval"
 MALFORMED = "row that cannot be used"
@@ -28,14 +27,14 @@ class Row:
     """A row as a conversation.
 
     Attributes:
-        bucket: its task_type.
+        bucket: its task_type, or else the name of its file.
         flags: those of ``FLAGS`` that are true for it.
         dialect: messages, instruction, completion or text.
         where: file and line.
     """
 
     example: Example
-    bucket: str = NO_BUCKET
+    bucket: str
     flags: set[str] = field(default_factory=set)
     dialect: str = "messages"
     where: str = ""
@@ -80,6 +79,8 @@ def as_row(row: any_rows.Row) -> Row:
     bucket = row.meta.get("task_type")
     if bucket is not None and not isinstance(bucket, str):
         raise ValueError(f"task_type must be text, not {shortened(bucket)}")
+    if not bucket:
+        bucket = row.meta["bucket"] = Path(row.file).stem
     flags = {name for name in FLAGS if _is_true(row.meta, name)}
     if row.dialect == "text":
         row.messages[-1]["content"] = without_end_token(row.messages[-1]["content"])
@@ -87,7 +88,7 @@ def as_row(row: any_rows.Row) -> Row:
     example = row.example()
     # Python reads NaN and 1e999, and no other program would read what was written of them.
     json.dumps(example.to_dict(), allow_nan=False)
-    return Row(example, bucket or NO_BUCKET, flags, row.dialect, row.where)
+    return Row(example, bucket, flags, row.dialect, row.where)
 
 
 def _is_true(meta: Mapping[str, Any], name: str) -> bool:
