@@ -1,0 +1,46 @@
+"""Lines that are no rows, rows that share an id, and buckets against the plan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from .finding import Hit
+from .table import Item, Table
+
+
+def malformed(table: Table) -> Iterator[Hit]:
+    """Lines that hold no row."""
+    for row in table.malformed:
+        yield Hit(f"{row.where}: {row.error}")
+
+
+def sample_ids(table: Table) -> Iterator[Hit]:
+    """Rows whose ``sample_id`` an earlier row has."""
+    first: dict[str, Item] = {}
+    for item in table.items:
+        name = item.row.meta.get("sample_id")
+        if isinstance(name, (str, int)) and not isinstance(name, bool):
+            kept = first.setdefault(str(name), item)
+            if kept is not item:
+                yield Hit(f"{item.where}: sample_id {str(name)[:60]!r} is that of {kept.where}")
+
+
+def buckets(table: Table) -> Iterator[Hit]:
+    """One hit a bucket whose rows are not as many as planned, and one where the plan's own sum is not what it says."""
+    plan = table.plan or {}
+    rows = Counter[str]()
+    files: dict[str, str] = {}
+    for item in table.items:
+        bucket = item.bucket(plan)
+        rows[bucket] += 1
+        files.setdefault(bucket, item.row.file)
+    for bucket in [*plan, *(name for name in rows if name not in plan)]:
+        planned, where = plan.get(bucket), f"{files[bucket]}: " if bucket in files else ""
+        if planned is None:
+            yield Hit(f"{where}{rows[bucket]:,} rows of the bucket {bucket}, which the plan does not know")
+        elif rows[bucket] != planned:
+            yield Hit(f"{where}{rows[bucket]:,} rows of the bucket {bucket}, and the plan says {planned:,}")
+    if table.stated_total not in (None, sum(plan.values())):
+        total = sum(plan.values())
+        yield Hit(f"the plan's buckets sum to {total:,} rows, and it states a total of {table.stated_total:,}")

@@ -1,0 +1,63 @@
+"""A cleaned copy of a dataset, with a log of every row that is not in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from ...files import new_directory, write_atomic
+from ..example import SPLITS, Example, write_dataset
+from .finding import Finding
+from .table import Table
+
+LOG = "fixed.jsonl"
+
+
+def write_fixed(out: str | Path, table: Table, findings: Sequence[Finding]) -> dict[str, int]:
+    """Write the rows that no finding drops as a new dataset directory, and ``fixed.jsonl``, a line a dropped row.
+
+    A row is logged under the first check that drops it: ``{"file", "line", "check", "why"}``.
+
+    Returns:
+        Rows kept and dropped, by split and by check.
+
+    Raises:
+        UserError: the directory exists, cannot be written, or no row to train on would be left.
+    """
+    log: list[dict[str, Any]] = [
+        {"file": row.file, "line": row.line, "check": "malformed", "why": row.error} for row in table.malformed
+    ]
+    dropped: set[int] = set()
+    for finding in findings:
+        for hit in finding.hits:
+            for item in hit.drop:
+                if id(item) not in dropped:
+                    dropped.add(id(item))
+                    place = {"file": item.row.file, "line": item.row.line}
+                    log.append({**place, "check": finding.check, "why": hit.said})
+    splits: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    for item in table.items:
+        if id(item) not in dropped:
+            example = item.row.example()
+            example.meta = _finite(example.meta)
+            splits[item.split].append(example)
+    if not any(example.weight > 0 for example in splits["train"]):
+        raise UserError(f"{out}: no row to train on would be left, so nothing was written; see `mlx-lora data check`")
+    card = {"source": "check", "checked": [str(file) for file in table.files], "dropped": len(log)}
+    with new_directory(out) as directory:
+        # The dataset's own writer makes its directory, which then gives its files to the one with the log.
+        write_dataset(directory / "data", splits, card)
+        for file in sorted((directory / "data").iterdir()):
+            file.rename(directory / file.name)
+        (directory / "data").rmdir()
+        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in log)
+        write_atomic(directory / LOG, lines)
+    return {"kept": sum(map(len, splits.values())), "dropped": len(log)}
+
+
+def _finite(meta: dict[str, Any]) -> dict[str, Any]:
+    """Python reads NaN and 1e999, and no other program would read what it writes of them."""
+    return json.loads(json.dumps(meta), parse_constant=lambda name: None)

@@ -1,0 +1,85 @@
+"""All checks by name, and the two ways to run them: all of them for a person, the errors before a training."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from . import answers, bookkeeping, conflicts, duplicates, leaks, personal, template
+from .finding import Check, Finding, run_check
+from .table import Table, read_table
+
+CHECKS = (
+    Check("malformed", "error", "lines that hold no row", bookkeeping.malformed),
+    Check("empty_answer", "error", "answers that are empty", answers.empty),
+    Check("leaked_rows", "error", "evaluation rows that are trained on", leaks.rows),
+    Check("leaked_prompts", "error", "evaluation prompts trained on with another answer", leaks.prompts),
+    Check("near_leaks", "warning", "evaluation rows that nearly are training rows", duplicates.near_leaks, slow=True),
+    Check("shared_documents", "warning", "documents that training and evaluation share", leaks.documents),
+    Check("never_train", "error", "rows marked never_train in training", leaks.never_train),
+    Check("is_eval", "error", "rows marked is_eval in training", leaks.is_eval),
+    Check("is_negative_example", "error", "negative examples in training", leaks.is_negative_example),
+    Check("contradictory_answers", "error", "negatives against positives", conflicts.contradictions),
+    Check("several_answers", "warning", "one prompt, different answers", conflicts.several_answers),
+    Check("one_answer", "warning", "one answer, many prompts", conflicts.one_answer),
+    Check("mostly_copies", "error", "more than half of the training rows are copies", duplicates.mostly_copies),
+    Check("exact_duplicates", "warning", "rows that are there already", duplicates.exact),
+    Check("near_duplicates", "warning", "rows that nearly are there already", duplicates.near, slow=True),
+    Check("short_answer", "warning", "answers of fewer than ten characters", answers.short),
+    Check("cut_answer", "warning", "answers that seem cut off", answers.cut),
+    Check("secrets", "error", "what looks like keys or passwords", personal.secrets),
+    Check("email_addresses", "warning", "e-mail addresses", personal.emails),
+    Check("duplicate_sample_id", "warning", "sample_ids that are there already", bookkeeping.sample_ids),
+    Check("bucket_counts", "error", "buckets that are not as planned", bookkeeping.buckets, needs="plan"),
+    Check("template_refuses", "error", "turns or roles the template refuses", template.refused, needs="base"),
+    Check("no_end_of_turn", "error", "answers that teach no end", template.no_end_of_turn, needs="base"),
+    Check("serving_differs", "warning", "training text unlike serving text", template.serving_differs, needs="base"),
+    Check("answer_too_long", "error", "answers longer than max_seq_length", template.answer_too_long, needs="base"),
+    Check("too_long", "warning", "prompts that lose their middle", template.too_long, needs="base"),
+)
+
+
+def check_table(table: Table) -> list[Finding]:
+    """What every check finds, errors first; those that need a plan or a base run where the table has one."""
+    given = {"": True, "plan": table.plan is not None, "base": table.tokenizer is not None}
+    found = [run_check(check, table) for check in CHECKS if given[check.needs]]
+    return sorted((finding for finding in found if finding), key=lambda finding: finding.severity)
+
+
+def errors_that_stop(
+    data: str | Path | Sequence[str | Path], tokenizer: Any, max_seq_length: int, waived: Sequence[str] = ()
+) -> list[Finding]:
+    """What must not be trained on: the findings of severity error that are not waived, in seconds.
+
+    Of the checks that need the tokenizer only the first rows of each sequence of roles are looked at: training
+    encodes every row itself, and refuses the one that cannot be encoded.
+
+    Args:
+        data: a dataset directory, or several that are trained on together.
+
+    Raises:
+        UserError: a name is waived that no check has, or the data cannot be read.
+    """
+    names = [check.name for check in CHECKS]
+    for name in waived:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+            raise UserError(f"waive_checks: there is no check {name!r}; the nearest is {near!r}")
+    table = read_table([data] if isinstance(data, (str, Path)) else data)
+    table.tokenizer, table.max_seq_length, table.sampled = tokenizer, max_seq_length, True
+    wanted = [c for c in CHECKS if c.severity == "error" and c.name not in waived and c.needs != "plan" and not c.slow]
+    return [finding for finding in (run_check(check, table) for check in wanted) if finding]
+
+
+def stop_sentence(findings: Sequence[Finding], waived: Sequence[str] = ()) -> str:
+    """Why training stops, and what to do about it."""
+    first, names = findings[0], [*waived, *(finding.check for finding in findings)]
+    others = f" (and {', '.join(f.check for f in findings[1:])})" if len(findings) > 1 else ""
+    return (
+        f"the check {first.check}{others} stops training: {first.means}, {first.count} in all, the first "
+        f"{first.examples[0]}; correct the data (`mlx-lora data check DIR --fix OUT` writes a copy without such "
+        f"rows), or train on it nevertheless with --set 'waive_checks=[{', '.join(names)}]'"
+    )

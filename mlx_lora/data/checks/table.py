@@ -1,0 +1,184 @@
+"""What the checks look at: every row of a dataset with its place, its split, its prompt and its answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from ..example import SPLITS
+from ..rows import Row, read_rows
+
+# Names, or last parts of names, of files that hold what is not trained on.
+HELD_OUT = {
+    **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
+    **dict.fromkeys(("test", "eval", "evaluation", "heldout", "holdout"), "test"),
+}
+_TRUE = (True, 1, "true", "True", "yes", "1")
+_NEGATIVE = re.compile(r"(^|[^a-z])neg(ative)?s?($|[^a-z])")
+
+
+@dataclass
+class Item:
+    """A row that can be used.
+
+    Attributes:
+        split: train, valid or test.
+        prompt: what comes before the last answer, roles included, white space as single spaces.
+        answer: the last answer as it stands, tool calls included.
+    """
+
+    row: Row
+    split: str
+    prompt: str = ""
+    answer: str = ""
+
+    def __post_init__(self) -> None:
+        messages = self.row.messages
+        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        self.prompt = "\n".join(f"{m['role']}: {' '.join((m.get('content') or '').split())}" for m in messages[:last])
+        calls = messages[last].get("tool_calls")
+        self.answer = (messages[last].get("content") or "") + (json.dumps(calls, sort_keys=True) if calls else "")
+
+    @property
+    def where(self) -> str:
+        """File and line."""
+        return self.row.where
+
+    @cached_property
+    def pair(self) -> tuple[str, str]:
+        """Prompt and answer, but for white space: what makes two rows the same."""
+        return self.prompt, " ".join(self.answer.split())
+
+    @property
+    def trained(self) -> bool:
+        """Training sees it: the row is of a training file, and its weight is above 0."""
+        return self.split == "train" and self.row.weight > 0
+
+    @property
+    def text(self) -> str:
+        """All that the row says, but for the system prompt, which rows usually share."""
+        said = [m.get("content") or "" for m in self.row.messages if m["role"] != "system"]
+        return "\n".join([*said, self.answer] if self.row.messages[-1].get("tool_calls") else said)
+
+    def marked(self, mark: str) -> bool:
+        """Whether the meta says so, as ``true`` or as text."""
+        value = self.row.meta.get(mark)
+        return isinstance(value, (bool, int, str)) and value in _TRUE
+
+    def bucket(self, known: Collection[str]) -> str:
+        """The row's ``task_type``, or its file's name: whichever of them is ``known``, the first if neither is."""
+        stem = Path(self.row.file).stem
+        kind = self.row.meta.get("task_type") or self.row.meta.get("bucket") or stem
+        return stem if stem in known and str(kind) not in known else str(kind)
+
+    @property
+    def negative(self) -> bool:
+        """An example of what not to do: marked so, or of a bucket that is named so (``tool_neg``)."""
+        names = (str(self.row.meta.get("task_type", "")), Path(self.row.file).stem)
+        return self.marked("is_negative_example") or any(_NEGATIVE.search(name.lower()) for name in names)
+
+
+@dataclass
+class Table:
+    """A dataset, and what it is checked for.
+
+    Attributes:
+        items: the rows that can be used, in the order of files and lines.
+        malformed: those that cannot.
+        files: what was read.
+        plan: rows wanted by bucket; ``stated_total`` is what the plan says their sum is.
+        tokenizer: of the base model; without one the checks that need it are left out.
+        max_seq_length: tokens.
+        sampled: encode only some rows of each kind of conversation.
+        advance: called with how many rows a slow check has done.
+        shared: what one check has computed and another needs too.
+    """
+
+    items: list[Item]
+    malformed: list[Row] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    plan: Mapping[str, int] | None = None
+    stated_total: int | None = None
+    tokenizer: Any = None
+    max_seq_length: int = 512
+    sampled: bool = False
+    advance: Callable[[int], None] = lambda done: None
+    shared: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Lines that hold something."""
+        return len(self.items) + len(self.malformed)
+
+    @cached_property
+    def trained(self) -> list[Item]:
+        """What training sees."""
+        return [item for item in self.items if item.trained]
+
+    @cached_property
+    def held_out(self) -> list[Item]:
+        """What it is judged by."""
+        return [item for item in self.items if item.split != "train"]
+
+    @cached_property
+    def distinct(self) -> int:
+        """Rows that differ in prompt or answer."""
+        return len({item.pair for item in self.items})
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """The file itself; of a directory its train, valid and test.jsonl, or all its JSONL files if it has no train.jsonl.
+
+    Raises:
+        UserError: there is nothing there.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    splits = [file for split in SPLITS if (file := path / f"{split}.jsonl").exists()]
+    files = splits if (path / "train.jsonl").exists() else sorted(path.glob("*.jsonl"))
+    if not files:
+        raise UserError(f"{path}: there is no JSONL file in this directory; give a dataset directory or JSONL files")
+    return files
+
+
+def split_of(file: Path) -> str:
+    """train, valid or test, by the name of the file or the last part of it: ``eval.jsonl``, ``claims_dev.jsonl``."""
+    return HELD_OUT.get(re.split(r"[^a-z]+", file.stem.lower())[-1], "train")
+
+
+def read_table(paths: Sequence[str | Path], read: Callable[[int], None] = lambda rows: None) -> Table:
+    """All rows of files and directories; a file named twice is read once.
+
+    Args:
+        read: called with the number of rows read so far.
+
+    Raises:
+        UserError: a file or directory is missing or cannot be read, or there is no row at all.
+    """
+    table = Table([])
+    seen = set()
+    for file in (file for path in paths for file in files_of(path)):
+        if file.absolute() not in seen:
+            seen.add(file.absolute())
+            table.files.append(file)
+            _add(table, read_rows(file), split_of(file), read)
+    if not table.rows:
+        raise UserError(f"{', '.join(map(str, table.files))}: there is no row in it, so there is nothing to check")
+    return table
+
+
+def _add(table: Table, rows: Iterable[Row], split: str, read: Callable[[int], None]) -> None:
+    for row in rows:
+        if row.error:
+            table.malformed.append(row)
+        else:
+            table.items.append(Item(row, split))
+        if table.rows % 1000 == 0:
+            read(table.rows)
