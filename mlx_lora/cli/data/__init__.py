@@ -10,6 +10,8 @@ COMMANDS = {
     "eisv": ("mlx_lora.cli.data.eisv", "eisv", "Lumen's EISV trajectories, real and synthetic."),
     "instructions": ("mlx_lora.cli.data.instructions", "instructions", "Instruction rows in any of their forms."),
     "claims": ("mlx_lora.cli.data.claims", "claims", "Scientific claims with citations (SciFact's schema)."),
+    "check": ("mlx_lora.cli.data.check", "check", "What is wrong with a dataset: duplicates, leaks, secrets, ..."),
+    "show": ("mlx_lora.cli.data.show", "show", "An example as the model sees it."),
     "traces": ("mlx_lora.cli.data.traces", "traces", "An agent's accepted artifacts and how it got there."),
 }
 

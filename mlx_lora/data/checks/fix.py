@@ -10,34 +10,26 @@ from typing import Any
 from ...errors import UserError
 from ...files import new_directory, write_atomic
 from ..example import SPLITS, Example, write_dataset
-from .finding import Finding
+from .finding import Finding, run_check
+from .suite import CHECKS
 from .table import Table
 
 LOG = "fixed.jsonl"
+COPIES = ("exact_duplicates", "near_leaks", "near_duplicates")
 
 
 def write_fixed(out: str | Path, table: Table, findings: Sequence[Finding]) -> dict[str, int]:
-    """Write the rows that no finding drops as a new dataset directory, and ``fixed.jsonl``, a line a dropped row.
+    """Write the rows that no error and no copy speaks against as a new dataset directory, and ``fixed.jsonl``, a line a dropped row.
 
     A row is logged under the first check that drops it: ``{"file", "line", "check", "why"}``.
 
     Returns:
-        Rows kept and dropped, by split and by check.
+        How many rows were kept and dropped.
 
     Raises:
         UserError: the directory exists, cannot be written, or no row to train on would be left.
     """
-    log: list[dict[str, Any]] = [
-        {"file": row.file, "line": row.line, "check": "malformed", "why": row.error} for row in table.malformed
-    ]
-    dropped: set[int] = set()
-    for finding in findings:
-        for hit in finding.hits:
-            for item in hit.drop:
-                if id(item) not in dropped:
-                    dropped.add(id(item))
-                    place = {"file": item.row.file, "line": item.row.line}
-                    log.append({**place, "check": finding.check, "why": hit.said})
+    log, dropped = _dropped(table, findings)
     splits: dict[str, list[Example]] = {split: [] for split in SPLITS}
     for item in table.items:
         if id(item) not in dropped:
@@ -56,6 +48,32 @@ def write_fixed(out: str | Path, table: Table, findings: Sequence[Finding]) -> d
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in log)
         write_atomic(directory / LOG, lines)
     return {"kept": sum(map(len, splits.values())), "dropped": len(log)}
+
+
+def _dropped(table: Table, findings: Sequence[Finding]) -> tuple[list[dict[str, Any]], set[int]]:
+    """The log, and the ids (Python's) of the items that are left out."""
+    log: list[dict[str, Any]] = [
+        {"file": row.file, "line": row.line, "check": "malformed", "why": row.error} for row in table.malformed
+    ]
+    dropped: set[int] = set()
+
+    def drop(finding: Finding) -> None:
+        for hit in finding.hits:
+            for item in hit.drop:
+                if id(item) not in dropped:
+                    dropped.add(id(item))
+                    place = {"file": item.row.file, "line": item.row.line}
+                    log.append({**place, "check": finding.check, "why": hit.said})
+
+    for finding in findings:
+        if finding.severity == "error" and finding.check != "mostly_copies":
+            drop(finding)
+    # Only then the copies, or a good row would go because it resembles a bad one that is gone too.
+    rest = Table([item for item in table.items if id(item) not in dropped])
+    for check in CHECKS:
+        if check.name in COPIES and (found := run_check(check, rest)):
+            drop(found)
+    return log, dropped
 
 
 def _finite(meta: dict[str, Any]) -> dict[str, Any]:

@@ -28,12 +28,12 @@ def triples(text: str) -> list[str]:
 
 
 def nearest_before(
-    texts: Sequence[str], advance: Callable[[int], None] = lambda done: None
+    texts: Sequence[str], advance: Callable[[int], None] = lambda more: None
 ) -> list[tuple[int, int, float]]:
     """(i, j, similarity) for each text i that nearly repeats an earlier text j which itself repeats none.
 
     Args:
-        advance: called now and then with how many texts are done.
+        advance: called now and then with how many more texts are done.
     """
     from rensa import RMinHash, RMinHashLSH
 
@@ -56,7 +56,7 @@ def nearest_before(
                 found.append((i, best, similarity))
             else:
                 index.insert(i, hashes)
-        advance(min(start + GROUP, len(texts)))
+        advance(len(group))
     return found
 
 

@@ -96,7 +96,7 @@ class Table:
         tokenizer: of the base model; without one the checks that need it are left out.
         max_seq_length: tokens.
         sampled: encode only some rows of each kind of conversation.
-        advance: called with how many rows a slow check has done.
+        advance: called with how many more rows a slow check has done.
         shared: what one check has computed and another needs too.
     """
 
@@ -108,7 +108,7 @@ class Table:
     tokenizer: Any = None
     max_seq_length: int = 512
     sampled: bool = False
-    advance: Callable[[int], None] = lambda done: None
+    advance: Callable[[int], None] = lambda more: None
     shared: dict[str, Any] = field(default_factory=dict)
 
     @property

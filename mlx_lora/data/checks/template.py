@@ -55,7 +55,7 @@ def encoded(table: Table) -> list[Encoded]:
         for done, item in enumerate(items, 1):
             facts.append(_encode(table, item, ends))
             if done % REPORT_EVERY == 0:
-                table.advance(done)
+                table.advance(REPORT_EVERY)
         table.shared["encoded"] = facts
     return table.shared["encoded"]
 

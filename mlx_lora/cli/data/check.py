@@ -1,0 +1,108 @@
+"""``mlx-lora data check``: what is wrong with a dataset, before hours are spent on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..output import json_option, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from ...data.checks import Finding, Table
+
+# Fewer rows are done before a bar could be read.
+MANY_ROWS = 2000
+# Examples of each finding that a person is shown; --json has more.
+SHOWN = 3
+
+
+@click.command()
+@click.argument("paths", metavar="DIR|FILE...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--plan", metavar="FILE|NAME", help="Rows each bucket should have: YAML, JSON, or coder.")
+@click.option("--base", metavar="MODEL", help="Check with this model's tokenizer and chat template too.")
+@click.option("--max-seq-length", type=click.IntRange(8), default=512, show_default=True, help="Tokens, with --base.")
+@click.option("--fix", metavar="OUT", type=click.Path(path_type=Path), help="Write a cleaned copy to a new directory.")
+@json_option
+def check(
+    paths: tuple[Path, ...], plan: str | None, base: str | None, max_seq_length: int, fix: Path | None, as_json: bool
+) -> int:
+    """Duplicates, leaks, contradictions, secrets and what training would refuse, by file and line.
+
+    Takes a dataset directory, or JSONL files of any kind: {"messages"}, {"instruction", "input", "output"},
+    {"prompt", "completion"}, {"text"}. Files named valid, dev, test or eval (or ..._eval) hold what is not trained on.
+
+    Exit status: 0 no error (warnings are none), 1 a check of severity error found something, 2 bad input.
+
+    \b
+    mlx-lora data check data/eisv --base builtin/tiny-lumen
+    mlx-lora data check style_core.jsonl eval.jsonl --plan coder --fix data/clean
+    """
+    from ...data.checks import read_table
+    from ...errors import UserError
+
+    if fix is not None and (fix.exists() or fix.is_symlink()):
+        raise UserError(f"{fix}: this exists already; choose another name, or remove it first")
+    table = read_table(paths)
+    if plan is not None:
+        from ...sources.instructions import load_plan
+
+        loaded = load_plan(plan)
+        table.plan, table.stated_total = loaded.buckets, loaded.stated_total
+    if base is not None:
+        from ...models.tokenizer import load_tokenizer
+
+        table.tokenizer, table.max_seq_length = load_tokenizer(base), max_seq_length
+    findings = _checked(table, quiet=as_json or table.rows < MANY_ROWS)
+    result = {"rows": table.rows, "distinct_rows": table.distinct, "findings": [f.to_dict() for f in findings]}
+    if fix is not None:
+        from ...data.checks.fix import write_fixed
+
+        result["fixed"] = {"path": str(fix), **write_fixed(fix, table, findings)}
+    if as_json:
+        print_json(result)
+    else:
+        _print(table, findings, result.get("fixed"))
+    return int(any(finding.severity == "error" for finding in findings))
+
+
+def _checked(table: Table, quiet: bool) -> list[Finding]:
+    """All findings, with a bar on standard error while they are looked for."""
+    from ...data.checks import check_table
+
+    if quiet:
+        return check_table(table)
+    passes = 1 if table.tokenizer is None else 2  # once for near-duplicates, once for the template
+    done = 0
+    with progress(f"{table.rows:,} rows", passes * table.rows) as show:
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            show(done)
+
+        table.advance = advance
+        return check_table(table)
+
+
+def _print(table: Table, findings: list[Finding], fixed: object) -> None:
+    if findings:
+        rows = [(f.check, f.severity, f"{f.count:,}", f.means) for f in findings]
+        print_table("Findings", ("check", "severity", "count", "what"), rows)
+    for finding in findings:
+        click.echo(f"{finding.check}:")
+        for example in finding.examples[:SHOWN]:
+            click.echo(f"  {example}")
+        if finding.count > SHOWN:
+            click.echo(f"  ... and {finding.count - SHOWN:,} more")
+    click.echo(f"{table.rows:,} rows, {table.distinct:,} of them distinct")
+    errors = [finding.check for finding in findings if finding.severity == "error"]
+    if isinstance(fixed, dict):
+        click.echo(
+            f"{fixed['path']}: {fixed['kept']:,} rows kept, {fixed['dropped']:,} left out (fixed.jsonl says why)"
+        )
+    elif errors:
+        click.echo(f"errors: {', '.join(errors)}; training stops for these unless the config's waive_checks names them")
+    else:
+        click.echo("no error was found")

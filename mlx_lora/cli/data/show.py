@@ -1,0 +1,119 @@
+"""``mlx-lora data show``: an example as the model sees it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..output import json_option, print_json
+
+if TYPE_CHECKING:
+    from ...data.checks.table import Item
+    from ...data.encode import EncodedExample
+    from ...data.segments import Segment
+
+DEFAULT_BASE = "builtin/tiny-lumen"
+
+
+@click.command()
+@click.argument("path", metavar="DIR|FILE", type=click.Path(path_type=Path))
+@click.argument("number", metavar="[N]", type=click.IntRange(1), default=1)
+@click.option("--split", type=click.Choice(["train", "valid", "test"]), help="[default: train, or the file's own]")
+@click.option("--base", metavar="MODEL", help=f"Whose tokenizer and template; the card's model, or {DEFAULT_BASE}.")
+@click.option("--max-seq-length", type=click.IntRange(8), default=512, show_default=True, help="Tokens.")
+@json_option
+def show(path: Path, number: int, split: str | None, base: str | None, max_seq_length: int, as_json: bool) -> None:
+    """The Nth example (counted from 1) in the base model's template: what is learned in colour, weights, length.
+
+    \b
+    mlx-lora data show data/eisv
+    mlx-lora data show data/eisv 3 --base Qwen/Qwen2.5-0.5B-Instruct
+    """
+    from ...data.encode import encode_example
+    from ...data.segments import segments
+    from ...errors import UserError
+    from ...models.tokenizer import load_tokenizer
+
+    item = _item(path, number, split)
+    base = base or _card_base(path) or DEFAULT_BASE
+    tokenizer = load_tokenizer(base)
+    try:
+        example = encode_example(tokenizer, item.row.example(), max_seq_length)
+    except UserError as error:
+        raise UserError(f"{item.where}: {error}") from error
+    parts = list(segments(tokenizer, example))
+    if as_json:
+        print_json({"path": str(path), "example": number, **_facts(item, base, example, parts)})
+    else:
+        _print(item, base, example, parts)
+
+
+def _item(path: Path, number: int, split: str | None) -> Item:
+    """The row that is asked for.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    from ...data.checks import read_table
+    from ...errors import UserError
+
+    table = read_table([path])
+    split = split or ("train" if path.is_dir() else None)
+    items = [item for item in table.items if split in (None, item.split)]
+    if number > len(items):
+        of = f" of the split {split}" if split else ""
+        raise UserError(f"{path}: there are {len(items)} examples{of}, so there is no example {number}")
+    return items[number - 1]
+
+
+def _card_base(path: Path) -> str | None:
+    """The model that the dataset's card names, if it names one."""
+    try:
+        card = json.loads((path / "card.json").read_text(encoding="utf-8"))
+        return next((card[key] for key in ("base", "base_model", "model_name") if isinstance(card.get(key), str)), None)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _facts(item: Item, base: str, example: EncodedExample, parts: list[Segment]) -> dict[str, Any]:
+    return {
+        "file": item.row.file,
+        "line": item.row.line,
+        "split": item.split,
+        "base": base,
+        "tokens": len(example),
+        "supervised_tokens": int(example.supervised.sum()),
+        "cut": example.cut,
+        "weight": example.weight,
+        "segments": [asdict(part) for part in parts],
+    }
+
+
+def _print(item: Item, base: str, example: EncodedExample, parts: list[Segment]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    learned = int(example.supervised.sum())
+    cut = f", {example.cut} of the prompt left out" if example.cut else ""
+    console.print(Text(f"{item.where} ({item.split}), as {base} sees it"))
+    console.print(
+        Text(f"{len(example)} tokens, {learned} of them learned{cut}; the example's weight is {item.row.weight:g}")
+    )
+    text = Text()
+    usual = min((part.weight for part in parts if part.supervised), default=0.0)
+    for part in parts:
+        # Without colours, brackets say the same.
+        before, after = ("", "") if console.is_terminal or not part.supervised else ("⟦", "⟧")
+        heavier = part.supervised and part.weight > usual
+        style = "bold yellow" if heavier else "bold green" if part.supervised else "dim"
+        text.append(before + part.text + after, style)
+        if heavier:
+            text.append(f"×{part.weight:.3g}", "yellow")
+    console.print(text, soft_wrap=True)
+    if any(part.weight > usual for part in parts):
+        console.print(Text(f"×: what this part's loss is multiplied by; ×{usual:.3g} where nothing is said"))

@@ -1,0 +1,35 @@
+"""An encoded example as text again: runs of tokens that are learned alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .encode import EncodedExample
+
+
+@dataclass
+class Segment:
+    """Neighbouring tokens with one weight.
+
+    Attributes:
+        weight: what their loss is multiplied by, the example's weight included; 0 where nothing is learned.
+    """
+
+    text: str
+    tokens: int
+    supervised: bool
+    weight: float
+
+
+def segments(tokenizer: Any, example: EncodedExample) -> Iterator[Segment]:
+    """The example's tokens in order, special ones as they are written."""
+    by_token = np.ones(len(example)) if example.token_weights is None else example.token_weights
+    weights = np.where(example.supervised, by_token * example.weight, 0.0)
+    changes = np.flatnonzero((np.diff(weights) != 0) | (np.diff(example.supervised.astype(int)) != 0)) + 1
+    for run in np.split(np.arange(len(example)), changes):
+        text = tokenizer.decode(example.ids[run].tolist(), skip_special_tokens=False)
+        yield Segment(text, len(run), bool(example.supervised[run[0]]), float(weights[run[0]]))
