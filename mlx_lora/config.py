@@ -29,7 +29,7 @@ class TrainingConfig:
 
     model_name: str = "meta-llama/Llama-3.2-1B-Instruct"
     model_revision: str | None = None
-    data: str | None = None
+    data: str | list[dict[str, Any]] | None = None
     output_dir: str | None = None
     lora_rank: int = 16
     lora_alpha: float = 32.0
@@ -61,6 +61,7 @@ class TrainingConfig:
     max_minutes: float | None = None
     until: str | None = None
     memory_limit_gb: float | None = None
+    waive_checks: list[str] = field(default_factory=list)
     seed: int = 42
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,13 +69,16 @@ class TrainingConfig:
 
     def learned_from(self) -> dict[str, Any]:
         """The keys that decide what is learned: a run can only go on with the same."""
-        return {key: value for key, value in self.to_dict().items() if key not in RUN_ONLY}
+        decisive = {key: value for key, value in self.to_dict().items() if key not in RUN_ONLY}
+        # Datasets are compared by their contents; their shares are not among those.
+        mixed = [share["weight"] for share in self.data] if isinstance(self.data, list) else []
+        return decisive | ({"data_weights": mixed} if mixed else {})
 
 
 # How a run is carried out; these may differ when it goes on.
 RUN_ONLY = {
     *("output_dir", "data", "save_steps", "save_total_limit", "log_steps"),
-    *("max_minutes", "until", "memory_limit_gb", "grad_checkpoint"),
+    *("max_minutes", "until", "memory_limit_gb", "grad_checkpoint", "waive_checks"),
 }
 # The smallest (included) and largest value of each number, and whether the smallest is itself too small.
 RANGES: dict[str, tuple[float, float, bool]] = {
@@ -185,6 +189,8 @@ def _checked(where: str, key: Any, value: Any) -> Any:
         raise UserError(f"{where}: there is no config key {key!r}; the nearest is {near!r}")
     if key == "until" and isinstance(value, int) and not isinstance(value, bool):
         value = f"{value // 60:02d}:{value % 60:02d}"  # YAML 1.1 reads 23:00 as minutes, in base 60
+    if key == "data" and isinstance(value, list):
+        return _shares(where, value)
     value = _coerce(_TYPES[key], value)
     if not _fits(_TYPES[key], value):
         raise UserError(f"{where}: {key} must be {_describe(_TYPES[key])}, not {value!r}")
@@ -199,6 +205,23 @@ def _checked(where: str, key: Any, value: Any) -> Any:
     if key == "lora_target_modules" and not value:
         raise UserError(f"{where}: lora_target_modules is empty; name at least one module, e.g. [q_proj, v_proj]")
     return value
+
+
+def _shares(where: str, value: list[Any]) -> list[dict[str, Any]]:
+    """The datasets of a mix as ``{"path", "weight"}``; a weight that is not given is 1."""
+    shares: list[dict[str, Any]] = []
+    for item in value:
+        share = {"weight": 1.0, **item} if isinstance(item, dict) else {}
+        path, weight = share.get("path"), _coerce(float, share.get("weight"))
+        fits = set(share) == {"path", "weight"} and isinstance(path, str) and isinstance(weight, float)
+        if not fits or not 0 < weight <= 1e9:
+            raise UserError(f"{where}: an item of data must be {{path: DIR, weight: a number above 0}}, not {item!r}")
+        if path in [other["path"] for other in shares]:
+            raise UserError(f"{where}: data names {path} twice; give it one weight")
+        shares.append({"path": path, "weight": weight})
+    if not shares:
+        raise UserError(f"{where}: data is empty; name at least one dataset")
+    return shares
 
 
 def _coerce(kind: Any, value: Any) -> Any:
@@ -238,7 +261,7 @@ def _describe(kind: Any) -> str:
         if get_origin(choice) is Literal:
             words.append("one of " + ", ".join(get_args(choice)))
         elif get_origin(choice) is list:
-            words.append("a list of names")
+            words.append("a list of names" if get_args(choice) == (str,) else "a list of {path, weight}")
         else:
             words.append(names[choice])
     return " or ".join(words)

@@ -153,6 +153,19 @@ def read_split(directory: str | Path, split: str) -> list[Example]:
     return examples
 
 
+def read_trainable(directory: str | Path) -> list[Example]:
+    """The examples of the train split whose weight is above 0.
+
+    Raises:
+        UserError: there is none; or see :func:`read_split`.
+    """
+    examples = [example for example in read_split(directory, "train") if example.weight > 0]
+    if not examples:
+        file = Path(directory) / "train.jsonl"
+        raise UserError(f"{file}: every example has the weight 0, so there is nothing to train on")
+    return examples
+
+
 def dataset_hashes(directory: str | Path) -> dict[str, str]:
     """sha256 of each split's file."""
     paths = {split: Path(directory) / f"{split}.jsonl" for split in SPLITS}

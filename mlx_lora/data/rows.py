@@ -153,9 +153,7 @@ def _conversation(value: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
         return "completion", _turns(value, _text(value, "prompt"), _text(value, "completion"))
     if "text" in value:
         return "text", _from_text(value, _text(value, "text"))
-    raise UserError(
-        "a row has messages, instruction and output, prompt and completion, or text"
-    )
+    raise UserError("a row has messages, instruction and output, prompt and completion, or text")
 
 
 def _from_text(value: dict[str, Any], text: str) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ def dry_run(ready: Prepared) -> dict[str, Any]:
     steps = total_steps(config, len(train))
     lengths = [len(e) for e in train]
     trainable = ready.backend.attach_lora(config)
-    taken = training_steps(config, train)
+    taken = training_steps(config, train, mix=ready.mix)
     seconds = []
     for step in range(1, min(TIMED_STEPS, steps) + 1):
         _, _, micro_batches = next(taken)

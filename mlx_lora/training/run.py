@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import signal
 import time
@@ -20,8 +19,10 @@ import yaml
 from .. import __version__
 from ..backends import Backend, load_backend
 from ..config import TrainingConfig
+from ..data.checks import errors_that_stop, stop_sentence
 from ..data.encode import EncodedExample, encode_examples, encode_prompt
-from ..data.example import Example, dataset_hashes, read_split
+from ..data.example import Example, read_split, read_trainable
+from ..data.mix import Mix, datasets_of, hashes_of, record_of
 from ..errors import UserError
 from ..files import new_directory, write_atomic, write_json, writing
 from ..models.resolve import ResolvedModel, resolve_model
@@ -36,16 +37,22 @@ RUN_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE = "run.json", "config.yaml", "met
 
 @dataclass
 class Prepared:
-    """Everything a run needs, read and checked; nothing is written yet."""
+    """Everything a run needs, read and checked; nothing is written yet.
+
+    Attributes:
+        data: the dataset's directory, or those of a mix.
+        mix: which examples each epoch sees, where there are several.
+    """
 
     config: TrainingConfig
-    data: Path
+    data: list[Path]
     out: Path
     model: ResolvedModel
     examples: list[Example]
     backend: Backend
     train: list[EncodedExample]
     valid: list[EncodedExample]
+    mix: Mix | None = None
 
     def notes(self) -> list[str]:
         """What the user should know before the first step, a sentence each."""
@@ -61,25 +68,32 @@ def prepare(config: TrainingConfig) -> Prepared:
     """Read and check dataset and model.
 
     Raises:
-        UserError: see ``read_split``, ``resolve_model`` and ``encode_example``.
+        UserError: see ``read_split``, ``resolve_model``, ``errors_that_stop`` and ``encode_example``.
     """
     if not config.data:
         raise UserError("no dataset was given; name its directory with --data DIR or the config key data")
     if not config.output_dir:
         raise UserError("no run directory was given; name it with --out adapters/NAME or the config key output_dir")
-    data, out = Path(config.data), Path(config.output_dir)
-    examples = [example for example in read_split(data, "train") if example.weight > 0]
-    if not examples:
-        raise UserError(f"{data / 'train.jsonl'}: every example has the weight 0, so there is nothing to train on")
-    valid = read_split(data, "valid")
+    data, weights = datasets_of(config.data)
+    train_sets = [read_trainable(path) for path in data]
+    valid_sets = [read_split(path, "valid") for path in data]
+    mix = Mix([len(rows) for rows in train_sets], weights, config.seed) if len(data) > 1 else None
     model = resolve_model(config.model_name, config.model_revision)
     backend = load_backend(model)
+    wrong = errors_that_stop(data, backend.tokenizer, config.max_seq_length, config.waive_checks)
+    if wrong:
+        raise UserError(stop_sentence(wrong, data, config.waive_checks))
 
-    def encode(rows: Sequence[Example], split: str) -> list[EncodedExample]:
-        source = str(data / f"{split}.jsonl")
-        return encode_examples(backend.tokenizer, rows, config.max_seq_length, source, config.train_on_prompt)
+    def encode(sets: Sequence[Sequence[Example]], split: str) -> list[EncodedExample]:
+        encoded: list[EncodedExample] = []
+        for path, rows in zip(data, sets, strict=True):
+            source = str(path / f"{split}.jsonl")
+            encoded += encode_examples(backend.tokenizer, rows, config.max_seq_length, source, config.train_on_prompt)
+        return encoded
 
-    return Prepared(config, data, out, model, examples, backend, encode(examples, "train"), encode(valid, "valid"))
+    examples = [example for rows in train_sets for example in rows]
+    train_rows, valid_rows = encode(train_sets, "train"), encode(valid_sets, "valid")
+    return Prepared(config, data, Path(config.output_dir), model, examples, backend, train_rows, valid_rows, mix)
 
 
 def train(
@@ -143,6 +157,7 @@ def _train(ready: Prepared, trainable: int, listeners: tuple[Listener, ...]) -> 
     with interruption() as interrupted:
         trainer = Trainer(
             *(ready.backend, config, ready.train, ready.valid, checkpoints, state, emit),
+            mix=ready.mix,
             metrics_size=lambda: (out / METRICS_FILE).stat().st_size,
         )
         result = trainer.run(Limits(deadline_of(config, time.time()), interrupted))
@@ -168,7 +183,7 @@ def _resume(backend: Backend, checkpoints: Checkpoints, metrics: Path) -> tuple[
 
 def samples(ready: Prepared) -> list[tuple[str, str, str]]:
     """(prompt, reference, answer) of a few validation examples, or training ones where there are none."""
-    rows = (read_split(ready.data, "valid") or ready.examples)[:SAMPLES]
+    rows = ([row for path in ready.data for row in read_split(path, "valid")] or ready.examples)[:SAMPLES]
     chats = [row.messages[: _last_answer(row)] for row in rows]
     prompts = [encode_prompt(ready.backend.tokenizer, chat) for chat in chats]
     answers = ready.backend.generate(prompts, SAMPLE_TOKENS, 0.0, 0)
@@ -188,8 +203,8 @@ def _record(ready: Prepared) -> dict[str, Any]:
         "mlx_lora_version": __version__,
         "model": ready.model.name,
         "model_revision": ready.model.revision,
-        "data": os.fspath(ready.data.resolve()),
-        "data_sha256": dataset_hashes(ready.data),
+        "data": record_of(ready.data, ready.mix),
+        "data_sha256": hashes_of(ready.data),
         "learned_from": ready.config.learned_from(),
         # What the adapter is used to being told, if it was always the same.
         "system_prompt": systems.pop() if len(systems) == 1 else None,
@@ -208,7 +223,7 @@ def _check_same(ready: Prepared, extend: bool) -> None:
     changed = [f"{key} was {then.get(key)!r} and is {now[key]!r}" for key in now if then.get(key) != now[key]]
     if extend:
         changed = [c for c in changed if not c.startswith(("num_epochs ", "max_steps "))]
-    hashes = dataset_hashes(ready.data)
+    hashes = hashes_of(ready.data)
     changed += [
         f"{split}.jsonl has changed" for split in hashes if run.get("data_sha256", {}).get(split) != hashes[split]
     ]

@@ -12,6 +12,7 @@ from ..backends import Backend, StepResult
 from ..config import TrainingConfig
 from ..data.batches import Batch, collate, in_order, split_batch
 from ..data.encode import EncodedExample
+from ..data.mix import Mix
 from ..data.order import epoch_plan, prefix_groups, steps_per_epoch
 from ..errors import UserError
 from .checkpoints import Checkpoints, TrainerState
@@ -59,17 +60,20 @@ def total_steps(config: TrainingConfig, examples: int) -> int:
 
 
 def training_steps(
-    config: TrainingConfig, train: Sequence[EncodedExample], pad_id: int = 0, after: int = 0
+    config: TrainingConfig, train: Sequence[EncodedExample], pad_id: int = 0, after: int = 0, mix: Mix | None = None
 ) -> Iterator[tuple[int, list[list[int]], list[Batch]]]:
     """(epoch, indices, micro-batches) of every optimizer step after step ``after``, epoch after epoch without end."""
     size, accumulation = config.batch_size, config.gradient_accumulation_steps
     groups = prefix_groups(train, size)
     done, skip = divmod(after, epoch_steps(config, len(train)))
     for epoch in count(done + 1):
-        plan = epoch_plan(train, groups, size, accumulation, config.seed, epoch)
+        members = mix.epoch(epoch) if mix else range(len(train))
+        drawn = [train[i] for i in members]
+        plan = epoch_plan(drawn, [groups[i] for i in members], size, accumulation, config.seed, epoch)
         for step in plan[skip:]:
-            parts = [part for batch in step for part in split_batch(batch, train, config.micro_batch_tokens)]
-            yield epoch, parts, [collate([train[i] for i in part], pad_id) for part in parts]
+            parts = [part for batch in step for part in split_batch(batch, drawn, config.micro_batch_tokens)]
+            indices = [[members[i] for i in part] for part in parts]
+            yield epoch, indices, [collate([train[i] for i in part], pad_id) for part in indices]
         skip = 0
 
 
@@ -94,7 +98,9 @@ class Trainer:
         state: TrainerState,
         emit: Emit,
         metrics_size: Callable[[], int] = lambda: 0,
+        mix: Mix | None = None,
     ) -> None:
+        self.mix = mix
         self.backend, self.config, self.train, self.valid = backend, config, train, valid
         self.checkpoints, self.state, self.emit, self.metrics_size = checkpoints, state, emit, metrics_size
         self.total = total_steps(config, len(train))
@@ -113,7 +119,7 @@ class Trainer:
             KeyboardInterrupt: ``limits.interrupted``; the state is checkpointed.
         """
         stopped = None
-        steps = training_steps(self.config, self.train, after=self.state.step)
+        steps = training_steps(self.config, self.train, after=self.state.step, mix=self.mix)
         while self.state.step < self.total and stopped is None:
             self._one_step(*next(steps))
             stopped = self._after_step(limits)

@@ -19,9 +19,10 @@ COPIES = ("exact_duplicates", "near_leaks", "near_duplicates")
 
 
 def write_fixed(out: str | Path, table: Table, findings: Sequence[Finding]) -> dict[str, int]:
-    """Write the rows that no error and no copy speaks against as a new dataset directory, and ``fixed.jsonl``, a line a dropped row.
+    """Write the rows that no error speaks against, each once, as a new dataset directory.
 
-    A row is logged under the first check that drops it: ``{"file", "line", "check", "why"}``.
+    ``fixed.jsonl`` in it has a line for each dropped row, ``{"file", "line", "check", "why"}``, with the first check
+    that drops it.
 
     Returns:
         How many rows were kept and dropped.

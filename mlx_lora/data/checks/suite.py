@@ -74,12 +74,12 @@ def errors_that_stop(
     return [finding for finding in (run_check(check, table) for check in wanted) if finding]
 
 
-def stop_sentence(findings: Sequence[Finding], waived: Sequence[str] = ()) -> str:
-    """Why training stops, and what to do about it."""
+def stop_sentence(findings: Sequence[Finding], data: Sequence[str | Path], waived: Sequence[str] = ()) -> str:
+    """Why training on ``data`` stops, and what to do about it."""
     first, names = findings[0], [*waived, *(finding.check for finding in findings)]
     others = f" (and {', '.join(f.check for f in findings[1:])})" if len(findings) > 1 else ""
     return (
         f"the check {first.check}{others} stops training: {first.means}, {first.count} in all, the first "
-        f"{first.examples[0]}; correct the data (`mlx-lora data check DIR --fix OUT` writes a copy without such "
-        f"rows), or train on it nevertheless with --set 'waive_checks=[{', '.join(names)}]'"
+        f"{first.examples[0]}; correct the data (`mlx-lora data check {' '.join(map(str, data))}` says more, and "
+        f"--fix writes a cleaned copy), or train on it nevertheless with --set 'waive_checks=[{', '.join(names)}]'"
     )

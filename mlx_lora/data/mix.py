@@ -1,0 +1,93 @@
+"""Several datasets in one run: how many examples of each an epoch sees, and which; a function of sizes and seed.
+
+An epoch has as many examples as all datasets together. Of dataset i it sees the share weight_i / sum of weights,
+rounded so that the sum stays the same. Each dataset is gone through in an order of its own, drawn anew for each pass:
+none of its examples comes again before all others of it have come, and the next epoch goes on where the last ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from .example import dataset_hashes
+
+
+def epoch_counts(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
+    """Examples of each dataset in an epoch: shares of the sum of ``sizes`` by largest remainder (Hamilton's method).
+
+    Raises:
+        UserError: a share is less than one example.
+    """
+    total = sum(sizes)
+    exact = [weight / sum(weights) * total for weight in weights]
+    counts = [int(share) for share in exact]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: (counts[i] - exact[i], i))
+    for i in by_remainder[: total - sum(counts)]:
+        counts[i] += 1
+    if 0 in counts:
+        i = counts.index(0)
+        raise UserError(
+            f"data: the weight {weights[i]:g} of dataset {i + 1} is less than one example in an epoch of {total}; "
+            "raise it or leave the dataset out"
+        )
+    return counts
+
+
+@dataclass
+class Mix:
+    """Datasets whose training examples stand one after the other in one list.
+
+    Attributes:
+        sizes: how many examples each has.
+        weights: each one's share of an epoch, in any unit.
+    """
+
+    sizes: list[int]
+    weights: list[float]
+    seed: int
+
+    def epoch(self, number: int) -> list[int]:
+        """Indices into the list, dataset after dataset, for an epoch (counted from 1); some may occur twice."""
+        indices: list[int] = []
+        for i, count in enumerate(epoch_counts(self.sizes, self.weights)):
+            size, offset = self.sizes[i], sum(self.sizes[:i])
+            start, end = (number - 1) * count, number * count
+            passes = range(start // size, (end - 1) // size + 1)
+            order = np.concatenate([self._order(i, done) for done in passes])[start % size :][:count]
+            indices += (offset + order).tolist()
+        return indices
+
+    def _order(self, dataset: int, done: int) -> np.ndarray:
+        """A dataset's order after so many passes over it."""
+        return np.random.Generator(np.random.PCG64([self.seed, dataset, done])).permutation(self.sizes[dataset])
+
+
+def datasets_of(data: str | Sequence[dict[str, Any]]) -> tuple[list[Path], list[float]]:
+    """The directories that a config's ``data`` names, and the weight of each."""
+    shares: Sequence[dict[str, Any]] = [{"path": data, "weight": 1.0}] if isinstance(data, str) else data
+    return [Path(share["path"]) for share in shares], [float(share["weight"]) for share in shares]
+
+
+def record_of(data: Sequence[Path], mix: Mix | None) -> str | list[dict[str, Any]]:
+    """A run's account of its data: the directory; of a mix, each one with how many of its examples an epoch sees."""
+    paths = [str(path.resolve()) for path in data]
+    if mix is None:
+        return paths[0]
+    counts = epoch_counts(mix.sizes, mix.weights)
+    return [
+        {"path": path, "weight": weight, "examples": size, "in_an_epoch": count}
+        for path, weight, size, count in zip(paths, mix.weights, mix.sizes, counts, strict=True)
+    ]
+
+
+def hashes_of(data: Sequence[Path]) -> dict[str, str]:
+    """sha256 of each split's file; of several datasets, under the directory's path."""
+    if len(data) == 1:
+        return dataset_hashes(data[0])
+    return {f"{path}/{split}": sha for path in data for split, sha in dataset_hashes(path).items()}
