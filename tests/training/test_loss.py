@@ -72,7 +72,7 @@ def assert_same(backend, batch):
 @pytest.mark.parametrize("architecture", FAST)
 def test_shared_prefix_and_supervised_positions(make_model, architecture):
     backend = trained(make_model(architecture.split("-")[0], **FAST[architecture]))
-    assert backend.path.head_module is not None
+    assert not backend.path.plain
     assert backend.path.share_prefix
     assert backend.path.narrow
     assert backend.notes == [] or "OpenBLAS" in backend.notes[0]
@@ -96,14 +96,17 @@ def test_the_prefix_is_the_same_computation_as_whole_rows(make_model):
 @pytest.mark.parametrize("tied", [True, False])
 def test_chunked_logits(make_model, monkeypatch, tied):
     backend = trained(make_model("llama", tie_word_embeddings=tied))
-    monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", 7 * 1024)
+    monkeypatch.setattr(loss_module, "LEAST_POSITIONS", 7)
+    monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", dict.fromkeys(loss_module.LOGITS_AT_ONCE, 1))
+    assert_same(backend, collate(examples()))
+    backend.model.train()
     assert_same(backend, collate(examples()))
 
 
 @pytest.mark.parametrize("architecture", PLAIN_HEAD)
 def test_scaled_logits_take_the_plain_path_and_say_so(make_model, architecture):
     backend = trained(make_model(architecture, **PLAIN_HEAD[architecture]))
-    assert backend.path.head_module is None
+    assert backend.path.plain
     assert any("not a plain product" in note for note in backend.notes)
     assert_same(backend, collate(examples()))
 
@@ -111,7 +114,7 @@ def test_scaled_logits_take_the_plain_path_and_say_so(make_model, architecture):
 @pytest.mark.parametrize("architecture", PLAIN_PREFIX)
 def test_sliding_windows_share_no_prefix_and_say_so(make_model, architecture):
     backend = trained(make_model(architecture, **PLAIN_PREFIX[architecture]))
-    assert backend.path.head_module is not None
+    assert not backend.path.plain
     assert not backend.path.share_prefix
     assert any("computed in each row" in note for note in backend.notes)
     assert_same(backend, collate(examples()))

@@ -17,8 +17,10 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from ...data.batches import Batch
 
-# Logits held at once, in elements: 64 MB in float32, whatever the vocabulary.
-LOGITS_AT_ONCE = 2**24
+# Logits held at once, in elements: 64 MB in float32 on a GPU, and what fits a CPU's caches, whatever the vocabulary.
+LOGITS_AT_ONCE = {mx.gpu: 2**24, mx.cpu: 2**20}
+# Fewer positions than these at once make slow products.
+LEAST_POSITIONS = 64
 PROBE = 12
 
 
@@ -81,19 +83,19 @@ class LossPath:
     """How losses are computed for a model.
 
     Attributes:
-        head_module: the module whose weights make logits of hidden states, ``None`` for the plain computation.
+        plain: whether every position's logits must be computed, by the model itself.
         share_prefix: whether a prefix may be computed once for a batch.
         narrow: whether the last layer's MLP may see supervised positions only.
     """
 
-    head_module: nn.Module | None
+    plain: bool = False
     share_prefix: bool = False
     narrow: bool = False
 
     @property
     def note(self) -> str | None:
         """What the user should know, if something is slower than it could be."""
-        if self.head_module is None:
+        if self.plain:
             return "this architecture's logits are not a plain product of hidden states: every position's are computed"
         if not self.share_prefix:
             return "this architecture's caches are not plain keys and values: common prefixes are computed in each row"
@@ -112,18 +114,18 @@ def find_path(model: nn.Module) -> LossPath:
     tokens = mx.arange(1, PROBE + 1)[None]
     expected = model(tokens)
     try:
-        module, head = head_of(model)
+        _, head = head_of(model)
         # The very same operations: not one bit may differ.
         if not mx.array_equal(head(model.model(tokens)), expected).item():
-            return LossPath(None)
+            return LossPath(plain=True)
     except (AttributeError, TypeError, ValueError):
-        return LossPath(None)
+        return LossPath(plain=True)
     caches = make_prompt_cache(model)
     shares = all(type(cache) is KVCache for cache in caches)
     shares = shares and _agree(lambda: head(_after_prefix(model, tokens)), expected[:, 5:])
     positions = mx.array([3, 7, 8])
     narrow = _agree(lambda: head(_hidden(model, tokens, positions, None, narrow=True)), expected[:, positions])
-    return LossPath(module, shares, narrow)
+    return LossPath(False, shares, narrow)
 
 
 def _after_prefix(model: nn.Module, tokens: mx.array) -> mx.array:
@@ -178,15 +180,58 @@ class BatchArrays:
         return self.prefix, self.ids, self.positions, self.targets, self.weights
 
 
-def _cross_entropy(logits: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.array, mx.array]:
-    # A checkpointed chunk is differentiated by all its arguments; the targets are none to differentiate by.
-    losses = nn.losses.cross_entropy(logits.astype(mx.float32), mx.stop_gradient(targets))
-    return (losses * weights).sum(), (losses * (weights > 0)).sum()
+Head = Callable[[mx.array], mx.array]
+
+
+def _chunk(head: Head, hidden: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """(weighted sum, plain sum, gradient of the weighted sum by ``hidden``), each exponential computed once."""
+    logits, columns, rows = head(hidden).astype(mx.float32), targets[:, None], weights[:, None]
+    highest = logits.max(axis=-1, keepdims=True)
+    powers = mx.exp(logits - highest)
+    total = powers.sum(axis=-1, keepdims=True)
+    losses = (mx.log(total) + highest - mx.take_along_axis(logits, columns, axis=-1))[:, 0]
+    # Softmax minus one at the target, times the weight.
+    shares = powers * (rows / total)
+    at_target = mx.take_along_axis(shares, columns, axis=-1) - rows
+    by_logits = mx.put_along_axis(shares, columns, at_target, axis=-1)
+    gradient = mx.vjp(head, [hidden], [by_logits.astype(hidden.dtype)])[1][0]
+    return (losses * weights).sum(), (losses * (weights > 0)).sum(), gradient
+
+
+def head_sums(
+    head: Head, hidden: mx.array, targets: mx.array, weights: mx.array, rows: int, in_turn: bool
+) -> tuple[mx.array, mx.array]:
+    """(weighted, plain) sums of the cross-entropy of a frozen head, ``rows`` positions at a time.
+
+    A chunk's gradient is taken while its logits are there, so that none are kept or computed again.
+
+    Args:
+        in_turn: let a chunk wait for the gradient of the one before.
+    """
+
+    @mx.custom_function
+    def sums(hidden: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        weighted = plain = mx.array(0.0)
+        gradients: list[mx.array] = []
+        for start in range(0, hidden.shape[0], rows):
+            part = slice(start, start + rows)
+            piece = mx.depends(hidden[part], gradients[-1]) if in_turn and gradients else hidden[part]
+            w, p, gradient = _chunk(head, piece, targets[part], weights[part])
+            weighted, plain = weighted + w, plain + p
+            gradients.append(gradient)
+        return weighted, plain, mx.concatenate(gradients)
+
+    @sums.vjp
+    def _(primals: tuple, cotangents: tuple, outputs: tuple) -> tuple[mx.array, mx.array, mx.array]:
+        hidden, targets, weights = primals
+        return (cotangents[0] * outputs[2]).astype(hidden.dtype), mx.zeros_like(targets), mx.zeros_like(weights)
+
+    return sums(hidden, targets, weights)[:2]
 
 
 def loss_sums(model: nn.Module, path: LossPath, batch: BatchArrays) -> tuple[mx.array, mx.array]:
     """(weighted, plain) sums of the cross-entropy over a batch's supervised tokens, in float32."""
-    if path.head_module is None:
+    if path.plain:
         return plain_loss_sums(model, batch)
     if batch.prefix.size and path.share_prefix:
         caches = [PrefixCache() for _ in model.layers]
@@ -196,21 +241,9 @@ def loss_sums(model: nn.Module, path: LossPath, batch: BatchArrays) -> tuple[mx.
         row = batch.positions // batch.ids.shape[1]
         positions = batch.positions + (row + 1) * batch.prefix.size
         spoken = _hidden(model, _with_prefix(batch), positions, None, path.narrow)[0]
-    rows = max(1, LOGITS_AT_ONCE // _vocabulary(model, path.head_module))
-    if spoken.shape[0] <= rows:
-        return _cross_entropy(head_of(model)[1](spoken), batch.targets, batch.weights)
-    # Recomputed in the backward pass, so that only one chunk's logits exist at a time.
-    chunk = nn.utils.checkpoint(path.head_module, lambda h, t, w: _cross_entropy(head_of(model)[1](h), t, w))
-    weighted = plain = mx.array(0.0)
-    for start in range(0, spoken.shape[0], rows):
-        part = slice(start, start + rows)
-        w, p = chunk(spoken[part], batch.targets[part], batch.weights[part])
-        weighted, plain = weighted + w, plain + p
-    return weighted, plain
-
-
-def _vocabulary(model: nn.Module, head: nn.Module) -> int:
-    return head.weight.shape[0]
+    module, head = head_of(model)
+    rows = max(LEAST_POSITIONS, LOGITS_AT_ONCE[mx.default_device().type] // module.weight.shape[0])
+    return head_sums(head, spoken, batch.targets, batch.weights, rows, model.training)
 
 
 def _with_prefix(batch: BatchArrays) -> mx.array:
@@ -221,4 +254,6 @@ def _with_prefix(batch: BatchArrays) -> mx.array:
 def plain_loss_sums(model: nn.Module, batch: BatchArrays) -> tuple[mx.array, mx.array]:
     """The same sums from every position's logits: what any model allows, and what the fast path must equal."""
     logits = model(_with_prefix(batch))[:, batch.prefix.size :]
-    return _cross_entropy(logits.reshape(-1, logits.shape[-1])[batch.positions], batch.targets, batch.weights)
+    spoken = logits.reshape(-1, logits.shape[-1])[batch.positions].astype(mx.float32)
+    losses = nn.losses.cross_entropy(spoken, batch.targets)
+    return (losses * batch.weights).sum(), (losses * (batch.weights > 0)).sum()
