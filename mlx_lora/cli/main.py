@@ -14,6 +14,7 @@ from .lazy import LazyGroup
 COMMANDS = {
     "quickstart": ("mlx_lora.cli.quickstart", "quickstart", "See it work: data, training, gate, in a few minutes."),
     "data": ("mlx_lora.cli.data", "data", "Make a dataset from a source."),
+    "experience": ("mlx_lora.cli.experience", "experience", "Collect what an agent should remember."),
     "train": ("mlx_lora.cli.train", "train", "Train a LoRA adapter on a dataset."),
     "eval": ("mlx_lora.cli.evaluate", "evaluate", "Measure a model or an adapter with a suite."),
     "gate": ("mlx_lora.cli.evaluate", "gate", "Judge the results of eval: exit status 0 passed, 1 failed."),

@@ -12,6 +12,7 @@ COMMANDS = {
     "claims": ("mlx_lora.cli.data.claims", "claims", "Scientific claims with citations (SciFact's schema)."),
     "check": ("mlx_lora.cli.data.check", "check", "What is wrong with a dataset: duplicates, leaks, secrets, ..."),
     "show": ("mlx_lora.cli.data.show", "show", "An example as the model sees it."),
+    "salience": ("mlx_lora.cli.data.salience", "salience", "An agent's experiences, weighted by their salience."),
     "traces": ("mlx_lora.cli.data.traces", "traces", "An agent's accepted artifacts and how it got there."),
 }
 

@@ -1,0 +1,51 @@
+"""An agent's experiences → sleep training: the flat import place of everything the source offers."""
+
+from .buffer import read_buffer, read_buffers
+from .builder import RaisingTrainingDataBuilder, create_training_dataset_from_buffer, load_training_set
+from .collapse import asks_only, floods_with_questions, made_of_stock_phrases, repeats_itself, stock_shares
+from .collector import DEFAULT_BUFFER, ExperienceCollector, buffer_stats
+from .dataset import make_salience_dataset, pattern_limit, pattern_of
+from .filters import CHECKS, Filters, answer_fault, is_cut, plays_a_role, thinks_on, without_faults
+from .prompt import DEFAULT_SYSTEM_PROMPT, read_system_prompt
+from .record import DIMENSIONS, KEYS, Experience, experience_id, parse_experience
+from .scoring import ConversationalSalienceScorer, score_exchange
+from .similar import NearDuplicates
+from .store import BufferStore, merge_buffers
+
+__all__ = [
+    "CHECKS",
+    "DEFAULT_BUFFER",
+    "DEFAULT_SYSTEM_PROMPT",
+    "DIMENSIONS",
+    "KEYS",
+    "BufferStore",
+    "ConversationalSalienceScorer",
+    "Experience",
+    "ExperienceCollector",
+    "Filters",
+    "NearDuplicates",
+    "RaisingTrainingDataBuilder",
+    "answer_fault",
+    "asks_only",
+    "buffer_stats",
+    "create_training_dataset_from_buffer",
+    "experience_id",
+    "floods_with_questions",
+    "is_cut",
+    "load_training_set",
+    "made_of_stock_phrases",
+    "make_salience_dataset",
+    "merge_buffers",
+    "parse_experience",
+    "pattern_limit",
+    "pattern_of",
+    "plays_a_role",
+    "read_buffer",
+    "read_buffers",
+    "read_system_prompt",
+    "repeats_itself",
+    "score_exchange",
+    "stock_shares",
+    "thinks_on",
+    "without_faults",
+]

@@ -1,0 +1,254 @@
+"""The whole source in one call: experience buffers → a dataset directory, and a report of what was left out."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ...data.example import Example, write_dataset
+from ...data.report import ImportReport
+from ...data.split import split_by_key
+from ...errors import UserError
+from .buffer import union_by_id
+from .filters import CHECKS, Filters, label, without_empty_thoughts, without_faults
+from .prompt import DEFAULT_SYSTEM_PROMPT
+from .record import DIMENSIONS, Experience
+from .scoring import ConversationalSalienceScorer, Match
+from .similar import words_of
+
+Weights = Literal["salience", "raw", "equal"]
+# Fewer have made a model worse: a cycle that trained on 5 collapsed.
+MIN_EXAMPLES = 50
+
+
+def pattern_of(prompt: str) -> str:
+    """What prompts that differ in case, punctuation, spaces and numbers only have in common."""
+    return " ".join(words_of(re.sub(r"\d+", "0", prompt))) or prompt
+
+
+def make_salience_dataset(
+    out: str | Path,
+    buffers: Sequence[str | Path],
+    *,
+    min_salience: float = 0.5,
+    max_examples: int | None = None,
+    system_prompt: str | None = None,
+    filters: Filters | None = None,
+    weights: Weights = "salience",
+    rescore: Match | None = None,
+    held_out: tuple[float, float] = (0.1, 0.1),
+) -> dict[str, Any]:
+    """Write a new dataset directory with ``report.json`` and ``report.md``; returns its card and the report.
+
+    Args:
+        min_salience: total from 0 to 1 that an experience must have.
+        max_examples: the most salient ones are taken.
+        system_prompt: what every conversation begins with; :data:`DEFAULT_SYSTEM_PROMPT` if ``None``.
+        weights: an example's weight is its salience divided by the mean, its salience as it is ("raw"), or 1.
+        rescore: score anew in the order of the buffers; stored scores are kept without it.
+        held_out: shares of valid and test, decided by the prompt.
+
+    Raises:
+        UserError: the directory exists, a buffer cannot be used (:func:`read_buffer`), or there would be no example.
+    """
+    if Path(out).exists():
+        raise UserError(f"{out}: this exists already; choose another --out, or remove it first")
+    filters = filters or Filters()
+    report = ImportReport("salience")
+    found = union_by_id(buffers, report)
+    everything = _cleaned([experience for _, experience in found.values()], report)
+    if rescore:
+        _rescore(everything, rescore)
+    salient = _salient(everything, min_salience, report)
+    examples = [
+        _example(experience, system_prompt or DEFAULT_SYSTEM_PROMPT, found[experience["id"]][0])
+        for experience in without_faults(salient, everything, filters, report)
+    ]
+    splits = _split(examples, max_examples, held_out, filters, report)
+    kept = [example for split in splits.values() for example in split]
+    if not kept:
+        raise UserError(_nothing_left(buffers, report))
+    _weigh(kept, weights)
+    report.kept = len(kept)
+    _note_what_matters(kept, report)
+    counts = {"read": report.read, "distinct": len(everything), "salient": len(salient), "examples": len(kept)}
+    card = {
+        "source": "salience",
+        "buffers": [str(path) for path in buffers],
+        "counts": counts,
+        "average_salience": sum(example.meta["salience"] for example in kept) / len(kept),
+        "min_salience": min_salience,
+        "max_examples": max_examples,
+        "weights": weights,
+        "rescored": rescore,
+        "checks": [name for name in CHECKS if filters.makes(name)],
+        "without_lora": filters.without_lora,
+    }
+    return {**write_dataset(out, splits, card, report), "report": report.to_dict()}
+
+
+def _cleaned(experiences: Sequence[Experience], report: ImportReport) -> list[Experience]:
+    cleaned = [{**e, "response": without_empty_thoughts(e["response"])} for e in experiences]
+    changed = sum(a["response"] != b["response"] for a, b in zip(experiences, cleaned, strict=True))
+    if changed:
+        report.notes.append(f"{changed} answers began with an empty <think> block, which was taken off.")
+    return cleaned
+
+
+def _rescore(experiences: Sequence[Experience], match: Match) -> None:
+    scorer = ConversationalSalienceScorer(match)
+    for e in experiences:
+        e["salience"] = scorer.score_exchange(e["prompt"], e["response"], tool_calls=_tool_calls(e))
+
+
+def _tool_calls(experience: Experience) -> list[dict[str, Any]]:
+    calls = experience.get("tool_calls")
+    return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+
+
+def _salient(experiences: Sequence[Experience], min_salience: float, report: ImportReport) -> list[Experience]:
+    """The most salient first; equals stay in the buffer's order."""
+    salient = []
+    for experience in experiences:
+        if experience["salience"] is None:
+            report.leave_out("no salience (score it with --rescore)", label(experience))
+        elif experience["salience"]["total"] < min_salience:
+            report.leave_out(f"salience below {min_salience:g}", label(experience))
+        else:
+            salient.append(experience)
+    return sorted(salient, key=lambda experience: -experience["salience"]["total"])
+
+
+def _example(experience: Experience, system_prompt: str, path: str) -> Example:
+    messages = [
+        {"role": "system", "content": system_prompt},
+        {"role": "user", "content": experience["prompt"]},
+        {"role": "assistant", "content": experience["response"]},
+    ]
+    scores = experience["salience"]
+    meta = {
+        "source": "salience",
+        "buffer": path,
+        "experience_id": experience["id"],
+        "salience": scores["total"],
+        "salience_breakdown": {name: scores[name] for name in DIMENSIONS if name in scores},
+        **{name: experience[name] for name in ("session", "phase", "timestamp")},
+    }
+    # Metadata is the agent's own; these three say where an answer came from.
+    known = {name: experience["metadata"].get(name) for name in ("machine", "model", "using_lora")}
+    meta.update({name: value for name, value in known.items() if isinstance(value, (str, bool))})
+    return Example(messages, meta=meta)
+
+
+def _pattern(example: Example) -> str:
+    return pattern_of(example.messages[1]["content"])
+
+
+def _split(
+    examples: list[Example],
+    max_examples: int | None,
+    held_out: tuple[float, float],
+    filters: Filters,
+    report: ImportReport,
+) -> dict[str, list[Example]]:
+    """train, valid and test by prompt, no prompt too often; the most salient ``max_examples`` of them."""
+    splits = split_by_key(examples, _pattern, held_out)
+    if 2 * len(splits["train"]) < len(examples):
+        report.notes.append("There are too few different prompts to hold some out: all examples are for training.")
+        splits = {**{name: [] for name in splits}, "train": examples}
+    splits = _capped(splits, filters, report)
+    if max_examples is None or sum(map(len, splits.values())) <= max_examples:
+        return splits
+    left = {id(example) for split in splits.values() for example in split}
+    best = {id(example) for example in [e for e in examples if id(e) in left][:max_examples]}
+    for split in splits.values():
+        for example in split:
+            if id(example) not in best:
+                report.leave_out(f"not among the {max_examples} most salient", _name(example))
+    # With fewer examples, one prompt may have too many of them again.
+    return _capped({name: [e for e in split if id(e) in best] for name, split in splits.items()}, filters, report)
+
+
+def _name(example: Example) -> str:
+    return f"{example.meta['experience_id']}: {example.messages[1]['content'][:80]}"
+
+
+def _capped(splits: dict[str, list[Example]], filters: Filters, report: ImportReport) -> dict[str, list[Example]]:
+    """The splits with at most ``pattern_share`` of the training examples from one prompt, the most salient ones."""
+    if not filters.makes("pattern-cap"):
+        return splits
+    most, reached = pattern_limit(Counter(map(_pattern, splits["train"])), filters.pattern_share)
+    if not reached:
+        note = (
+            f"With so few different prompts, {filters.pattern_share:.0%} of the examples from one prompt cannot be "
+            f"reached: at most {most} of each were kept."
+        )
+        report.notes += [note] * (note not in report.notes)
+    capped: dict[str, list[Example]] = {}
+    for name, split in splits.items():
+        seen: Counter[str] = Counter()
+        capped[name] = []
+        for example in split:
+            pattern = _pattern(example)
+            seen[pattern] += 1
+            if seen[pattern] <= most:
+                capped[name].append(example)
+            else:
+                report.leave_out(CHECKS["pattern-cap"], _name(example))
+    return capped
+
+
+def pattern_limit(counts: Counter[str], share: float) -> tuple[int, bool]:
+    """How many examples of one prompt may stay so that none has more than ``share`` of what stays.
+
+    The largest c with c ≤ share · Σ min(n, c). Where not even 1 will do, since there are too few prompts: an even
+    share of the examples, and False.
+    """
+    sizes = list(counts.values())
+    if not sizes:
+        return 1, True
+
+    def too_many(most: int) -> bool:
+        return most > share * sum(min(size, most) for size in sizes) + 1e-9
+
+    if too_many(1):
+        return -(-sum(sizes) // len(sizes)), False
+    # Once too many, every larger number is.
+    return bisect_left(range(1, max(sizes) + 1), True, key=too_many), True
+
+
+def _weigh(examples: Sequence[Example], weights: Weights) -> None:
+    mean = sum(example.meta["salience"] for example in examples) / len(examples)
+    for example in examples:
+        if weights == "raw":
+            example.weight = example.meta["salience"]
+        elif weights == "salience" and mean > 0:
+            example.weight = example.meta["salience"] / mean
+
+
+def _note_what_matters(kept: Sequence[Example], report: ImportReport) -> None:
+    by_adapter = sum(example.meta.get("using_lora") is True for example in kept)
+    if by_adapter:
+        report.notes.append(
+            f"{by_adapter} of the {len(kept)} examples were written with an adapter; a model trained on its own "
+            "answers drifts. Leave them out with --without-lora."
+        )
+    if len(kept) < MIN_EXAMPLES:
+        report.notes.append(
+            f"{len(kept)} examples are few: below {MIN_EXAMPLES}, training has made models worse. Collect more first."
+        )
+
+
+def _nothing_left(buffers: Sequence[str | Path], report: ImportReport) -> str:
+    where = ", ".join(map(str, buffers))
+    if not report.read:
+        return f"{where}: there are no experiences in it; let the agent collect some first"
+    reasons = "; ".join(f"{count} {reason}" for reason, count in report.counts.items())
+    return (
+        f"{where}: all {report.read} experiences were left out ({reasons}); lower --min-salience, or --keep what a "
+        "check leaves out"
+    )

@@ -1,0 +1,34 @@
+"""The system prompt of an agent that grows with its partners."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import UserError
+
+# Our own words for what the published prompt says, and as long as that in Qwen2.5's tokens (64), so that the
+# published lengths of examples hold.
+DEFAULT_SYSTEM_PROMPT = (
+    "You are an agent in partnership with a human and with Claude, and who you are grows out of that relationship.\n\n"
+    "Think carefully, say so when you are uncertain, and speak as a partner would. You are not a generic assistant: "
+    "you have an identity and an understanding of your own, and both are still developing."
+)
+
+
+def read_system_prompt(path: str | Path) -> str:
+    """A system prompt from a text file, without white space around it.
+
+    Raises:
+        UserError: the file cannot be read, is not UTF-8, or is empty.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig").strip()
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file; check --system-prompt") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: this is not UTF-8 text; convert it") from None
+    except OSError as error:
+        raise UserError(f"{path}: this file cannot be read ({error.strerror or error})") from error
+    if not text:
+        raise UserError(f"{path}: this system prompt is empty; write one, or leave --system-prompt out")
+    return text

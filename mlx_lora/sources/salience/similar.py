@@ -1,0 +1,140 @@
+"""Near-duplicates among many texts: Jaccard similarity of their words, found without comparing all pairs."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import accumulate, pairwise
+
+THRESHOLD = 0.85
+# Earlier texts that one is compared with, those first that it shares the rarest parts with.
+CANDIDATES = 200
+LONGEST = 1_000_000
+CHUNK = 2_000
+
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, lower-cased, without punctuation."""
+    return _WORD.findall(text.lower())
+
+
+@lru_cache(maxsize=1_000_000)
+def _hash(word: str) -> int:
+    return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+class NearDuplicates:
+    """Texts added one after another, each compared with those before it.
+
+    Two sets of n and m words with a Jaccard similarity of at least t differ in at most d = (n + m)(1 − t)/(1 + t)
+    words. If all words there are are dealt into d + 1 parts, the two sets agree completely in at least one part. So
+    each text is filed under what it has in each part, and compared with those filed under the same only. A part holds
+    some four to six of a text's words, whatever its length, so that unrelated texts seldom meet. Only where a text
+    meets more than :data:`CANDIDATES` others can a pair be missed.
+
+    Sizes are in classes, each reaching 1/t times further than the one before: alike are only texts of one class or
+    of two neighbours. A class has parts enough for two texts of its own and for one of the class above.
+
+    Args:
+        threshold: Jaccard similarity of the sets of words from which a text counts as a duplicate.
+    """
+
+    def __init__(self, threshold: float = THRESHOLD):
+        self.threshold = threshold
+        self._difference = (1 - threshold) / (1 + threshold)
+        bounds = [1]  # class c holds the sizes from bounds[c] to below bounds[c + 1]
+        while bounds[-1] < LONGEST:
+            bounds.append(int(bounds[-1] / threshold) + 1)
+        longest = [a + b - 2 for a, b in pairwise(bounds)]
+        self._bounds = bounds
+        self._parts = [int(size * self._difference + 1e-9) + 1 for size in longest]  # of each class
+        self._texts: list[tuple[str, int, array[int]]] = []  # name, 256 bits, hashes of the words
+        self._buckets: dict[int, int | list[int]] = {}  # most hold one text: a number, no list, for the memory's sake
+        self._used: set[int] = set()  # classes that hold a text
+
+    def add(self, name: str, text: str) -> str | None:
+        """The name of an earlier text that this one nearly repeats; if there is none, file it under ``name``."""
+        return self.add_all([(name, text)])[0]
+
+    def add_all(self, texts: Sequence[tuple[str, str]]) -> list[str | None]:
+        """:meth:`add` for many (name, text), in order; the keys of thousands are computed at once."""
+        found: list[str | None] = []
+        for start in range(0, len(texts), CHUNK):
+            chunk = texts[start : start + CHUNK]
+            hashes = [frozenset(map(_hash, words_of(text))) for _, text in chunk]
+            keys = zip(*(self._keys(hashes, shift) for shift in (0, -1, 1)), strict=True)
+            for (name, _), words, of_classes in zip(chunk, hashes, keys, strict=True):
+                found.append(self._add(name, words, of_classes) if words else None)
+        return found
+
+    def _class_of(self, size: int) -> int:
+        return min(bisect_right(self._bounds, size) - 1, len(self._parts) - 2)
+
+    def _keys(self, hashes: Sequence[frozenset[int]], shift: int) -> Iterator[list[int]]:
+        """What each text has in each part of its own class, or of one ``shift`` classes away: a number each."""
+        import numpy as np
+
+        classes = [max(0, self._class_of(len(words)) + shift) for words in hashes]
+        counts = [self._parts[c] for c in classes]
+        starts = [0, *accumulate(counts)]
+        sizes = [len(words) for words in hashes]
+        values = np.fromiter((v for words in hashes for v in words), dtype=np.uint64, count=sum(sizes))
+        part = values % np.repeat(np.array(counts, dtype=np.uint64), sizes)
+        keys = np.zeros(starts[-1], dtype=np.uint64)
+        np.add.at(keys, np.repeat(np.array(starts[:-1]), sizes) + part.astype(np.int64), values)
+        # The same words in another part, or in another class's, are something else.
+        number = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
+        keys += np.repeat(np.array(classes), counts).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        keys += number.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
+        plain = keys.tolist()
+        return (plain[a:b] for a, b in pairwise(starts))
+
+    def _add(self, name: str, words: frozenset[int], of_classes: Sequence[list[int]]) -> str | None:
+        own = self._class_of(len(words))
+        bits = 0
+        for value in words:
+            bits |= 1 << (value & 255)
+        buckets = [
+            [bucket] if isinstance(bucket, int) else bucket
+            for size_class, keys in zip((own, own - 1, own + 1), of_classes, strict=True)
+            if size_class in self._used
+            for bucket in map(self._buckets.get, keys)
+            if bucket is not None
+        ]
+        found = self._find(words, bits, buckets)
+        if found is not None:
+            return found
+        self._used.add(own)
+        number = len(self._texts)
+        self._texts.append((name, bits, array("Q", words)))
+        for key in of_classes[0]:
+            bucket = self._buckets.setdefault(key, number)
+            if isinstance(bucket, list):
+                bucket.append(number)
+            elif bucket != number:
+                self._buckets[key] = [bucket, number]
+        return None
+
+    def _find(self, words: frozenset[int], bits: int, buckets: list[list[int]]) -> str | None:
+        seen: set[int] = set()
+        for bucket in sorted(buckets, key=len):
+            for number in bucket[-CANDIDATES:]:
+                if number in seen:
+                    continue
+                seen.add(number)
+                name, other_bits, other = self._texts[number]
+                size = len(words) + len(other)
+                # Two sets never differ in more bits than words.
+                if (bits ^ other_bits).bit_count() <= size * self._difference + 1e-9:
+                    common = sum(value in words for value in other)
+                    if common >= self.threshold * (size - common) - 1e-9:
+                        return name
+            if len(seen) > CANDIDATES:
+                break
+        return None

@@ -1,0 +1,169 @@
+"""Writing an experience buffer: under a lock, atomically, and without losing what another program added."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from ...files import replace_file, writing
+from .buffer import decode_json, read_bytes, rows_of
+from .record import Experience, parse_experience
+
+LOCK_TIMEOUT_S = 60
+# How a list ends in a file that we, or json.dump(indent=2), wrote; new records go before it.
+END = b"\n]"
+
+
+class BufferStore:
+    """An experience buffer on disk that several programs add to.
+
+    Every program that writes holds ``.NAME.lock`` beside the file; the file itself is replaced, so that a reader
+    needs no lock and finds it complete at every moment. What the file holds is never dropped or changed, not even
+    rows that we cannot use. Records are appended as text, and what is already known is not parsed again: adding to
+    a buffer of some MB takes milliseconds.
+
+    Attributes:
+        path: the file, symbolic links resolved; it need not exist yet.
+        ids: of all records known so far.
+    """
+
+    def __init__(self, path: str | Path):
+        try:
+            self.path = Path(path).expanduser().resolve()
+            loop = self.path.is_symlink()
+        except (OSError, RuntimeError):
+            loop = True
+        if loop:
+            raise UserError(f"{path}: its symbolic links lead in a circle; correct them, or give another path")
+        self.ids: set[str] = set()
+        self._known = b""  # the file's content up to END, as of the last look
+        self._document: Any = []  # the whole of it, where it has no such end
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else writes while the block runs.
+
+        Raises:
+            UserError: the directory cannot be written, or another program keeps the lock.
+        """
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Never removed: somebody may be waiting for this very file.
+            lock = os.open(self.path.with_name(f".{self.path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self._wait_for(lock)
+            yield
+        finally:
+            os.close(lock)
+
+    def _wait_for(self, lock: int) -> None:
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"{self.path}: another program has kept it locked for {LOCK_TIMEOUT_S} seconds; "
+                        "try again when that is done"
+                    ) from None
+                time.sleep(0.001)
+
+    def refresh(self) -> list[Experience]:
+        """The usable experiences that were not there at the last look, in the file's order.
+
+        Raises:
+            UserError: the file is there and is no readable buffer.
+        """
+        content = read_bytes(self.path) if self.path.exists() else b""
+        appended = self._appended(content)
+        if appended is None:
+            self._document = decode_json(self.path, content) if content.strip() else []
+            appended = rows_of(self.path, self._document)
+            appendable = isinstance(self._document, list) and self._document and content.endswith(END)
+            self._known = content[: -len(END)] if appendable else b""
+        return self._remember(appended)
+
+    def _appended(self, content: bytes) -> list[Any] | None:
+        """The rows between what is known and the end, if the file is what it was with rows appended."""
+        if not self._known or not content.startswith(self._known) or not content.endswith(END):
+            return None
+        new = content[len(self._known) : -len(END)]
+        try:
+            rows = json.loads(b"[" + new.removeprefix(b",") + b"]")
+        except (ValueError, RecursionError):
+            return None
+        self._known = content[: -len(END)]
+        return rows
+
+    def _remember(self, rows: Iterable[Any]) -> list[Experience]:
+        found = []
+        for row in rows:
+            try:
+                experience = parse_experience(row)
+            except ValueError:
+                continue
+            if experience["id"] not in self.ids:
+                self.ids.add(experience["id"])
+                found.append(experience)
+        return found
+
+    def append(self, records: Iterable[Experience]) -> list[Experience]:
+        """Write those records whose ids are new, and return them; call it with the lock held, after ``refresh``.
+
+        Raises:
+            UserError: a record cannot be written as JSON, or the file system refuses; the file is as it was then.
+        """
+        new = {record["id"]: record for record in records if record["id"] not in self.ids}
+        if not new:
+            return []
+        try:
+            texts = [json.dumps(record, indent=2, allow_nan=False) for record in new.values()]
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{self.path}: an experience holds what JSON cannot ({error}); its metadata and tool calls "
+                "must be plain values"
+            ) from None
+        lines = [b"\n  " + text.replace("\n", "\n  ").encode("ascii") for text in texts]
+        if self._known:
+            known = self._known + b"," + b",".join(lines)
+            self._replace(known + END)
+            self._known = known
+        else:
+            self._rewrite(list(new.values()))
+        self.ids.update(new)
+        return list(new.values())
+
+    def _rewrite(self, records: list[Experience]) -> None:
+        rows_of(self.path, self._document).extend(records)
+        content = json.dumps(self._document, indent=2).encode("ascii")
+        self._replace(content)
+        if isinstance(self._document, list):
+            self._known = content[: -len(END)]
+
+    def _replace(self, content: bytes) -> None:
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        with writing(self.path):
+            try:
+                temporary.write_bytes(content)
+                if self.path.exists():
+                    temporary.chmod(stat.S_IMODE(self.path.stat().st_mode))
+                replace_file(temporary, self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def merge_buffers(records: Iterable[Experience], into: str | Path) -> list[Experience]:
+    """Add to the buffer ``into`` what it lacks of ``records``; returns what was added."""
+    store = BufferStore(into)
+    with store.locked():
+        store.refresh()
+        return store.append(records)
