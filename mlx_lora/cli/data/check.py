@@ -103,6 +103,6 @@ def _print(table: Table, findings: list[Finding], fixed: object) -> None:
             f"{fixed['path']}: {fixed['kept']:,} rows kept, {fixed['dropped']:,} left out (fixed.jsonl says why)"
         )
     elif errors:
-        click.echo(f"errors: {', '.join(errors)}; training stops for these unless the config's waive_checks names them")
+        click.echo(f"errors, which stop training: {', '.join(errors)}")
     else:
         click.echo("no error was found")

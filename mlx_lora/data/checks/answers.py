@@ -15,7 +15,8 @@ SHORT = 10
 # Fewer words are a label or a title, which ends as it likes.
 PROSE_WORDS = 8
 _SENTENCE_END = re.compile(r"[a-zà-ÿ)\"'’”][.!?][\"'’”)]?\s+\S")
-_LIST_ITEM = re.compile(r"\s*(?:[-*•–+#|>]|\d+[.)]|[a-z][.)]\s)")
+# Items of lists, and labelled lines such as "RELATION: c2 supports c1", end as they like.
+_LIST_ITEM = re.compile(r"\s*(?:[-*•–+#|>]|\d+[.)]|[a-z][.)]\s|[A-Z][A-Z_]+(?:\[\w+\])?:)")
 
 
 def empty(table: Table) -> Iterator[Hit]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .finding import Hit
-from .near import nearest_before
+from .near import LEAST, jaccard, nearest_before, triples
 from .table import Item, Table
 
 # Above this share of copies, and this number, a dataset is not what its size says.
@@ -29,7 +29,7 @@ def mostly_copies(table: Table) -> Iterator[Hit]:
 
 
 def near(table: Table) -> Iterator[Hit]:
-    """Rows of one split that nearly repeat an earlier one; exact copies are not counted again."""
+    """Rows that nearly repeat an earlier one of their side, answer included; exact copies are not counted again."""
     for item, other, similarity in _near(table):
         if (item.split == "train") == (other.split == "train"):
             yield Hit(f"{item.where}: {similarity:.0%} the same as {other.where}", [item])
@@ -49,6 +49,11 @@ def _near(table: Table) -> list[tuple[Item, Item, float]]:
         for item in [*table.trained, *table.held_out]:
             distinct.setdefault(item.pair, item)
         items = list(distinct.values())
-        found = nearest_before([item.text for item in items], table.advance)
+
+        def same_answer(i: int, j: int) -> bool:
+            # Two long prompts that differ in a word, one answered yes and one no, are both worth having.
+            return jaccard(set(triples(items[i].answer)), set(triples(items[j].answer))) >= LEAST
+
+        found = nearest_before([item.text for item in items], same_answer, table.advance)
         table.shared["near"] = [(items[i], items[j], similarity) for i, j, similarity in found]
     return table.shared["near"]

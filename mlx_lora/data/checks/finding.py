@@ -36,6 +36,7 @@ class Check:
         find: its hits in a dataset.
         needs: ``base`` or ``plan``: what must be given for it to run.
         slow: too slow to run before every training.
+        final: training cannot use such a row at all, so that waiving the check is of no use.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Check:
     find: Callable[[Table], Iterable[Hit]]
     needs: Literal["", "base", "plan"] = ""
     slow: bool = False
+    final: bool = False
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Finding:
 
     Attributes:
         examples: the first hits, each with file and line.
-        means: the check's.
+        means, final: the check's.
         hits: all of them.
     """
 
@@ -61,6 +63,7 @@ class Finding:
     count: int
     examples: list[str]
     means: str = ""
+    final: bool = False
     hits: list[Hit] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,4 +77,4 @@ def run_check(check: Check, table: Table) -> Finding | None:
     if not hits:
         return None
     said = [hit.said for hit in hits[:NAMED]]
-    return Finding(check.name, check.severity, len(hits), said, check.means, hits)
+    return Finding(check.name, check.severity, len(hits), said, check.means, check.final, hits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,21 +19,27 @@ COMPARED, PROPOSED = 3, 1000
 # Of a very long text, its beginning stands for the whole.
 LONGEST = 20_000
 GROUP = 1000
+# Chinese, Japanese and Korean are written without spaces: there each character counts as a word.
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_WORD = re.compile(f"[{_CJK}]|[^\\s{_CJK}]+")
 
 
 def triples(text: str) -> list[str]:
     """The distinct triples of neighbouring words, lower-cased; of a text of fewer words, the text itself."""
-    words = text.lower().split(maxsplit=LONGEST)[:LONGEST]
+    words = (text.lower().split() if text.isascii() else _WORD.findall(text.lower()))[:LONGEST]
     grams = {" ".join(words[i : i + WORDS]) for i in range(max(1, len(words) - WORDS + 1))}
     return list(grams)
 
 
 def nearest_before(
-    texts: Sequence[str], advance: Callable[[int], None] = lambda more: None
+    texts: Sequence[str],
+    also: Callable[[int, int], bool] = lambda i, j: True,
+    advance: Callable[[int], None] = lambda more: None,
 ) -> list[tuple[int, int, float]]:
     """(i, j, similarity) for each text i that nearly repeats an earlier text j which itself repeats none.
 
     Args:
+        also: what must be true of the pair besides.
         advance: called now and then with how many more texts are done.
     """
     from rensa import RMinHash, RMinHashLSH
@@ -46,13 +53,14 @@ def nearest_before(
             digests[i] = hashes.digest()
             proposed = np.asarray(index.query(hashes)[:PROPOSED], dtype=np.int64)
             best, similarity = -1, 0.0
-            if len(proposed):
+            if len(proposed):  # the likeliest first
                 likely = np.argsort(-(digests[proposed] == digests[i]).sum(axis=1), kind="stable")[:COMPARED]
                 mine = set(group[i - start])
                 for j in proposed[likely].tolist():
                     true = jaccard(mine, set(triples(texts[j])))
-                    best, similarity = (j, true) if true > similarity else (best, similarity)
-            if similarity >= LEAST:
+                    if true >= LEAST and true > similarity and also(i, j):
+                        best, similarity = j, true
+            if best >= 0:
                 found.append((i, best, similarity))
             else:
                 index.insert(i, hashes)

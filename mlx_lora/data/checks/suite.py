@@ -34,10 +34,10 @@ CHECKS = (
     Check("email_addresses", "warning", "e-mail addresses", personal.emails),
     Check("duplicate_sample_id", "warning", "sample_ids that are there already", bookkeeping.sample_ids),
     Check("bucket_counts", "error", "buckets that are not as planned", bookkeeping.buckets, needs="plan"),
-    Check("template_refuses", "error", "turns or roles the template refuses", template.refused, needs="base"),
+    Check("template_refuses", "error", "turns the template refuses", template.refused, needs="base", final=True),
     Check("no_end_of_turn", "error", "answers that teach no end", template.no_end_of_turn, needs="base"),
     Check("serving_differs", "warning", "training text unlike serving text", template.serving_differs, needs="base"),
-    Check("answer_too_long", "error", "answers longer than max_seq_length", template.answer_too_long, needs="base"),
+    Check("answer_too_long", "error", "answers that do not fit", template.answer_too_long, needs="base", final=True),
     Check("too_long", "warning", "prompts that lose their middle", template.too_long, needs="base"),
 )
 
@@ -76,10 +76,13 @@ def errors_that_stop(
 
 def stop_sentence(findings: Sequence[Finding], data: Sequence[str | Path], waived: Sequence[str] = ()) -> str:
     """Why training on ``data`` stops, and what to do about it."""
-    first, names = findings[0], [*waived, *(finding.check for finding in findings)]
+    first = findings[0]
     others = f" (and {', '.join(f.check for f in findings[1:])})" if len(findings) > 1 else ""
+    names = ", ".join([*waived, *(finding.check for finding in findings)])
+    final = any(finding.final for finding in findings)
+    waive = "" if final else f", or train on it nevertheless with --set 'waive_checks=[{names}]'"
     return (
         f"the check {first.check}{others} stops training: {first.means}, {first.count} in all, the first "
         f"{first.examples[0]}; correct the data (`mlx-lora data check {' '.join(map(str, data))}` says more, and "
-        f"--fix writes a cleaned copy), or train on it nevertheless with --set 'waive_checks=[{', '.join(names)}]'"
+        f"--fix writes a cleaned copy){waive}"
     )
