@@ -97,7 +97,7 @@ def _print(item: Item, base: str, example: EncodedExample, parts: list[Segment])
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     learned = int(example.supervised.sum())
     cut = f", {example.cut} of the prompt left out" if example.cut else ""
     console.print(Text(f"{item.where} ({item.split}), as {base} sees it"))
@@ -114,6 +114,6 @@ def _print(item: Item, base: str, example: EncodedExample, parts: list[Segment])
         text.append(before + part.text + after, style)
         if heavier:
             text.append(f"×{part.weight:.3g}", "yellow")
-    console.print(text, soft_wrap=True)
+    console.print(text)
     if any(part.weight > usual for part in parts):
         console.print(Text(f"×: what this part's loss is multiplied by; ×{usual:.3g} where nothing is said"))
