@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -219,3 +220,8 @@ def test_37_000_rows_take_seconds(tmp_path):
 
 def test_a_table_is_counted():
     assert (Table([]).rows, Table([]).distinct) == (0, 0)
+
+
+def test_every_check_is_documented():
+    docs = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    assert [check.name for check in CHECKS if f"`{check.name}`" not in docs] == []
