@@ -39,7 +39,7 @@ CHAT_TEMPLATE = (
 )
 # All logits times this: a base of this size leaves one token in a hundred to chance at temperature 1, and what an
 # adapter learns on top cannot take that back in minutes.
-SHARPEN = 2.0
+SHARPEN = 5.0
 SHAPE = {
     "vocab_size": VOCABULARY,
     "hidden_size": 128,

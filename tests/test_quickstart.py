@@ -7,6 +7,8 @@ import json
 import pytest
 
 pytestmark = pytest.mark.slow
+# Of a few thousand sampled answers one or two come out malformed; which run meets them depends on the machine's BLAS.
+SAMPLED_VALID = 0.98
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +24,9 @@ def test_the_gate_fails_for_the_base_and_passes_for_the_adapter(quickstart):
     assert summary["base"]["gate_passed"] is False
     for name in ("adapter", "adapter_sampled"):
         assert summary[name]["mean_coherence"] > 0.952
-        assert summary[name]["valid_rate"] == 1.0
         assert summary[name]["gate_passed"] is True
+    assert summary["adapter"]["valid_rate"] == 1.0
+    assert summary["adapter_sampled"]["valid_rate"] >= SAMPLED_VALID
     assert summary["adapter_sampled"]["tokens_in_use"] >= 10
 
 
@@ -35,7 +38,7 @@ def test_real_windows_pass_too(quickstart, command, realdata, tmp_path, temperat
         command(*arguments, "--target", quickstart[0] / "run", "--out", tmp_path / "results.json").stdout
     )
     assert reached["mean_coherence"] > 0.952
-    assert reached["valid_rate"] == 1.0
+    assert reached["valid_rate"] >= (SAMPLED_VALID if temperature else 1.0)
     if temperature:
         assert reached["tokens_in_use"] >= 10
     assert command("gate", tmp_path / "results.json").returncode == 0
