@@ -218,6 +218,17 @@ def test_37_000_rows_take_seconds(tmp_path):
     assert findings["near_duplicates"] >= 9000
 
 
+@pytest.mark.parametrize(
+    "piece",
+    ["-eyJ", "a@a.", "sk-", "password ", " ", "-----BEGIN PRIVATE KEY-----", "github_pat_", ". ", "```", "[", "é"],
+)
+def test_no_text_makes_a_check_slow(tmp_path, piece):
+    (tmp_path / "train.jsonl").write_text(json.dumps(row(piece * 300_000, "a" + piece * 300_000)) + "\n")
+    started = time.perf_counter()
+    check_table(read_table([tmp_path]))
+    assert time.perf_counter() - started < 10
+
+
 def test_a_table_is_counted():
     assert (Table([]).rows, Table([]).distinct) == (0, 0)
 

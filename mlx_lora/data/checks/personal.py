@@ -31,7 +31,11 @@ SECRETS = tuple(
         ("a Google API key", ("AIza",), r"\bAIza[A-Za-z0-9_-]{35}"),
         ("a Slack token", ("xox",), r"\bxox[abeoprs]-[A-Za-z0-9-]{20,}"),
         ("a Stripe key", ("k_live_",), r"\b[rs]k_live_[A-Za-z0-9]{20,}"),
-        ("a JSON web token", ("eyJ",), r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"),
+        (
+            "a JSON web token",
+            ("eyJ",),
+            r"\beyJ[A-Za-z0-9_-]{10,300}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,2000}",
+        ),
         (
             "a password or key",
             ("key", "Key", "KEY", "secret", "Secret", "SECRET", "oken", "OKEN", "assw", "ASSW"),

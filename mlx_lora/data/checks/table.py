@@ -153,11 +153,8 @@ def split_of(file: Path) -> str:
     return HELD_OUT.get(re.split(r"[^a-z]+", file.stem.lower())[-1], "train")
 
 
-def read_table(paths: Sequence[str | Path], read: Callable[[int], None] = lambda rows: None) -> Table:
+def read_table(paths: Sequence[str | Path]) -> Table:
     """All rows of files and directories; a file named twice is read once.
-
-    Args:
-        read: called with the number of rows read so far.
 
     Raises:
         UserError: a file or directory is missing or cannot be read, or there is no row at all.
@@ -168,17 +165,15 @@ def read_table(paths: Sequence[str | Path], read: Callable[[int], None] = lambda
         if file.absolute() not in seen:
             seen.add(file.absolute())
             table.files.append(file)
-            _add(table, read_rows(file), split_of(file), read)
+            _add(table, read_rows(file), split_of(file))
     if not table.rows:
         raise UserError(f"{', '.join(map(str, table.files))}: there is no row in it, so there is nothing to check")
     return table
 
 
-def _add(table: Table, rows: Iterable[Row], split: str, read: Callable[[int], None]) -> None:
+def _add(table: Table, rows: Iterable[Row], split: str) -> None:
     for row in rows:
         if row.error:
             table.malformed.append(row)
         else:
             table.items.append(Item(row, split))
-        if table.rows % 1000 == 0:
-            read(table.rows)
