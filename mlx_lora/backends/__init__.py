@@ -23,11 +23,15 @@ class StepResult:
         loss: weighted mean cross-entropy over the step's supervised tokens, what was minimised.
         plain_loss: the same without weights.
         grad_norm: global L2 norm of the gradient before clipping.
+        tokens: supervised tokens of the step, over all processes.
+        seen: tokens of the step's examples with their padding, over all processes.
     """
 
     loss: float
     plain_loss: float
     grad_norm: float
+    tokens: int
+    seen: int
 
 
 class Backend(Protocol):
@@ -36,6 +40,9 @@ class Backend(Protocol):
     tokenizer: Any
     # What the user should know about this machine or model, a sentence each.
     notes: list[str]
+    # This process among those that train one adapter together; the first leads: it alone reads and writes the run.
+    rank: int
+    ranks: int
 
     def attach_lora(self, config: TrainingConfig) -> int:
         """Add fresh LoRA layers and an optimizer; returns the number of trainable parameters."""
@@ -44,10 +51,19 @@ class Backend(Protocol):
         """Load a trained adapter in mlx-lm's format."""
 
     def train_step(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
-        """One optimizer step on the mean over all supervised tokens of the micro-batches.
+        """One optimizer step on the mean over all supervised tokens of the micro-batches of all processes.
 
         A loss or gradient that is no number is returned, and changes nothing.
         """
+
+    def summed(self, values: Sequence[float]) -> list[float]:
+        """Sums over all processes."""
+
+    def from_leader(self, message: bytes) -> bytes:
+        """The first process's message, on every process."""
+
+    def share_state(self) -> None:
+        """Give every process the first one's trained parameters and optimizer state."""
 
     def evaluate(self, batch: Batch) -> float:
         """Sum of the unweighted cross-entropy over a batch's supervised tokens."""

@@ -86,17 +86,17 @@ def ours(spec: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
     steps = training_steps(config, examples)
     for number in range(1, spec["steps"] + 1):
         _, members, micro_batches = next(steps)
+        real += sum(len(examples[i]) for batch in members for i in batch)
         started = time.perf_counter()
         step(micro_batches, number, RATE)
         times.append(time.perf_counter() - started)
-        for batch, chosen in zip(micro_batches, members, strict=True):
+        for batch in micro_batches:
             count, length = batch.ids.shape
             prefix = len(batch.prefix)
             pairs = prefix * prefix + count * length * (prefix + length)
             head = len(batch.positions)
             counted.append(flops(spec["config"], prefix + count * length, head, pairs, path.narrow))
             supervised += batch.tokens
-            real += sum(len(examples[i]) for i in chosen)
     return _report(model, rows, times, counted, supervised, real, mx.get_peak_memory() - weights)
 
 

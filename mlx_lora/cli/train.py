@@ -63,7 +63,10 @@ def train(
     if dry_run:
         _dry_run(config, as_json)
         return
-    directory, result = run(config, fresh=fresh, extend=extend, quiet=as_json)
+    trained = run(config, fresh=fresh, extend=extend, quiet=as_json)
+    if trained is None:
+        return
+    directory, result = trained
     if as_json:
         print_json({"path": str(directory), **asdict(result)})
         return
@@ -75,7 +78,7 @@ def train(
 
 def _dry_run(config: TrainingConfig, as_json: bool) -> None:
     from ..training.dryrun import dry_run
-    from ..training.run import prepare
+    from ..training.prepare import prepare
 
     report = dry_run(prepare(config))
     if as_json:

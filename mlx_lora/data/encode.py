@@ -25,6 +25,7 @@ class EncodedExample:
         weight: multiplies the example's loss.
         token_weights: float32 [length], what each token's loss is multiplied by besides; mean 1 over the supervised
             ones, or ``None`` where all are 1.
+        span_tokens: how many supervised tokens a span touches.
         cut: prompt tokens that were left out to fit ``max_seq_length``.
     """
 
@@ -33,6 +34,7 @@ class EncodedExample:
     weight: float = 1.0
     cut: int = 0
     token_weights: np.ndarray | None = None
+    span_tokens: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -93,9 +95,10 @@ def supervised_spans(tokenizer: Any, messages: Sequence[dict[str, Any]], text: s
 
 def _token_weights(
     example: Example, text: str, spans: Sequence[tuple[int, int]], offsets: np.ndarray, supervised: np.ndarray
-) -> np.ndarray:
-    """float32 [length]: the example's span weights on the tokens that overlap them, with mean 1 where supervised."""
+) -> tuple[np.ndarray, int]:
+    """(float32 [length], tokens touched): weights of the spans that tokens overlap, with mean 1 where supervised."""
     weights = np.ones(len(offsets), dtype=np.float32)
+    touched = np.zeros(len(offsets), dtype=bool)
     answers = [i for i, message in enumerate(example.messages) if message["role"] == "assistant"]
     for span in example.spans:
         content = example.messages[span.message]["content"]
@@ -104,8 +107,9 @@ def _token_weights(
         begin = text.find(content.strip(), spans[answers.index(span.message)][0])
         if begin >= 0:
             start, end = begin + span.start - stripped, begin + span.end - stripped
-            weights[(offsets[:, 0] < end) & (offsets[:, 1] > start)] = span.weight
-    return weights / weights[supervised].mean()
+            inside = supervised & (offsets[:, 0] < end) & (offsets[:, 1] > start)
+            weights[inside], touched = span.weight, touched | inside
+    return weights / weights[supervised].mean(), int(touched.sum())
 
 
 def encode_example(
@@ -133,7 +137,7 @@ def encode_example(
     prompt = int(supervised.argmax())
     if train_on_prompt:
         supervised[:] = True
-    weights = _token_weights(example, text, spans, offsets, supervised) if example.spans else None
+    weights, touched = _token_weights(example, text, spans, offsets, supervised) if example.spans else (None, 0)
     cut = max(0, len(ids) - max_seq_length)
     if cut:
         keep = prompt - cut
@@ -145,7 +149,7 @@ def encode_example(
         kept = np.r_[0 : (keep + 1) // 2, prompt - keep // 2 : len(ids)]
         ids, supervised = ids[kept], supervised[kept]
         weights = None if weights is None else weights[kept]
-    return EncodedExample(ids, supervised, example.weight, cut, weights)
+    return EncodedExample(ids, supervised, example.weight, cut, weights, touched)
 
 
 def encode_examples(

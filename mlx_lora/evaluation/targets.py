@@ -11,7 +11,7 @@ from ..backends import Backend, load_backend
 from ..data.encode import encode_prompt
 from ..errors import UserError
 from ..models.resolve import resolve_model
-from ..training.run import read_run
+from ..training.directory import read_run
 
 ADAPTER_CONFIG, ADAPTER_FILE = "adapter_config.json", "adapters.safetensors"
 # Prompts answered together: enough to fill the machine, few enough to show progress.

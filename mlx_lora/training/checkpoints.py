@@ -46,10 +46,15 @@ class TrainerState:
 
 
 class Checkpoints:
-    """The checkpoints of a run, ``step-00000120`` and so on in one directory."""
+    """The checkpoints of a run, ``step-00000120`` and so on in one directory.
 
-    def __init__(self, directory: Path, limit: int) -> None:
-        self.directory, self.limit = directory, limit
+    Args:
+        limit: how many are kept, besides the best.
+        writes: whether this process is the one that writes them.
+    """
+
+    def __init__(self, directory: Path, limit: int, writes: bool = True) -> None:
+        self.directory, self.limit, self.writes = directory, limit, writes
 
     def _path(self, step: int) -> Path:
         return self.directory / f"step-{step:08d}"
@@ -63,6 +68,8 @@ class Checkpoints:
         Raises:
             UserError: the disk is full, or refuses; older checkpoints are untouched.
         """
+        if not self.writes:
+            return
         self._clean()
         with new_directory(self._path(state.step)) as directory:
             backend.save_state(directory / ARRAYS)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backends import Backend
 from ..data.encode import EncodedExample
-from .run import Prepared
+from .prepare import Prepared
 from .trainer import epoch_steps, total_steps, training_steps
 
 TIMED_STEPS = 3

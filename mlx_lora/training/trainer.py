@@ -60,9 +60,17 @@ def total_steps(config: TrainingConfig, examples: int) -> int:
 
 
 def training_steps(
-    config: TrainingConfig, train: Sequence[EncodedExample], pad_id: int = 0, after: int = 0, mix: Mix | None = None
+    config: TrainingConfig,
+    train: Sequence[EncodedExample],
+    after: int = 0,
+    mix: Mix | None = None,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[tuple[int, list[list[int]], list[Batch]]]:
-    """(epoch, indices, micro-batches) of every optimizer step after step ``after``, epoch after epoch without end."""
+    """(epoch, indices, micro-batches) of every optimizer step after step ``after``, epoch after epoch without end.
+
+    The indices are those of the whole step; of ``ranks`` processes, process ``rank`` gets its share as micro-batches.
+    """
     size, accumulation = config.batch_size, config.gradient_accumulation_steps
     groups = prefix_groups(train, size)
     done, skip = divmod(after, epoch_steps(config, len(train)))
@@ -71,18 +79,21 @@ def training_steps(
         drawn = [train[i] for i in members]
         plan = epoch_plan(drawn, [groups[i] for i in members], size, accumulation, config.seed, epoch)
         for step in plan[skip:]:
-            parts = [part for batch in step for part in split_batch(batch, drawn, config.micro_batch_tokens)]
-            indices = [[members[i] for i in part] for part in parts]
-            yield epoch, indices, [collate([train[i] for i in part], pad_id) for part in indices]
+            own = [share for batch in step if (share := batch[rank::ranks])]
+            parts = [part for share in own for part in split_batch(share, drawn, config.micro_batch_tokens)]
+            indices = [[members[i] for i in batch] for batch in step]
+            yield epoch, indices, [collate([drawn[i] for i in part]) for part in parts]
         skip = 0
 
 
 def validation_loss(backend: Backend, examples: Sequence[EncodedExample], batch_size: int) -> float:
     """Mean unweighted loss over every supervised token of a split, each counted once."""
     total, tokens = 0.0, 0
-    for batch in in_order(examples, batch_size):
-        total, tokens = total + backend.evaluate(batch), tokens + batch.tokens
-    return total / tokens
+    for number, batch in enumerate(in_order(examples, batch_size)):
+        if number % backend.ranks == backend.rank:
+            total, tokens = total + backend.evaluate(batch), tokens + batch.tokens
+    total, counted = backend.summed([total, tokens])
+    return total / counted
 
 
 class Trainer:
@@ -119,7 +130,8 @@ class Trainer:
             KeyboardInterrupt: ``limits.interrupted``; the state is checkpointed.
         """
         stopped = None
-        steps = training_steps(self.config, self.train, after=self.state.step, mix=self.mix)
+        place = (self.backend.rank, self.backend.ranks)
+        steps = training_steps(self.config, self.train, self.state.step, self.mix, *place)
         while self.state.step < self.total and stopped is None:
             self._one_step(*next(steps))
             stopped = self._after_step(limits)
@@ -143,10 +155,10 @@ class Trainer:
                 f"step {step}: the loss is {result.loss} (gradient norm {result.grad_norm}) on the examples {rows}; "
                 f"the state of step {self.state.step} is kept: lower learning_rate or remove those examples"
             )
-        self.state.step, self.state.tokens = step, self.state.tokens + sum(b.tokens for b in micro_batches)
+        self.state.step, self.state.tokens = step, self.state.tokens + result.tokens
         seconds = time.perf_counter() - started
         self.state.seconds += seconds
-        self.meter.add(result, micro_batches, seconds)
+        self.meter.add(result, seconds)
         self.monitor.after_step(step, result.grad_norm)
         if step == 1 or step % self.config.log_steps == 0 or step == self.total:
             event = self.meter.progress()
@@ -165,16 +177,24 @@ class Trainer:
             self.monitor.after_epoch(step // self.per_epoch, self.meter.epoch_mean())
         if self.valid and (step % (self.config.eval_steps or self.per_epoch) == 0 or step == self.total):
             stopped = self._evaluate()
-        if self.monitor.over_memory(self.backend.peak_memory()):
+        # What one process meets, all must act on.
+        memory, interrupted, expired = self.backend.summed(
+            [
+                self.monitor.over_memory(self.backend.peak_memory()),
+                limits.interrupted(),
+                limits.deadline is not None and time.time() >= limits.deadline,
+            ]
+        )
+        if memory:
             self._save()
             raise UserError(
                 f"step {step}: the peak memory is over memory_limit_gb ({self.config.memory_limit_gb:g}); the state is "
                 "kept: lower batch_size or max_seq_length, or set grad_checkpoint: true"
             )
-        if limits.interrupted():
+        if interrupted:
             self._save()
             raise KeyboardInterrupt
-        if limits.deadline is not None and time.time() >= limits.deadline and step < self.total:
+        if expired and step < self.total:
             stopped = stopped or "time budget"
         if step % self.config.save_steps == 0 and step < self.total and stopped is None:
             self._save()
@@ -214,14 +234,13 @@ class Meter:
         empty = dict.fromkeys(("loss", "plain", "norm", "supervised", "seen", "seconds"), 0.0)
         self.sums = {**empty, "epoch_loss": 0.0, "epoch_tokens": 0.0, **sums}
 
-    def add(self, result: StepResult, micro_batches: Sequence[Batch], seconds: float) -> None:
-        supervised = sum(batch.tokens for batch in micro_batches)
-        s = self.sums
+    def add(self, result: StepResult, seconds: float) -> None:
+        s, supervised = self.sums, result.tokens
         s["loss"] += result.loss * supervised
         s["plain"] += result.plain_loss * supervised
         s["norm"] = max(s["norm"], result.grad_norm)
         s["supervised"] += supervised
-        s["seen"] += sum(batch.seen for batch in micro_batches)
+        s["seen"] += result.seen
         s["seconds"] += seconds
         s["epoch_loss"] += result.loss * supervised
         s["epoch_tokens"] += supervised

@@ -6,7 +6,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be(command, make_model, ei
     model = ("--set", f"model_name={make_model('llama')}")
     report = json.loads(command(*arguments, *model, "--json").stdout)
     assert list(tmp_path.iterdir()) == []
-    assert report["total_steps"] == report["steps_per_epoch"] * 8
+    assert report["total_steps"] == report["steps_per_epoch"] * 10
     assert report["supervised_tokens"] < report["tokens"]
     assert report["estimated_seconds"] > 0
     assert 0 < report["estimated_peak_memory_gb"] < report["machine_memory_gb"]

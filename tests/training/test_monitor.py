@@ -6,7 +6,7 @@ from mlx_lora.config import TrainingConfig, load_config
 from mlx_lora.errors import UserError
 from mlx_lora.training.monitor import Monitor
 from mlx_lora.training.report import chart, write_report
-from mlx_lora.training.run import deadline_of
+from mlx_lora.training.stopping import deadline_of
 
 
 def watched(state=None, limit=None):

@@ -26,6 +26,7 @@ from .limits import explained, set_limits, usable_memory
 from .lora import add_adapter, load_weights, start_adapter
 from .loss import BatchArrays, find_path, loss_sums
 from .step import TrainStep
+from .together import message_from_leader, summed
 
 SLOW_BLAS = (
     "OpenBLAS was not found, and the BLAS inside MLX's wheel is some 15 times slower; "
@@ -53,6 +54,8 @@ class MLXBackend:
         self.notes = [] if FAST_BLAS else [SLOW_BLAS]
         if self.path.note:
             self.notes.append(f"{model.name}: {self.path.note}")
+        self._group = mx.distributed.init()
+        self.rank, self.ranks = self._group.rank(), self._group.size()
         self._step: TrainStep | None = None
         self._adapter: dict[str, Any] = {}
 
@@ -60,7 +63,7 @@ class MLXBackend:
         self._adapter = start_adapter(self.model, config)
         if config.grad_checkpoint:
             checkpoint_layers(self.model)
-        self._step = TrainStep(self.model, self.path, config)
+        self._step = TrainStep(self.model, self.path, config, self._group)
         return sum(value.size for _, value in tree_flatten(self.model.trainable_parameters()))
 
     def load_adapter(self, directory: Path) -> None:
@@ -81,6 +84,15 @@ class MLXBackend:
         if self._step is None:
             raise RuntimeError("attach_lora must be called before training")
         return self._step
+
+    def summed(self, values: Sequence[float]) -> list[float]:
+        return summed(values, self._group)
+
+    def from_leader(self, message: bytes) -> bytes:
+        return message_from_leader(message, self._group)
+
+    def share_state(self) -> None:
+        self._training.share()
 
     def save_state(self, file: Path) -> None:
         save_arrays(file, self._training.state())

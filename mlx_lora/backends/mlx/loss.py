@@ -226,7 +226,8 @@ def head_sums(
         hidden, targets, weights = primals
         return (cotangents[0] * outputs[2]).astype(hidden.dtype), mx.zeros_like(targets), mx.zeros_like(weights)
 
-    return sums(hidden, targets, weights)[:2]
+    both: Any = sums(hidden, targets, weights)
+    return both[0], both[1]
 
 
 def loss_sums(model: nn.Module, path: LossPath, batch: BatchArrays) -> tuple[mx.array, mx.array]:

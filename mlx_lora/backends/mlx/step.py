@@ -15,6 +15,7 @@ from ...config import TrainingConfig
 from ...data.batches import Batch
 from .. import StepResult
 from .loss import BatchArrays, LossPath, loss_sums
+from .together import from_leader, summed
 
 
 def make_optimizer(config: TrainingConfig) -> optim.Optimizer:
@@ -30,11 +31,19 @@ class TrainStep:
     """One optimizer over the trainable parameters of a model, gradients summed over micro-batches.
 
     Args:
+        group: the processes whose gradients are summed.
         compiled: compile the gradient for each shape of batch; by default only on a GPU.
     """
 
-    def __init__(self, model: nn.Module, path: LossPath, config: TrainingConfig, compiled: bool | None = None) -> None:
-        self.model, self.config = model, config
+    def __init__(
+        self,
+        model: nn.Module,
+        path: LossPath,
+        config: TrainingConfig,
+        group: mx.distributed.Group | None = None,
+        compiled: bool | None = None,
+    ) -> None:
+        self.model, self.config, self.group = model, config, group or mx.distributed.init()
         self.optimizer = make_optimizer(config)
         self.optimizer.init(model.trainable_parameters())
         # On the CPU compiling costs half a second a shape and gains nothing.
@@ -48,9 +57,8 @@ class TrainStep:
 
     def __call__(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
         self.model.train()
-        # Dropout of a step is a function of seed and step, so nothing random has to be carried along.
-        mx.random.seed((self.config.seed * 1_000_003 + step) % 2**63)
-        tokens = sum(batch.tokens for batch in micro_batches)
+        # Dropout of a step is a function of seed, step and process, so nothing random has to be carried along.
+        mx.random.seed((self.config.seed * 1_000_003 + step + self.group.rank() * 7_919_000_011) % 2**63)
         loss = plain = mx.array(0.0)
         total: Any = None
         for batch in micro_batches:
@@ -58,9 +66,14 @@ class TrainStep:
             total = gradient if total is None else tree_map(mx.add, total, gradient)
             loss, plain = loss + weighted, plain + unweighted
             mx.eval(total, loss, plain)
-        total = tree_map(lambda g: g / tokens, total)
+        if total is None:  # no example of this step is this process's
+            total = tree_map(mx.zeros_like, self.model.trainable_parameters())
+        counts = [sum(batch.tokens for batch in micro_batches), sum(batch.seen for batch in micro_batches)]
+        tokens, seen, *sums = summed([*counts, float(loss), float(plain)], self.group)
+        share = tokens / self.group.size()
+        total = tree_map(lambda g: g / share, nn.utils.average_gradients(total, self.group))
         total, norm = optim.clip_grad_norm(total, self.config.grad_clip or float("inf"))
-        result = StepResult(float(loss) / tokens, float(plain) / tokens, float(norm))
+        result = StepResult(sums[0] / tokens, sums[1] / tokens, float(norm), int(tokens), int(seen))
         if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
             self.optimizer.learning_rate = learning_rate
             self.optimizer.update(self.model, total)
@@ -83,3 +96,8 @@ class TrainStep:
         self.model.update(under("model."))
         self.optimizer.state = under("optimizer.")
         mx.eval(self.model.trainable_parameters(), self.optimizer.state)
+
+    def share(self) -> None:
+        """Give every process the first one's state."""
+        if self.group.size() > 1:
+            self.set_state({name: from_leader(value, self.group) for name, value in self.state().items()})

@@ -1,0 +1,28 @@
+"""Several processes that train one adapter, each on its own examples (MLX's distributed layer, `mlx.launch`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+
+def summed(values: Sequence[float], group: mx.distributed.Group) -> list[float]:
+    """Sums over all processes; float32, exact for counts below 16 million."""
+    if group.size() == 1:
+        return list(values)
+    return mx.distributed.all_sum(mx.array(list(values), mx.float32), group=group).tolist()  # type: ignore[return-value]
+
+
+def from_leader(array: mx.array, group: mx.distributed.Group) -> mx.array:
+    """The first process's array; shape and dtype are the same everywhere."""
+    return mx.distributed.all_sum(array if group.rank() == 0 else mx.zeros_like(array), group=group)
+
+
+def message_from_leader(message: bytes, group: mx.distributed.Group) -> bytes:
+    """The first process's bytes, whatever the others give."""
+    if group.size() == 1:
+        return message
+    length = int(from_leader(mx.array(len(message)), group).item())  # type: ignore[arg-type]
+    own = mx.array(list(message), mx.uint8) if group.rank() == 0 else mx.zeros(length, mx.uint8)
+    return bytes(from_leader(own, group).tolist())  # type: ignore[arg-type]

@@ -1,0 +1,89 @@
+"""A run's directory: made, locked, and refused where the run in it is another."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..data.mix import hashes_of, record_of
+from ..errors import UserError
+from ..files import new_directory, write_json
+from .prepare import Prepared
+
+RUN_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE = "run.json", "config.yaml", "metrics.jsonl", ".lock"
+
+
+def record(ready: Prepared) -> dict[str, Any]:
+    systems = {m["content"] for e in ready.examples for m in e.messages if m["role"] == "system"}
+    return {
+        "mlx_lora_version": __version__,
+        "model": ready.model.name,
+        "model_revision": ready.model.revision,
+        "data": record_of(ready.data, ready.mix),
+        "data_sha256": hashes_of(ready.data),
+        "learned_from": ready.config.learned_from(),
+        # What the adapter is used to being told, if it was always the same.
+        "system_prompt": systems.pop() if len(systems) == 1 else None,
+    }
+
+
+def make_directory(ready: Prepared) -> None:
+    with new_directory(ready.out) as directory:
+        write_json(directory / RUN_FILE, {**record(ready), "result": None})
+
+
+def check_same(ready: Prepared, extend: bool) -> None:
+    """Raises UserError, with what changed, if the directory's run is not the one asked for."""
+    run = read_run(ready.out)
+    then, now = run.get("learned_from", {}), ready.config.learned_from()
+    changed = [f"{key} was {then.get(key)!r} and is {now[key]!r}" for key in now if then.get(key) != now[key]]
+    if extend:
+        changed = [c for c in changed if not c.startswith(("num_epochs ", "max_steps "))]
+    hashes = hashes_of(ready.data)
+    changed += [
+        f"{split}.jsonl has changed" for split in hashes if run.get("data_sha256", {}).get(split) != hashes[split]
+    ]
+    if run.get("model_revision") != ready.model.revision:
+        changed.append(f"the model's revision was {run.get('model_revision')} and is {ready.model.revision}")
+    if changed:
+        raise UserError(
+            f"{ready.out}: a run is there already, and it is another: {'; '.join(changed)}; "
+            "choose another --out, or start over with --fresh"
+            + (", or go on with --extend" if all(c.startswith(("num_epochs ", "max_steps ")) for c in changed) else "")
+        )
+
+
+def read_run(directory: Path) -> dict[str, Any]:
+    """The ``run.json`` of a run directory.
+
+    Raises:
+        UserError: it is missing or broken.
+    """
+    file = directory / RUN_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return {"model": content["model"], **content}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{directory}: this exists and is no run ({RUN_FILE} is missing or broken: {error}); choose another name"
+        ) from error
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the run directory; the lock ends with the process, however that ends.
+
+    Raises:
+        UserError: another process trains there.
+    """
+    with open(out / LOCK_FILE, "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{out}: another process is training there; wait for it, or choose another --out") from None
+        yield

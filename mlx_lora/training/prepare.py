@@ -1,0 +1,108 @@
+"""Everything a run needs, read and checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..backends import Backend, load_backend
+from ..config import TrainingConfig
+from ..data.checks import errors_that_stop, stop_sentence
+from ..data.encode import EncodedExample, encode_examples, encode_prompt
+from ..data.example import Example, read_split, read_trainable
+from ..data.mix import Mix, datasets_of
+from ..errors import UserError
+from ..models.resolve import ResolvedModel, resolve_model
+
+SAMPLES, SAMPLE_TOKENS = 3, 128
+
+
+@dataclass
+class Prepared:
+    """Everything a run needs, read and checked; nothing is written yet.
+
+    Attributes:
+        data: the dataset's directory, or those of a mix.
+        mix: which examples each epoch sees, where there are several.
+    """
+
+    config: TrainingConfig
+    data: list[Path]
+    out: Path
+    model: ResolvedModel
+    examples: list[Example]
+    backend: Backend
+    train: list[EncodedExample]
+    valid: list[EncodedExample]
+    mix: Mix | None = None
+
+    def notes(self) -> list[str]:
+        """What the user should know before the first step, a sentence each."""
+        cut = sum(example.cut > 0 for example in self.train)
+        shortened = (
+            f"{cut} of {len(self.train)} prompts were longer than max_seq_length {self.config.max_seq_length} "
+            "and lost their middle"
+        )
+        inert = (
+            "the dataset's spans touch no token that is trained on, so that their weights change nothing: they lie in "
+            "answers that the model's tokenizer or template changes"
+        )
+        spans = any(example.spans for example in self.examples) and not self.weighted()["span_tokens"]
+        return [*self.backend.notes, *([shortened] if cut else []), *([inert] if spans else [])]
+
+    def weighted(self) -> dict[str, int]:
+        """How many examples and supervised tokens weigh more or less than the rest."""
+        return {
+            "weighted_examples": sum(example.weight != 1 for example in self.train),
+            "weighted_tokens": sum(int(e.supervised.sum()) for e in self.train if e.weight != 1),
+            "span_tokens": sum(example.span_tokens for example in self.train),
+        }
+
+
+def prepare(config: TrainingConfig) -> Prepared:
+    """Read and check dataset and model.
+
+    Raises:
+        UserError: see ``read_split``, ``resolve_model``, ``errors_that_stop`` and ``encode_example``.
+    """
+    if not config.data:
+        raise UserError("no dataset was given; name its directory with --data DIR or the config key data")
+    if not config.output_dir:
+        raise UserError("no run directory was given; name it with --out adapters/NAME or the config key output_dir")
+    data, weights = datasets_of(config.data)
+    train_sets = [read_trainable(path) for path in data]
+    valid_sets = [read_split(path, "valid") for path in data]
+    mix = Mix([len(rows) for rows in train_sets], weights, config.seed) if len(data) > 1 else None
+    model = resolve_model(config.model_name, config.model_revision)
+    backend = load_backend(model)
+    wrong = errors_that_stop(data, backend.tokenizer, config.max_seq_length, config.waive_checks)
+    if wrong:
+        raise UserError(stop_sentence(wrong, data, config.waive_checks))
+
+    def encode(sets: Sequence[Sequence[Example]], split: str) -> list[EncodedExample]:
+        encoded: list[EncodedExample] = []
+        for path, rows in zip(data, sets, strict=True):
+            source = str(path / f"{split}.jsonl")
+            encoded += encode_examples(backend.tokenizer, rows, config.max_seq_length, source, config.train_on_prompt)
+        return encoded
+
+    examples = [example for rows in train_sets for example in rows]
+    train_rows, valid_rows = encode(train_sets, "train"), encode(valid_sets, "valid")
+    return Prepared(config, data, Path(config.output_dir), model, examples, backend, train_rows, valid_rows, mix)
+
+
+def samples(ready: Prepared) -> list[tuple[str, str, str]]:
+    """(prompt, reference, answer) of a few validation examples, or training ones where there are none."""
+    rows = ([row for path in ready.data for row in read_split(path, "valid")] or ready.examples)[:SAMPLES]
+    chats = [row.messages[: _last_answer(row)] for row in rows]
+    prompts = [encode_prompt(ready.backend.tokenizer, chat) for chat in chats]
+    answers = ready.backend.generate(prompts, SAMPLE_TOKENS, 0.0, 0)
+    return [
+        (chat[-1]["content"] if chat else "", row.messages[_last_answer(row)]["content"] or "", text)
+        for chat, row, text in zip(chats, rows, answers, strict=True)
+    ]
+
+
+def _last_answer(example: Example) -> int:
+    return max(i for i, message in enumerate(example.messages) if message["role"] == "assistant")

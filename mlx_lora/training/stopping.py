@@ -1,0 +1,43 @@
+"""What ends a run before its last step: a wish to stop, or a moment."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from ..config import TrainingConfig
+
+
+@contextmanager
+def interruption() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM are asked for after each step instead of breaking one; a second Ctrl-C breaks it."""
+    asked: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def deadline_of(config: TrainingConfig, now: float) -> float | None:
+    """The moment (seconds since the epoch) at which the time budget ends: the earlier of the two limits."""
+    deadlines = []
+    if config.max_minutes is not None:
+        deadlines.append(now + 60 * config.max_minutes)
+    if config.until is not None:
+        hour, minute = map(int, config.until.split(":"))
+        moment = datetime.fromtimestamp(now).replace(hour=hour, minute=minute, second=0, microsecond=0)
+        if moment.timestamp() <= now:
+            moment += timedelta(days=1)
+        deadlines.append(moment.timestamp())
+    return min(deadlines, default=None)
