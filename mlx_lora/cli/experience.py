@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def add(
     options = {"prompt": prompt, "response": response, "session": session, "phase": phase, "metadata": about}
     given = {key: value for key, value in options.items() if value not in (None, "-")}
     if "-" in (source, prompt, response):
-        exchanges = [{**exchange, **given} for exchange in _exchanges(click.get_text_stream("stdin", "utf-8"))]
+        exchanges = [{**row, **given} for row in _exchanges(sys.stdin.buffer.read())]
     else:
         exchanges = [given]
     for exchange in exchanges:
@@ -89,9 +90,9 @@ def add(
             click.echo(_sentence(result, threshold))
 
 
-def _exchanges(stream: Any) -> list[dict[str, Any]]:
+def _exchanges(content: bytes) -> list[dict[str, Any]]:
     try:
-        text = stream.read()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"standard input is not UTF-8 text ({error.reason}); convert it") from None
     try:

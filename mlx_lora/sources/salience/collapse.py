@@ -31,9 +31,9 @@ Gram = tuple[str, ...]
 
 def asks_only(text: str) -> bool:
     """A few words, and all sentences are questions."""
-    sentences = _sentences(text)
-    few = len(words_of(text)) <= BARE_QUESTION_WORDS
-    return few and bool(sentences) and all(sentence.endswith("?") for sentence in sentences)
+    if not text.rstrip().endswith("?") or len(words_of(text)) > BARE_QUESTION_WORDS:
+        return False
+    return all(sentence.endswith("?") for sentence in _sentences(text))
 
 
 def floods_with_questions(text: str) -> bool:
@@ -64,12 +64,14 @@ def _grams(words: Sequence[str], length: int) -> list[Gram]:
 
 def _covered(grams: Sequence[Gram], chosen: set[Gram], length: int) -> float:
     """The share of a text's words that stand in one of the chosen phrases."""
+    if chosen.isdisjoint(grams):
+        return 0.0
     covered, end = 0, 0
     for start, gram in enumerate(grams):
         if gram in chosen:
             covered += start + length - max(start, end)
             end = start + length
-    return covered / (len(grams) + length - 1) if grams else 0.0
+    return covered / (len(grams) + length - 1)
 
 
 def stock_shares(responses: Sequence[str]) -> list[float]:

@@ -52,7 +52,9 @@ def parse_experience(row: Any) -> Experience:
     prompt, response = row[names[0]], row[names[1]]
     check_texts(prompt, response)
     try:
-        json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        prompt.encode(), response.encode()
+        others = {key: value for key, value in row.items() if key not in names[:2]}
+        json.dumps(others, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         raise ValueError("half a character (a lone surrogate), or a number that is not finite") from None
     metadata = row.get("metadata")

@@ -19,9 +19,10 @@ CHUNK = 2_000
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
-def words_of(text: str) -> list[str]:
+@lru_cache(maxsize=8)  # several checks in a row ask for the same text's
+def words_of(text: str) -> tuple[str, ...]:
     """The words of a text, lower-cased, without punctuation."""
-    return _WORD.findall(text.lower())
+    return tuple(_WORD.findall(text.lower()))
 
 
 @lru_cache(maxsize=1_000_000)
@@ -51,7 +52,7 @@ class NearDuplicates:
         bounds = [1]  # class c holds the sizes from bounds[c] to below bounds[c + 1]
         while bounds[-1] < LONGEST:
             bounds.append(int(bounds[-1] / threshold) + 1)
-        longest = [a + b - 2 for a, b in pairwise(bounds)]
+        longest = [a + b - 2 for a, b in pairwise(bounds[1:])]
         self._bounds = bounds
         self._parts = [int(size * self._difference + 1e-9) + 1 for size in longest]  # of each class
         self._texts: list[tuple[str, int, array[int]]] = []  # name, 256 bits, hashes of the words
