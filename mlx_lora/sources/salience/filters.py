@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...data.report import ImportReport
 from .collapse import asks_only, floods_with_questions, made_of_stock_phrases, repeats_itself
 from .record import Experience
-from .similar import THRESHOLD, NearDuplicates, words_of
+from .similar import CHUNK, THRESHOLD, NearDuplicates, words_of
 
 # name -> why an experience was left out
 CHECKS = {
@@ -121,7 +121,7 @@ def label(experience: Experience) -> str:
 
 
 def without_faults(
-    experiences: Iterable[Experience], everything: Sequence[Experience], filters: Filters, report: ImportReport
+    experiences: Sequence[Experience], everything: Sequence[Experience], filters: Filters, report: ImportReport
 ) -> list[Experience]:
     """The experiences that pass every check of their answer, alone, among its neighbours and against the others.
 
@@ -130,18 +130,32 @@ def without_faults(
         everything: these and all others of the buffer, in its order, for what only shows in their company.
     """
     stock = _stock_phrases(everything, report) if filters.makes("stock-phrases") else set()
+    said = NearDuplicates(filters.similarity)
     sound = []
-    for experience in experiences:
-        fault = answer_fault(experience["response"], filters)
-        if filters.without_lora and experience["metadata"].get("using_lora"):
-            report.leave_out(USING_LORA, label(experience))
-        elif fault is not None:
-            report.leave_out(CHECKS[fault], label(experience))
-        elif experience["id"] in stock:
-            report.leave_out(CHECKS["stock-phrases"], label(experience))
-        else:
-            sound.append(experience)
-    return _without_near_duplicates(sound, filters, report) if filters.makes("near-duplicates") else sound
+    # By chunks, in which every check finds a text's words where the one before has left them.
+    for start in range(0, len(experiences), CHUNK):
+        chunk = [e for e in experiences[start : start + CHUNK] if _is_sound(e, stock, filters, report)]
+        if filters.makes("near-duplicates"):
+            twins = said.add_all([(e["id"], e["response"]) for e in chunk])
+            for experience, twin in zip(chunk, twins, strict=True):
+                if twin is not None:
+                    report.leave_out(CHECKS["near-duplicates"], f"{label(experience)} (as {twin})")
+            chunk = [e for e, twin in zip(chunk, twins, strict=True) if twin is None]
+        sound += chunk
+    return sound
+
+
+def _is_sound(experience: Experience, stock: set[str], filters: Filters, report: ImportReport) -> bool:
+    reason = None
+    if filters.without_lora and experience["metadata"].get("using_lora"):
+        reason = USING_LORA
+    elif fault := answer_fault(experience["response"], filters):
+        reason = CHECKS[fault]
+    elif experience["id"] in stock:
+        reason = CHECKS["stock-phrases"]
+    if reason is not None:
+        report.leave_out(reason, label(experience))
+    return reason is None
 
 
 def _stock_phrases(everything: Sequence[Experience], report: ImportReport) -> set[str]:
@@ -153,14 +167,3 @@ def _stock_phrases(everything: Sequence[Experience], report: ImportReport) -> se
             "the agent's manner; read some before you train on them."
         )
     return {experience["id"] for experience, mark in zip(in_time, marked, strict=True) if mark}
-
-
-def _without_near_duplicates(
-    experiences: Sequence[Experience], filters: Filters, report: ImportReport
-) -> list[Experience]:
-    index = NearDuplicates(filters.similarity)
-    twins = index.add_all([(experience["id"], experience["response"]) for experience in experiences])
-    for experience, twin in zip(experiences, twins, strict=True):
-        if twin is not None:
-            report.leave_out(CHECKS["near-duplicates"], f"{label(experience)} (as {twin})")
-    return [experience for experience, twin in zip(experiences, twins, strict=True) if twin is None]

@@ -8,7 +8,11 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 THRESHOLD = 0.85
 # Earlier texts that one is compared with, those first that it shares the rarest parts with.
@@ -19,7 +23,7 @@ CHUNK = 2_000
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
-@lru_cache(maxsize=8)  # several checks in a row ask for the same text's
+@lru_cache(maxsize=CHUNK)  # the checks ask for the same text's one after another
 def words_of(text: str) -> tuple[str, ...]:
     """The words of a text, lower-cased, without punctuation."""
     return tuple(_WORD.findall(text.lower()))
@@ -28,6 +32,16 @@ def words_of(text: str) -> tuple[str, ...]:
 @lru_cache(maxsize=1_000_000)
 def _hash(word: str) -> int:
     return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def _bits(values: np.ndarray, sizes: np.ndarray) -> list[int]:
+    """For each text, 256 bits of which every word sets one; ``values`` and ``sizes`` as in ``_keys``."""
+    import numpy as np
+
+    bits = np.zeros((len(sizes), 4), dtype="<u8")
+    place = (np.repeat(np.arange(len(sizes)), sizes), ((values >> np.uint64(6)) & np.uint64(3)).astype(np.int64))
+    np.bitwise_or.at(bits, place, np.uint64(1) << (values & np.uint64(63)))
+    return [int.from_bytes(row.tobytes(), "little") for row in bits]
 
 
 class NearDuplicates:
@@ -65,42 +79,47 @@ class NearDuplicates:
 
     def add_all(self, texts: Sequence[tuple[str, str]]) -> list[str | None]:
         """:meth:`add` for many (name, text), in order; the keys of thousands are computed at once."""
+        import numpy as np
+
         found: list[str | None] = []
         for start in range(0, len(texts), CHUNK):
             chunk = texts[start : start + CHUNK]
             hashes = [frozenset(map(_hash, words_of(text))) for _, text in chunk]
-            keys = zip(*(self._keys(hashes, shift) for shift in (0, -1, 1)), strict=True)
-            for (name, _), words, of_classes in zip(chunk, hashes, keys, strict=True):
-                found.append(self._add(name, words, of_classes) if words else None)
+            sizes = np.array([len(words) for words in hashes])
+            values = np.fromiter(chain.from_iterable(hashes), dtype=np.uint64, count=int(sizes.sum()))
+            keys = zip(*(self._keys(values, sizes, shift) for shift in (0, -1, 1)), strict=True)
+            bits = _bits(values, sizes)
+            for (name, _), words, own_bits, of_classes in zip(chunk, hashes, bits, keys, strict=True):
+                found.append(self._add(name, words, own_bits, of_classes) if words else None)
         return found
 
     def _class_of(self, size: int) -> int:
         return min(bisect_right(self._bounds, size) - 1, len(self._parts) - 2)
 
-    def _keys(self, hashes: Sequence[frozenset[int]], shift: int) -> Iterator[list[int]]:
-        """What each text has in each part of its own class, or of one ``shift`` classes away: a number each."""
+    def _keys(self, values: np.ndarray, sizes: np.ndarray, shift: int) -> Iterator[list[int]]:
+        """What each text has in each part of its own class, or of one ``shift`` classes away: a number each.
+
+        Args:
+            values: uint64 [words of all texts], their hashes.
+            sizes: int [texts], how many of them belong to each.
+        """
         import numpy as np
 
-        classes = [max(0, self._class_of(len(words)) + shift) for words in hashes]
-        counts = [self._parts[c] for c in classes]
-        starts = [0, *accumulate(counts)]
-        sizes = [len(words) for words in hashes]
-        values = np.fromiter((v for words in hashes for v in words), dtype=np.uint64, count=sum(sizes))
-        part = values % np.repeat(np.array(counts, dtype=np.uint64), sizes)
+        classes = np.array([max(0, self._class_of(size) + shift) for size in sizes.tolist()], dtype=np.int64)
+        counts = np.array(self._parts)[classes]
+        starts = [0, *accumulate(counts.tolist())]
+        part = values % np.repeat(counts.astype(np.uint64), sizes)
         keys = np.zeros(starts[-1], dtype=np.uint64)
         np.add.at(keys, np.repeat(np.array(starts[:-1]), sizes) + part.astype(np.int64), values)
         # The same words in another part, or in another class's, are something else.
         number = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
-        keys += np.repeat(np.array(classes), counts).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        keys += np.repeat(classes, counts).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         keys += number.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
         plain = keys.tolist()
         return (plain[a:b] for a, b in pairwise(starts))
 
-    def _add(self, name: str, words: frozenset[int], of_classes: Sequence[list[int]]) -> str | None:
+    def _add(self, name: str, words: frozenset[int], bits: int, of_classes: Sequence[list[int]]) -> str | None:
         own = self._class_of(len(words))
-        bits = 0
-        for value in words:
-            bits |= 1 << (value & 255)
         buckets = [
             [bucket] if isinstance(bucket, int) else bucket
             for size_class, keys in zip((own, own - 1, own + 1), of_classes, strict=True)
