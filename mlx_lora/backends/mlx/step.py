@@ -100,4 +100,5 @@ class TrainStep:
     def share(self) -> None:
         """Give every process the first one's state."""
         if self.group.size() > 1:
-            self.set_state({name: from_leader(value, self.group) for name, value in self.state().items()})
+            # In one order everywhere: a state that was loaded has its names in another than a fresh one.
+            self.set_state({name: from_leader(value, self.group) for name, value in sorted(self.state().items())})
