@@ -1,0 +1,1 @@
+"""From an adapter to other programs' formats, each step verified against the adapter in MLX."""

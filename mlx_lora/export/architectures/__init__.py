@@ -1,0 +1,112 @@
+"""Which architectures can go to llama.cpp, and how its files differ from Hugging Face's: a short module each.
+
+A new architecture is a module here with its ``ARCHITECTURE``; nothing else changes, unless it has tensors that no
+other has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError
+
+LAYER = "model.layers.{}."
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The facts of one architecture in GGUF.
+
+    Attributes:
+        name: GGUF's name of it.
+        model_types: what ``config.json`` calls it.
+        permuted: the modules whose rows GGUF has in another order, with the key of the config that counts their heads.
+        refuses: says why a config of this architecture cannot be written, or ``None``.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    permuted: dict[str, str]
+    refuses: Callable[[dict[str, Any]], str | None] = lambda config: None
+
+
+@cache
+def architectures() -> dict[str, Architecture]:
+    """Every architecture, by the config's ``model_type``."""
+    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    return {kind: module.ARCHITECTURE for module in modules for kind in module.ARCHITECTURE.model_types}
+
+
+def find_architecture(config: dict[str, Any], where: str) -> Architecture:
+    """The architecture of a ``config.json``; ``where`` names the model in what is said.
+
+    Raises:
+        UserError: it is not among those here, or the config asks for what its GGUF cannot say.
+    """
+    kind = config.get("model_type")
+    found = architectures().get(str(kind))
+    if found is None:
+        raise UserError(
+            f"{where}: the architecture {kind} cannot be written as GGUF yet; those that can are "
+            f"{', '.join(sorted(architectures()))} (`mlx-lora fuse` works for others too)"
+        )
+    reason = found.refuses(config)
+    if reason:
+        raise UserError(f"{where}: {reason}, which cannot be written as GGUF; use `mlx-lora fuse` instead")
+    return found
+
+
+def gguf_name(architecture: Architecture, layers: int, name: str) -> str:
+    """GGUF's name of a Hugging Face tensor: ``model.layers.0.self_attn.q_proj.weight`` → ``blk.0.attn_q.weight``.
+
+    Args:
+        layers: how many the model has.
+
+    Raises:
+        UserError: the architecture has no such tensor.
+    """
+    found = _names(architecture.name, layers).get_name(name, try_suffixes=(".weight", ".bias"))
+    if found is None:
+        raise UserError(
+            f"{name}: the architecture {architecture.name} has no such tensor in GGUF; is this another kind of model?"
+        )
+    return found
+
+
+@cache
+def _names(architecture: str, layers: int) -> Any:
+    from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
+
+    number = {name: number for number, name in MODEL_ARCH_NAMES.items()}[architecture]
+    return get_tensor_name_map(MODEL_ARCH(number), layers)
+
+
+def heads_of(architecture: Architecture, config: dict[str, Any], name: str) -> int | None:
+    """How many heads' rows a tensor's GGUF form has reordered, ``None`` where it has them as they are."""
+    for module, key in architecture.permuted.items():
+        if f".{module}." in f"{name}.":
+            return int(config.get(key) or config["num_attention_heads"])
+    return None
+
+
+def permute_rows(values: np.ndarray, heads: int) -> np.ndarray:
+    """Rows [heads · (2 · half), ...] as GGUF's llama has them: each head's two halves interleaved.
+
+    Hugging Face rotates dimension i with i + half, llama.cpp's llama rotates neighbours. Weights, biases and a LoRA's
+    ``lora_b`` [rows, rank] are reordered alike.
+    """
+    rows, rest = values.shape[0], values.shape[1:]
+    return values.reshape(heads, 2, rows // heads // 2, *rest).swapaxes(1, 2).reshape(values.shape)
+
+
+def unpermute_rows(values: np.ndarray, heads: int) -> np.ndarray:
+    """What :func:`permute_rows` was given."""
+    rows, rest = values.shape[0], values.shape[1:]
+    return values.reshape(heads, rows // heads // 2, 2, *rest).swapaxes(1, 2).reshape(values.shape)

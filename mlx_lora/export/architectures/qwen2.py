@@ -1,0 +1,5 @@
+"""Qwen2 and Qwen2.5, whose q, k and v have biases."""
+
+from . import Architecture
+
+ARCHITECTURE = Architecture(name="qwen2", model_types=("qwen2",), permuted={})

@@ -1,0 +1,138 @@
+"""What is checked after a step, and what becomes of its file: kept if verified, else put aside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import fsync_path, writing
+
+
+@dataclass
+class Check:
+    """One thing that was measured.
+
+    Attributes:
+        name: what, in words.
+        value: what was found, a number or text.
+        limit: what was asked for, a number (``value`` may be at most or at least that) or text.
+    """
+
+    name: str
+    value: float | int | str
+    limit: float | int | str
+    passed: bool
+
+
+def at_most(name: str, value: float, limit: float) -> Check:
+    """A check that a number is not above its limit; a NaN is."""
+    return Check(name, _finite(value), limit, bool(value <= limit))
+
+
+def at_least(name: str, value: float, limit: float) -> Check:
+    """A check that a number is not below its limit; a NaN is."""
+    return Check(name, _finite(value), limit, bool(value >= limit))
+
+
+def equal(name: str, value: Any, expected: Any) -> Check:
+    """A check that two things are the same."""
+    return Check(name, value, expected, value == expected)
+
+
+def _finite(value: float) -> float | str:
+    value = float(value)
+    return value if value == value and abs(value) != float("inf") else str(value)  # JSON has no NaN
+
+
+@dataclass
+class Report:
+    """What came of an export.
+
+    Attributes:
+        file: where the result is: under its name, or aside if it was rejected.
+        notes: what the user should know, a sentence each.
+    """
+
+    file: str
+    checks: list[Check]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        return "verified" if all(check.passed for check in self.checks) else "rejected"
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"file", "checks": [{"name", "value", "limit", "passed"}], "verdict"}``."""
+        return {"file": self.file, "checks": [asdict(check) for check in self.checks], "verdict": self.verdict}
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises UserError if something is there: an export never overwrites."""
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path}: this exists already; choose another name, or remove it first")
+
+
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A place beside ``path`` to write a file (or directory) to, gone after the block unless :func:`settle` moved it.
+
+    Raises:
+        UserError: something has the name already, or the file system refuses.
+    """
+    path = Path(path)
+    refuse_existing(path)
+    # The suffix stays: some programs go by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+        finally:
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+
+
+def settle(temporary: Path, path: str | Path, checks: list[Check], notes: list[str] | None = None) -> Report:
+    """Give a file (or directory) its name if every check passed, else put it aside as ``<name>.rejected``.
+
+    Raises:
+        UserError: something has the name by now, or the file system refuses.
+    """
+    path = Path(path)
+    report = Report(str(path), checks, notes or [])
+    place = path if report.verdict == "verified" else _aside(path)
+    report.file = str(place)
+    with writing(place):
+        for file in [*temporary.rglob("*"), temporary] if temporary.is_dir() else [temporary]:
+            fsync_path(file)
+        refuse_existing(place)
+        os.rename(temporary, place)
+        fsync_path(place.parent)
+    return report
+
+
+def _aside(path: Path) -> Path:
+    """``<path>.rejected``, or with a number where that is taken."""
+    place, number = path.with_name(f"{path.name}.rejected"), 1
+    while place.exists() or place.is_symlink():
+        number += 1
+        place = path.with_name(f"{path.name}.rejected-{number}")
+    return place
+
+
+def check_space(path: str | Path, needed: int) -> None:
+    """Raises UserError if the disk that ``path`` will be on has not ``needed`` bytes free."""
+    directory = Path(path).absolute().parent
+    while not directory.exists():
+        directory = directory.parent
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise UserError(
+            f"{path}: this needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; "
+            "free some space or choose another place"
+        )
