@@ -22,6 +22,7 @@ COMMANDS = {
     "bench": ("mlx_lora.cli.bench", "bench", "Time our trainer against mlx-lm's own."),
     "fuse": ("mlx_lora.cli.fuse", "fuse", "Merge an adapter into its base: a model of its own."),
     "export": ("mlx_lora.cli.export", "export", "An adapter for other programs: llama.cpp and more."),
+    "import": ("mlx_lora.cli.imports", "imports", "Make a run of another program's adapter."),
     "generate": ("mlx_lora.cli.generate", "generate", "Ask a model or an adapter by hand."),
 }
 

@@ -1,0 +1,183 @@
+"""A run's adapter with its base's shapes, read and checked before anything is made from it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..models.resolve import ResolvedModel, check_safetensors
+from .source import ADAPTER_CONFIG, ADAPTER_FILE, Source, read_source
+from .tensors import stored_tensors
+
+LAYER = re.compile(r"^(?P<prefix>.*\blayers)\.(?P<layer>\d+)\.(?P<within>.+)$")
+
+
+@dataclass
+class Pair:
+    """What one module was adapted by, as MLX arrays in the dtype of the file.
+
+    Attributes:
+        a: [in, rank].
+        b: [rank, out].
+        m: DoRA's magnitudes [out], ``None`` for LoRA.
+    """
+
+    a: Any
+    b: Any
+    m: Any = None
+
+
+@dataclass
+class Adapter:
+    """A LoRA or DoRA adapter at rest.
+
+    Attributes:
+        scale: what the product of the two matrices is multiplied by; alpha in other formats is scale · rank.
+        pairs: by the module's path in the model, ``model.layers.0.self_attn.q_proj``.
+    """
+
+    source: Source
+    kind: str
+    rank: int
+    scale: float
+    dropout: float
+    pairs: dict[str, Pair]
+
+    @property
+    def alpha(self) -> float:
+        return alpha_of(self.scale, self.rank)
+
+
+def alpha_of(scale: float, rank: int) -> float:
+    """The alpha that gives back exactly this scale when it is divided by the rank, where a float does."""
+    alpha = scale * rank
+    near = (alpha, math.nextafter(alpha, math.inf), math.nextafter(alpha, 0))
+    return next((value for value in near if value / rank == scale), alpha)
+
+
+def read_adapter(directory: Path, into: str) -> Adapter:
+    """The adapter of a run, checked against its base.
+
+    Args:
+        into: what it will be made into, for the sentence that refuses full fine-tuning.
+
+    Raises:
+        UserError: see ``read_source``; a broken adapter, one of another base, or one that is no LoRA.
+    """
+    source = read_source(str(directory), needs_adapter=True)
+    config, file = source.adapter_config, directory / ADAPTER_FILE
+    kind = config.get("fine_tune_type", "lora")
+    if kind == "full":
+        raise UserError(
+            f"{directory}: this run trained whole layers, which {into} cannot hold; use `mlx-lora fuse` or export gguf"
+        )
+    try:
+        parameters = config["lora_parameters"]
+        rank, scale = int(parameters["rank"]), float(parameters["scale"])
+        dropout = float(parameters.get("dropout", 0.0))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{directory / ADAPTER_CONFIG}: this is not an adapter's config ({error})") from error
+    pairs = _pairs(file, read_arrays(file))
+    check_fit(file, pairs, rank, source.model)
+    return Adapter(source, kind, rank, scale, dropout, pairs)
+
+
+def read_arrays(file: Path) -> dict[str, Any]:
+    """A safetensors file as MLX arrays.
+
+    Raises:
+        UserError: it is truncated or broken, or a number in it is not finite.
+    """
+    import mlx.core as mx
+
+    try:
+        check_safetensors(file)
+        arrays: dict[str, Any] = mx.load(str(file))  # type: ignore[assignment]
+    except (UserError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{file}: this adapter is truncated or broken; restore it from a copy, or train again"
+        ) from error
+    for name, value in arrays.items():
+        if not bool(mx.all(mx.isfinite(value))):
+            raise UserError(f"{file}: {name} holds a number that is not finite, so the training of it had failed")
+    return arrays
+
+
+def _pairs(file: Path, arrays: dict[str, Any]) -> dict[str, Pair]:
+    """The arrays by module; experts' and embeddings' are refused, which no other format here holds."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in arrays.items():
+        path, _, part = name.rpartition(".")
+        if part not in ("lora_a", "lora_b", "m"):
+            raise UserError(f"{file}: {name} is no part of a LoRA adapter; use `mlx-lora fuse` instead")
+        found.setdefault(path, {})[part] = value
+    for path, parts in found.items():
+        if not {"lora_a", "lora_b"} <= set(parts):
+            raise UserError(f"{file}: {path} has only one of its two matrices, so this adapter is broken")
+        if any(parts[part].ndim != 2 for part in ("lora_a", "lora_b")):
+            raise UserError(f"{file}: {path} is a layer of experts, which only `mlx-lora fuse` can carry over")
+    if not found:
+        raise UserError(f"{file}: there is nothing in this adapter; train it first")
+    return {path: Pair(parts["lora_a"], parts["lora_b"], parts.get("m")) for path, parts in found.items()}
+
+
+def check_fit(file: Path, pairs: dict[str, Pair], rank: int, base: ResolvedModel) -> None:
+    """Raises UserError if a module is not in the base or its shape is another."""
+    known = base_matrices(base.path)
+    for path, pair in pairs.items():
+        if path not in known:
+            raise UserError(f"{file}: {base.name} has no {path}, so this adapter belongs to another base")
+        out, columns = known[path]
+        shapes = (tuple(pair.a.shape), tuple(pair.b.shape), None if pair.m is None else tuple(pair.m.shape))
+        if shapes != ((columns, rank), (rank, out), None if pair.m is None else (out,)):
+            raise UserError(
+                f"{file}: {path} is {pair.b.shape[1]} × {pair.a.shape[0]} of rank {pair.a.shape[1]}, and should be "
+                f"{out} × {columns} of rank {rank}: this adapter is broken, or not one of {base.name}"
+            )
+
+
+def differing(again: dict[str, Pair], wanted: dict[str, Pair]) -> int:
+    """How many of the arrays are not bit for bit the same, those that only one side has included."""
+    import mlx.core as mx
+
+    def arrays(pairs: dict[str, Pair]) -> dict[tuple[str, str], Any]:
+        return {(path, part): getattr(pair, part) for path, pair in pairs.items() for part in ("a", "b", "m")}
+
+    ours, theirs = arrays(wanted), arrays(again)
+
+    def same(one: Any, other: Any) -> bool:
+        if one is None or other is None:
+            return one is other
+        return one.dtype == other.dtype and bool(mx.array_equal(one, other))
+
+    return sum(not same(ours.get(key), theirs.get(key)) for key in set(ours) | set(theirs))
+
+
+def base_matrices(path: Path) -> dict[str, tuple[int, int]]:
+    """(out, in) of every matrix of a model directory by its module's path, from the headers; quantized ones too."""
+    shapes = {name: tensor.shape for name, tensor in stored_tensors(path).items()}
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    quantization = config.get("quantization") or config.get("quantization_config") or {}
+    found: dict[str, tuple[int, int]] = {}
+    for name, shape in shapes.items():
+        module, _, part = name.rpartition(".")
+        if part != "weight" or len(shape) != 2:
+            continue
+        columns = shape[1]
+        if f"{module}.scales" in shapes:
+            own = quantization.get(module)
+            group = (own if isinstance(own, dict) else quantization)["group_size"]
+            columns = shapes[f"{module}.scales"][1] * group
+        found[module] = (shape[0], columns)
+    return found
+
+
+def is_quantized(path: Path) -> bool:
+    """Whether a model directory holds MLX's quantized weights."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return bool(config.get("quantization"))

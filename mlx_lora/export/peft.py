@@ -1,0 +1,154 @@
+"""An adapter as PEFT reads it: ``adapter_model.safetensors`` with ``adapter_config.json``.
+
+PEFT keeps both matrices as torch's Linear does, [rank, in] and [out, rank], so each is transposed; its scale is
+``lora_alpha / r``; DoRA's magnitudes are the same.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..config import TrainingConfig
+from ..errors import UserError
+from ..files import write_json, writing
+from ..models.parameters import stored_parameters, trainable_parameters
+from .adapter import LAYER, Adapter, Pair, base_matrices, differing, is_quantized, read_adapter
+from .checks import Check, Report, at_most, check_space, equal, new_file, refuse_existing, settle
+from .peft_read import PARTS, PEFT_CONFIG, PEFT_FILE, PREFIX, read_peft
+
+
+def export_peft(run: str | Path, out: str | Path) -> Report:
+    """Write a run's adapter as a PEFT directory, read it back and compare.
+
+    Raises:
+        UserError: see ``read_adapter``; something is at ``out`` already; or PEFT cannot name its modules.
+    """
+    out = Path(out)
+    refuse_existing(out)
+    adapter = read_adapter(Path(run), "PEFT")
+    check_space(out, sum(value.nbytes for value in peft_tensors(adapter).values()))
+    with new_file(out) as temporary:
+        temporary.mkdir()
+        write_json(temporary / PEFT_CONFIG, peft_config(adapter))
+        _save(temporary / PEFT_FILE, peft_tensors(adapter))
+        return settle(temporary, out, _compared(adapter, temporary), _notes(adapter))
+
+
+def peft_tensors(adapter: Adapter) -> dict[str, Any]:
+    """MLX arrays in PEFT's names and layout; pairs of nothing but zeros, which import fills gaps with, are left out."""
+    import mlx.core as mx
+
+    tensors: dict[str, Any] = {}
+    for path, pair in _not_empty(adapter).items():
+        tensors[f"{PREFIX}{path}.{PARTS['a']}"] = mx.contiguous(pair.a.T)
+        tensors[f"{PREFIX}{path}.{PARTS['b']}"] = mx.contiguous(pair.b.T)
+        if pair.m is not None:
+            tensors[f"{PREFIX}{path}.{PARTS['m']}"] = pair.m
+    return tensors
+
+
+def _not_empty(adapter: Adapter) -> dict[str, Pair]:
+    import mlx.core as mx
+
+    def empty(pair: Pair) -> bool:
+        return pair.m is None and not bool(mx.any(pair.a)) and not bool(mx.any(pair.b))
+
+    return {path: pair for path, pair in adapter.pairs.items() if not empty(pair)} or adapter.pairs
+
+
+def peft_config(adapter: Adapter) -> dict[str, Any]:
+    """The ``adapter_config.json`` of PEFT; rsLoRA's scale is in ``lora_alpha`` already."""
+    alpha = adapter.alpha
+    base = adapter.source.model
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base.path.absolute()) if base.revision is None else base.name,
+        "revision": base.revision,
+        "inference_mode": True,
+        "r": adapter.rank,
+        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
+        "lora_dropout": adapter.dropout,
+        "use_rslora": False,
+        "use_dora": adapter.kind == "dora",
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        **_selection(set(_not_empty(adapter)), set(base_matrices(base.path))),
+    }
+
+
+def _selection(paths: set[str], known: set[str]) -> dict[str, Any]:
+    """What tells PEFT which modules these are: their last names where those name no other, else whole paths.
+
+    PEFT takes a module whose path is, or ends in a dot and, one of ``target_modules``; ``layers_to_transform`` leaves
+    only those of some layers.
+    """
+    found = [match for path in paths if (match := LAYER.match(path))]
+    layers = sorted({int(match["layer"]) for match in found})
+    names = sorted({path.rsplit(".", 1)[-1] for path in paths})
+
+    def chosen(within: list[int] | None) -> set[str]:
+        named = {path for path in known if path.rsplit(".", 1)[-1] in names}
+        if within is None:
+            return named
+        matched = {path: LAYER.match(path) for path in named}
+        return {path for path, match in matched.items() if match and int(match["layer"]) in within}
+
+    if chosen(None) == paths:
+        return {"target_modules": names, "layers_to_transform": None, "layers_pattern": None}
+    if len(found) == len(paths) and chosen(layers) == paths:
+        return {"target_modules": names, "layers_to_transform": layers, "layers_pattern": "layers"}
+    return {"target_modules": sorted(paths), "layers_to_transform": None, "layers_pattern": None}
+
+
+def _save(file: Path, tensors: dict[str, Any]) -> None:
+    import mlx.core as mx
+
+    with writing(file):
+        try:
+            mx.save_safetensors(str(file), tensors, metadata={"format": "pt"})
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+
+
+def _compared(adapter: Adapter, directory: Path) -> list[Check]:
+    """The directory read back by the import's own road, against the adapter it was made from."""
+    wanted = _not_empty(adapter)
+    try:
+        again = read_peft(directory)
+        checks = [equal("modules", len(again.pairs), len(wanted)), equal("rank", again.rank, adapter.rank)]
+        checks.append(at_most("difference of the scales", abs(again.scale - adapter.scale), 1e-15 * adapter.scale))
+        checks.append(equal("values that differ", differing(again.pairs, wanted), 0))
+    except UserError as error:
+        return [Check("read back", str(error), "it can be", False)]
+    return checks + counted(adapter, stored_parameters(directory / PEFT_FILE), len(wanted) == len(adapter.pairs))
+
+
+def counted(adapter: Adapter, stored: int, complete: bool = True) -> list[Check]:
+    """The number of parameters against what the run's config predicts, where it does (an imported run's may not).
+
+    Args:
+        complete: whether every module of the run is in what was stored.
+    """
+    try:
+        training = TrainingConfig(**_known_keys(adapter.source.run["learned_from"]))
+        predicted = trainable_parameters(adapter.source.config, training)
+    except (KeyError, TypeError, ValueError):
+        return []
+    return [equal("parameters", stored, predicted)] if predicted is not None and complete else []
+
+
+def _known_keys(learned_from: dict[str, Any]) -> dict[str, Any]:
+    wanted = ("lora_rank", "fine_tune_type", "lora_target_modules", "num_layers")
+    return {key: learned_from[key] for key in wanted}
+
+
+def _notes(adapter: Adapter) -> list[str]:
+    model = adapter.source.model
+    if not is_quantized(model.path):
+        return []
+    return [f"{model.name} is quantized for MLX; transformers cannot load it, so give PEFT the model as it was before"]

@@ -1,0 +1,152 @@
+"""A PEFT directory as a run: the adapter in mlx-lm's format, with a ``run.json`` that says where it came from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import UserError
+from ..files import sha256_of, write_json, writing
+from ..models.resolve import ResolvedModel, resolve_model
+from .adapter import LAYER, Pair, check_fit, differing, read_adapter
+from .checks import Check, Report, check_space, equal, new_file, refuse_existing, settle
+from .peft_read import PEFT_CONFIG, PEFT_FILE, PeftAdapter, read_peft
+from .source import ADAPTER_CONFIG, ADAPTER_FILE, RUN_FILE
+
+
+def import_peft(directory: str | Path, out: str | Path, base: str | None = None) -> Report:
+    """Make a run directory of a PEFT adapter; generate, eval, fuse and every export take it.
+
+    Args:
+        base: the base model, by name or directory, if not the one that PEFT's config names.
+
+    Raises:
+        UserError: see ``read_peft``; the base is not found or another; something is at ``out`` already.
+    """
+    directory, out = Path(directory), Path(out)
+    refuse_existing(out)
+    adapter = read_peft(directory)
+    model = _base(directory, adapter, base)
+    check_fit(directory / PEFT_FILE, adapter.pairs, adapter.rank, model)
+    config, pairs = _in_mlx_format(directory, adapter, model)
+    check_space(out, 2 * (directory / PEFT_FILE).stat().st_size)
+    with new_file(out) as temporary:
+        temporary.mkdir()
+        write_json(temporary / RUN_FILE, _record(directory, adapter, model, config))
+        write_json(temporary / ADAPTER_CONFIG, config)
+        _save(temporary / ADAPTER_FILE, pairs)
+        return settle(temporary, out, _compared(temporary, pairs, adapter), _notes(pairs, adapter))
+
+
+def _base(directory: Path, adapter: PeftAdapter, base: str | None) -> ResolvedModel:
+    named = adapter.config.get("base_model_name_or_path")
+    if base is None and not named:
+        raise UserError(f"{directory / PEFT_CONFIG}: it names no base model; name it with --base MODEL")
+    try:
+        return resolve_model(base or str(named), None if base else adapter.config.get("revision"))
+    except UserError as error:
+        if base:
+            raise
+        raise UserError(f"{error} (the adapter names this base; --base MODEL names another)") from error
+
+
+def _in_mlx_format(
+    directory: Path, adapter: PeftAdapter, model: ResolvedModel
+) -> tuple[dict[str, Any], dict[str, Pair]]:
+    """mlx-lm's config and the pairs that it implies: the same modules in each of the last so many layers.
+
+    PEFT may adapt any module of any layer. Where it left some out, both matrices are zeros: they change nothing and
+    would stay zeros in training.
+    """
+    import mlx.core as mx
+
+    placed = {path: LAYER.match(path) for path in adapter.pairs}
+    for path, match in placed.items():
+        if match is None:
+            raise UserError(f"{directory / PEFT_FILE}: {path} is in no layer, which mlx-lm's format cannot hold")
+    matches = [match for match in placed.values() if match]
+    depth = json.loads((model.path / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
+    first, keys = min(int(m["layer"]) for m in matches), sorted({m["within"] for m in matches})
+    prefix, pairs = matches[0]["prefix"], dict(adapter.pairs)
+    shapes = {m["within"]: adapter.pairs[m.string] for m in matches}
+    for layer in range(first, depth):
+        for key in keys:
+            path, like = f"{prefix}.{layer}.{key}", shapes[key]
+            if path in pairs:
+                continue
+            if adapter.kind == "dora":
+                raise UserError(f"{directory / PEFT_FILE}: {path} is not adapted, and DoRA in mlx-lm's format needs it")
+            pairs[path] = Pair(mx.zeros_like(like.a), mx.zeros_like(like.b))
+    config = {
+        "model": str(model.path.absolute()) if model.revision is None else model.name,
+        "fine_tune_type": adapter.kind,
+        "num_layers": depth - first,
+        "lora_parameters": {
+            "rank": adapter.rank,
+            "scale": adapter.scale,
+            "dropout": adapter.dropout,
+            "keys": keys,
+        },
+    }
+    return config, pairs
+
+
+def _record(directory: Path, adapter: PeftAdapter, model: ResolvedModel, config: dict[str, Any]) -> dict[str, Any]:
+    """A ``run.json``; it was learned elsewhere, so nothing is said of data, and training cannot go on from it."""
+    return {
+        "mlx_lora_version": __version__,
+        "model": model.name,
+        "model_revision": model.revision,
+        "imported_from": {"peft": str(directory.absolute()), "sha256": sha256_of(directory / PEFT_FILE)},
+        "data": None,
+        "data_sha256": {},
+        "learned_from": {
+            "model_name": model.name,
+            "fine_tune_type": adapter.kind,
+            "lora_rank": adapter.rank,
+            "lora_alpha": float(adapter.config["lora_alpha"]),
+            "lora_dropout": adapter.dropout,
+            "use_rslora": bool(adapter.config.get("use_rslora")),
+            "lora_target_modules": sorted({key.rsplit(".", 1)[-1] for key in config["lora_parameters"]["keys"]}),
+            "num_layers": config["num_layers"],
+        },
+        "system_prompt": None,
+        "result": None,
+    }
+
+
+def _save(file: Path, pairs: dict[str, Pair]) -> None:
+    import mlx.core as mx
+
+    tensors = {}
+    for path, pair in pairs.items():
+        tensors |= {f"{path}.lora_a": pair.a, f"{path}.lora_b": pair.b}
+        tensors |= {} if pair.m is None else {f"{path}.m": pair.m}
+    with writing(file):
+        try:
+            mx.save_safetensors(str(file), tensors, metadata={"format": "mlx"})
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+
+
+def _compared(directory: Path, pairs: dict[str, Pair], adapter: PeftAdapter) -> list[Check]:
+    """The run read back as every export reads it."""
+    try:
+        again = read_adapter(directory, "a run")
+    except UserError as error:
+        return [Check("read back", str(error), "it can be", False)]
+    return [
+        equal("modules", len(again.pairs), len(pairs)),
+        equal("rank", again.rank, adapter.rank),
+        equal("scale", again.scale, adapter.scale),
+        equal("values that differ", differing(again.pairs, pairs), 0),
+    ]
+
+
+def _notes(pairs: dict[str, Pair], adapter: PeftAdapter) -> list[str]:
+    filled = len(pairs) - len(adapter.pairs)
+    if not filled:
+        return []
+    return [f"{filled} modules that PEFT left as they were are zeros here, which change nothing"]

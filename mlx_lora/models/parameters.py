@@ -1,0 +1,72 @@
+"""How many parameters a config trains on a model: computed from its config.json, without its weights."""
+
+from __future__ import annotations
+
+import json
+import struct
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ..config import TrainingConfig
+
+# The architectures whose layers are the seven projections below and nothing else that LoRA adapts.
+PLAIN_TYPES = {"llama", "mistral", "qwen2", "qwen3"}
+
+
+def projections(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """(out, in) of each matrix of one layer, by its name.
+
+    Args:
+        config: a model's ``config.json``; ``head_dim`` and ``num_key_value_heads`` may be missing, as they may there.
+    """
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    head_dim = config.get("head_dim") or hidden // heads
+    queries, values = heads * head_dim, (config.get("num_key_value_heads") or heads) * head_dim
+    wide = config["intermediate_size"]
+    return {
+        "q_proj": (queries, hidden),
+        "k_proj": (values, hidden),
+        "v_proj": (values, hidden),
+        "o_proj": (hidden, queries),
+        "gate_proj": (wide, hidden),
+        "up_proj": (wide, hidden),
+        "down_proj": (hidden, wide),
+    }
+
+
+def trainable_parameters(config: dict[str, Any], training: TrainingConfig) -> int | None:
+    """Numbers that LoRA or DoRA trains: rank · (in + out) a matrix, and for DoRA its out magnitudes besides.
+
+    Args:
+        config: a model's ``config.json``.
+
+    Returns:
+        ``None`` where it cannot be said without the weights: full fine-tuning, other architectures, other modules.
+    """
+    if training.fine_tune_type == "full" or config.get("model_type") not in PLAIN_TYPES:
+        return None
+    known = projections(config)
+    names = set(training.lora_target_modules)
+    if not names <= set(known):
+        return None
+    depth = config["num_hidden_layers"]
+    layers = min(training.num_layers or depth, depth)
+    magnitudes = training.fine_tune_type == "dora"
+    return layers * sum(
+        training.lora_rank * (known[name][0] + known[name][1]) + magnitudes * known[name][0] for name in names
+    )
+
+
+def stored_parameters(file: Path) -> int:
+    """Numbers in a safetensors file, from its header.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no safetensors file.
+    """
+    with open(file, "rb") as stream:
+        start = stream.read(8)
+        if len(start) < 8:
+            raise ValueError(f"{file} is no safetensors file")
+        header = json.loads(stream.read(struct.unpack("<Q", start)[0]))
+    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
