@@ -1,0 +1,158 @@
+"""What runs in llama.cpp's own process: ``python -m mlx_lora.export.llamacpp.worker REQUEST.json``.
+
+Two Python bindings can do the same here; each is a class with ``vocabulary`` (its size), ``tokenize``, ``is_end`` and
+``logits``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+F32 = 0  # ggml's number of the type
+THREADS = os.cpu_count() or 1
+
+
+class Cyllama:
+    """The binding that installs from a wheel."""
+
+    def __init__(self, model: str, context: int, lora: str | None) -> None:
+        from cyllama.llama import llama_cpp
+
+        if lora is not None:
+            raise RuntimeError("cyllama cannot run a LoRA adapter")
+        self._api = llama_cpp
+        settings = llama_cpp.LlamaModelParams()
+        settings.n_gpu_layers = 0
+
+        # Reading logits asks the model for a size that some versions of its class do not have.
+        class Model(llama_cpp.LlamaModel):
+            n_vocab = property(lambda model: model.get_vocab().n_vocab)
+
+        self._model = Model(model, settings, verbose=False)
+        self._vocab = self._model.get_vocab()
+        self.vocabulary = int(self._vocab.n_vocab)
+        options = llama_cpp.LlamaContextParams()
+        options.n_ctx = options.n_batch = options.n_ubatch = context
+        options.type_k = options.type_v = F32
+        options.flash_attn_type = 0
+        options.n_threads = options.n_threads_batch = THREADS
+        self._context = llama_cpp.LlamaContext(self._model, options, verbose=False)
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(self._vocab.tokenize(text, False, True))
+
+    def is_end(self, token: int) -> bool:
+        return bool(self._vocab.is_eog(token))
+
+    def logits(self, tokens: Sequence[int], positions: Sequence[int], past: int = 0) -> np.ndarray:
+        """float32 [positions, vocabulary] of these tokens, which follow the ``past`` ones read before."""
+        if not past:
+            self._context.kv_cache_clear()
+        wanted = set(positions)
+        batch = self._api.LlamaBatch(n_tokens=len(tokens), embd=0, n_seq_max=1)
+        for i, token in enumerate(tokens):
+            batch.add(token, past + i, [0], i in wanted)
+        self._context.decode(batch)
+        return np.array([self._context.get_logits_ith(i) for i in positions], dtype=np.float32)
+
+
+class LlamaCppPython:
+    """The best known binding, which is compiled when it is installed."""
+
+    def __init__(self, model: str, context: int, lora: str | None) -> None:
+        import llama_cpp
+
+        self._api = llama_cpp
+        self._llama = llama_cpp.Llama(
+            model,
+            n_gpu_layers=0,
+            n_ctx=context,
+            n_batch=context,
+            n_ubatch=context,
+            n_threads=THREADS,
+            n_threads_batch=THREADS,
+            logits_all=True,
+            type_k=F32,
+            type_v=F32,
+            flash_attn=False,
+            lora_path=lora,
+            verbose=False,
+        )
+        self.vocabulary = int(self._llama.n_vocab())
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(self._llama.tokenize(text.encode(), add_bos=False, special=True))
+
+    def is_end(self, token: int) -> bool:
+        vocabulary = self._api.llama_model_get_vocab(self._llama.model)
+        return bool(self._api.llama_vocab_is_eog(vocabulary, token))
+
+    def logits(self, tokens: Sequence[int], positions: Sequence[int], past: int = 0) -> np.ndarray:
+        """float32 [positions, vocabulary] of these tokens, which follow the ``past`` ones read before."""
+        if not past:
+            self._llama.reset()
+        self._llama.eval(list(tokens))
+        return np.array(self._llama.scores[[past + i for i in positions]], dtype=np.float32)
+
+
+BINDINGS: dict[str, Any] = {"cyllama": Cyllama, "llama-cpp-python": LlamaCppPython}
+
+
+def evaluate(request: dict[str, Any]) -> dict[str, Any]:
+    """Token ids of texts, logits at positions of prompts (as files), and a greedy answer; see ``run.Request``."""
+    prompts: list[list[int]] = request["prompts"]
+    longest = max([len(prompt) for prompt in prompts] + [len(request["greedy"]) + request["greedy_tokens"]])
+    # A context of fewer than 256 tokens is made larger by llama.cpp itself.
+    model = BINDINGS[request["binding"]](request["model"], max(256, longest), request["lora"])
+    out = Path(request["out"])
+    for i, (prompt, positions) in enumerate(zip(prompts, request["positions"], strict=True)):
+        np.save(out / f"logits-{i}.npy", model.logits(prompt, positions))
+    return {
+        "vocabulary": model.vocabulary,
+        "tokens": [model.tokenize(text) for text in request["texts"]],
+        "ends": [token for token in range(model.vocabulary) if model.is_end(token)],
+        "greedy": _greedy(model, request["greedy"], request["greedy_tokens"]),
+    }
+
+
+def _greedy(model: Any, prompt: list[int], count: int) -> list[int]:
+    """The likeliest tokens one after the other, up to one that ends the answer."""
+    answer: list[int] = []
+    unread, past = prompt, 0
+    while unread and len(answer) < count:
+        answer.append(int(model.logits(unread, [len(unread) - 1], past)[0].argmax()))
+        past += len(unread)
+        unread = [] if model.is_end(answer[-1]) else answer[-1:]
+    return answer
+
+
+def quantize(request: dict[str, Any]) -> dict[str, Any]:
+    """Quantize ``model`` to the file ``out``, with all cores; ``type`` is llama.cpp's number of the type."""
+    if request["binding"] == "cyllama":
+        from cyllama.llama import llama_cpp as cyllama
+
+        options = cyllama.LlamaModelQuantizeParams()
+        options.ftype, options.nthread = request["type"], THREADS
+        cyllama.model_quantize(request["model"], request["out"], options)
+        return {}
+    import llama_cpp
+
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype, parameters.nthread = request["type"], THREADS
+    status = llama_cpp.llama_model_quantize(request["model"].encode(), request["out"].encode(), parameters)
+    if status:
+        raise RuntimeError(f"llama_model_quantize returned {status}")
+    return {}
+
+
+if __name__ == "__main__":
+    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    found = {"evaluate": evaluate, "quantize": quantize}[asked["action"]](asked)
+    Path(sys.argv[1]).with_suffix(".answer").write_text(json.dumps(found), encoding="utf-8")

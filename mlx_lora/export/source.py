@@ -1,0 +1,85 @@
+"""What is exported: a run's adapter with its base, or a base model alone; nothing is loaded yet."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backends import Backend, load_backend
+from ..errors import UserError
+from ..models.resolve import ResolvedModel, check_safetensors, resolve_model
+from ..training.directory import read_run
+
+ADAPTER_FILE, ADAPTER_CONFIG, RUN_FILE = "adapters.safetensors", "adapter_config.json", "run.json"
+
+
+@dataclass
+class Source:
+    """A model to export.
+
+    Attributes:
+        name: as the user gave it.
+        config: the base's ``config.json``, with what transformers 5 writes elsewhere put where it used to be.
+        adapter: the run's directory, ``None`` for a base model alone.
+        adapter_config: mlx-lm's description of the adapter.
+        run: what the run directory says of itself.
+    """
+
+    name: str
+    model: ResolvedModel
+    config: dict[str, Any]
+    adapter: Path | None
+    adapter_config: dict[str, Any]
+    run: dict[str, Any]
+
+    def load(self) -> Backend:
+        """The model in MLX, with the adapter on it: what every export is compared with."""
+        backend = load_backend(self.model)
+        if self.adapter is not None:
+            backend.load_adapter(self.adapter)
+        return backend
+
+
+def read_source(name: str, needs_adapter: bool = False) -> Source:
+    """A run directory, or a base model by name or directory.
+
+    Args:
+        needs_adapter: only a run will do.
+
+    Raises:
+        UserError: there is no such run or model, the run has no adapter yet, or a file of it is broken.
+    """
+    directory = Path(name)
+    is_run = (directory / RUN_FILE).exists() or (directory / ADAPTER_CONFIG).exists()
+    if not is_run:
+        if needs_adapter:
+            raise UserError(
+                f"{name}: this is no run directory (there is no {RUN_FILE} in it); name one that `train` made"
+            )
+        model = resolve_model(name)
+        return Source(name, model, _config(model), None, {}, {})
+    if not (directory / ADAPTER_FILE).exists():
+        raise UserError(f"{directory}: this run has no {ADAPTER_FILE}; train it to the end first")
+    run = read_run(directory)
+    model = resolve_model(run["model"], run.get("model_revision"))
+    check_safetensors(directory / ADAPTER_FILE)
+    return Source(name, model, _config(model), directory, _adapter_config(directory), run)
+
+
+def _config(model: ResolvedModel) -> dict[str, Any]:
+    return {**json.loads((model.path / "config.json").read_text(encoding="utf-8")), **model.config_overrides}
+
+
+def _adapter_config(directory: Path) -> dict[str, Any]:
+    file = directory / ADAPTER_CONFIG
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        kind, layers = content.get("fine_tune_type", "lora"), content["num_layers"]
+        known = kind == "full" or isinstance(content["lora_parameters"]["scale"], (int, float))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: this does not describe an adapter of mlx-lm ({error!r}); train it again") from error
+    if kind not in ("lora", "dora", "full") or not isinstance(layers, int) or not known:
+        raise UserError(f"{file}: this does not describe an adapter of mlx-lm; train it again")
+    return content

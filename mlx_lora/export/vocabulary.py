@@ -1,0 +1,121 @@
+"""A tokenizer as llama.cpp wants it: byte-level BPE whose way to split text llama.cpp knows by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UserError
+
+# llama.cpp's name of a way to split text, by the sha256 of the regular expression in tokenizer.json.
+PRE_TOKENIZERS = {
+    "d98f9631be1e9607a9848c26c1f9eac1aa9fc21ac6ba82a2fc0741af9780a48f": "llama-bpe",
+    "1ff7f41064896984db5d1bb6ff64fa4bc29007d08c1b439e505b7392777a319e": "qwen2",
+}
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+LIKE_CONTROL = re.compile(r"<\|.*\|>", re.DOTALL)
+
+
+@dataclass
+class Vocabulary:
+    """What goes into a GGUF of a tokenizer.
+
+    Attributes:
+        pre: llama.cpp's name of the pre-tokenizer.
+        tokens: by id; ids that the tokenizer does not use are missing.
+        types: llama.cpp's type of each token.
+        merges: "left right", best first.
+        ids: bos, eos, eot and pad, those there are.
+        add_bos, add_eos: whether the tokenizer itself adds them to a text.
+    """
+
+    pre: str
+    tokens: dict[int, str]
+    types: dict[int, int]
+    merges: list[str]
+    ids: dict[str, int]
+    add_bos: bool
+    add_eos: bool
+    chat_template: str | None
+
+    def padded(self, rows: int) -> tuple[list[str], list[int]]:
+        """Tokens and types for every row of the embedding; rows without a token get ``[PAD{i}]``, never used."""
+        tokens = [self.tokens.get(i, f"[PAD{i}]") for i in range(rows)]
+        return tokens, [self.types.get(i, UNUSED) for i in range(rows)]
+
+
+def read_vocabulary(tokenizer: Any, where: str, end_of_turn: int | None = None) -> Vocabulary:
+    """The vocabulary of a loaded (fast) tokenizer; ``where`` names the model in what is said.
+
+    Args:
+        end_of_turn: the token that ends an answer in training, if it is a special one.
+
+    Raises:
+        UserError: it is no byte-level BPE, or splits text in a way llama.cpp has no known name for: it would then
+            make other tokens, without a word.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = content["model"]
+    if model["type"] != "BPE" or model.get("byte_fallback"):
+        raise UserError(
+            f"{where}: its tokenizer is {model['type']}{' with byte fallback' if model.get('byte_fallback') else ''}, "
+            "and only byte-level BPE can be written as GGUF here; use `mlx-lora fuse` instead"
+        )
+    pre = _pre_tokenizer(content, where)
+    added = {token["id"]: token for token in content["added_tokens"]}
+    tokens = {number: text for text, number in model["vocab"].items()}
+    tokens.update({number: token["content"] for number, token in added.items()})
+    types = {number: _type(text, added.get(number)) for number, text in tokens.items()}
+    named = {
+        "bos": tokenizer.bos_token_id,
+        "eos": tokenizer.eos_token_id,
+        "eot": end_of_turn,
+        "pad": tokenizer.pad_token_id,
+    }
+    ids = {name: number for name, number in named.items() if number is not None}
+    encoded = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).ids
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    return Vocabulary(
+        *(pre, tokens, types, merges, ids),
+        add_bos=encoded[0] == ids.get("bos"),
+        add_eos=encoded[-1] == ids.get("eos"),
+        chat_template=_template(tokenizer),
+    )
+
+
+def _type(text: str, added: dict[str, Any] | None) -> int:
+    if added is None:
+        return NORMAL
+    return CONTROL if added["special"] or LIKE_CONTROL.fullmatch(text) else USER_DEFINED
+
+
+def _template(tokenizer: Any) -> str | None:
+    template = getattr(tokenizer, "chat_template", None)
+    # Several by name: the one that is used unless another is asked for.
+    return template.get("default") if isinstance(template, dict) else template
+
+
+def _pre_tokenizer(content: dict[str, Any], where: str) -> str:
+    """llama.cpp's name for a Split by a known expression, then bytes; nothing before it but Unicode's NFC."""
+    steps = content["pre_tokenizer"] or {}
+    steps = steps.get("pretokenizers", [steps])
+    kinds = [step.get("type") for step in steps]
+    normalizer = (content.get("normalizer") or {}).get("type")
+    reason = f"its tokenizer splits text by {' and '.join(map(str, kinds))}"
+    if kinds == ["Split", "ByteLevel"] and normalizer in (None, "NFC"):
+        split, level = steps
+        expression = split["pattern"].get("Regex", "")
+        digest = hashlib.sha256(expression.encode()).hexdigest()
+        plain = split["behavior"] == "Isolated" and not split["invert"] and not level["add_prefix_space"]
+        if digest in PRE_TOKENIZERS and plain and not level.get("use_regex"):
+            return PRE_TOKENIZERS[digest]
+        reason = f"its tokenizer splits text by an expression that is not known here (sha256 {digest[:16]}…)"
+    elif normalizer not in (None, "NFC"):
+        reason = f"its tokenizer changes text before it is split ({normalizer})"
+    raise UserError(
+        f"{where}: {reason}, and llama.cpp, told a wrong way, would make other tokens without a word; "
+        f"known are those of {' and '.join(PRE_TOKENIZERS.values())}; use `mlx-lora fuse` instead"
+    )
