@@ -31,6 +31,7 @@ class TrainingConfig:
     model_revision: str | None = None
     data: str | list[dict[str, Any]] | None = None
     output_dir: str | None = None
+    init_adapter: str | None = None
     lora_rank: int = 16
     lora_alpha: float = 32.0
     lora_dropout: float = 0.05
@@ -58,6 +59,7 @@ class TrainingConfig:
     save_steps: int = 100
     save_total_limit: int = 3
     log_steps: int = 10
+    tensorboard: bool = False
     max_minutes: float | None = None
     until: str | None = None
     memory_limit_gb: float | None = None
@@ -77,7 +79,7 @@ class TrainingConfig:
 
 # How a run is carried out; these may differ when it goes on.
 RUN_ONLY = {
-    *("output_dir", "data", "save_steps", "save_total_limit", "log_steps"),
+    *("output_dir", "data", "save_steps", "save_total_limit", "log_steps", "tensorboard"),
     *("max_minutes", "until", "memory_limit_gb", "grad_checkpoint", "waive_checks"),
 }
 # The smallest (included) and largest value of each number, and whether the smallest is itself too small.

@@ -35,6 +35,8 @@ class Case:
 STANDARD = [
     Case("eisv", "llama-3.2-1b", 16, layers=4, hidden=256),
     Case("eisv-like", "small-8k", 8),
+    Case("eisv-like", "small-8k", 8, grad_checkpoint=True),
+    Case("eisv-like", "small-32k", 8),
     Case("salience", "qwen2.5-0.5b", 8, layers=6, hidden=224),
     Case("unique", "llama-3.2-1b", 8, layers=4, hidden=256),
     Case("worst", "llama-3.2-1b", 8, layers=4, hidden=256),
@@ -65,12 +67,13 @@ def compare(
         # The mean, since lengths differ from step to step; each side's sum is over the same examples.
         return sum(report["times"][WARM_UP:]) / len(report["times"][WARM_UP:])
 
+    checkpointed = ", checkpointed" if case.grad_checkpoint else ""
     scaled = "" if case.hidden is None else f", hidden {case.hidden}"
     pairs = list(zip(sides["ours"], sides["theirs"], strict=True))
     one, two = pairs[0]
     return {
         "data": case.data,
-        "shape": f"{case.shape}{scaled}, {config['num_hidden_layers']} layers",
+        "shape": f"{case.shape}{scaled}, {config['num_hidden_layers']} layers{checkpointed}",
         "batch_size": case.batch_size,
         "step_time_ratio": median(step_time(a) / step_time(b) for a, b in pairs),
         "arithmetic_ratio": one["flops"] / two["flops"],

@@ -15,6 +15,7 @@ SHAPES: dict[str, tuple[str, int, int, int, int, int, int, int, bool]] = {
     "qwen2.5-coder-7b": ("qwen2", 3584, 18944, 28, 28, 4, 128, 152064, False),
     "qwen3-0.6b": ("qwen3", 1024, 3072, 28, 16, 8, 128, 151936, True),
     "small-8k": ("llama", 256, 1024, 6, 4, 2, 64, 8192, True),
+    "small-32k": ("llama", 256, 1024, 6, 4, 2, 64, 32000, True),
 }
 
 

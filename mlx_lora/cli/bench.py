@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import click
 
 from .output import json_option, print_json, print_table
 
 
 @click.command()
-@click.option("--data", help="eisv, eisv-like, salience, unique, worst or traces; without it the standard five.")
+@click.option("--data", help="eisv, eisv-like, salience, unique, worst or traces; without it the standard ones.")
 @click.option("--shape", default="llama-3.2-1b", show_default=True, help="A real model's shape, with random weights.")
 @click.option("--layers", type=click.IntRange(1), help="Only so many layers.")
 @click.option("--hidden", type=click.IntRange(32), help="A smaller model of the same proportions.")
@@ -17,6 +20,7 @@ from .output import json_option, print_json, print_table
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Both sides so often, in turns.")
 @click.option("--steps", type=click.IntRange(2), default=10, show_default=True, help="Timed steps a round.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Write bench.json, bench.md and a picture there.")
 @json_option
 def bench(
     data: str | None,
@@ -28,6 +32,7 @@ def bench(
     rounds: int,
     steps: int,
     seed: int,
+    out: Path | None,
     as_json: bool,
 ) -> None:
     """Time our trainer against mlx_lm's own on the same model, data and hyper-parameters.
@@ -43,25 +48,15 @@ def bench(
     from rich.progress import Progress
 
     from ..bench.compare import STANDARD, Case, compare
+    from ..bench.record import COLUMNS, table_rows, write_results
 
     cases = [Case(data, shape, batch_size, layers, hidden, grad_checkpoint)] if data else STANDARD
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("rounds", total=2 * rounds * len(cases))
         results = [compare(case, rounds, steps, seed, lambda: bar.advance(task)) for case in cases]
+    if out is not None:
+        write_results(out, results, " ".join(["mlx-lora", *sys.argv[1:]]))
     if as_json:
         print_json({"results": results})
-        return
-    columns = ("data", "shape", "step time", "arithmetic", "memory", "loss ours", "theirs")
-    rows = [
-        (
-            r["data"],
-            r["shape"],
-            f"{r['step_time_ratio']:.2f}",
-            f"{r['arithmetic_ratio']:.2f}",
-            f"{r['peak_memory_ratio']:.2f}",
-            f"{r['loss_ours']:.3f}",
-            f"{r['loss_theirs']:.3f}",
-        )
-        for r in results
-    ]
-    print_table("ours / mlx_lm.lora", columns, rows)
+    else:
+        print_table("ours / mlx_lm.lora", COLUMNS, table_rows(results))

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 )
 @click.option("--fresh", is_flag=True, help="Replace the run that is in the run directory.")
 @click.option("--extend", is_flag=True, help="Go on with a run although num_epochs or max_steps has changed.")
+@click.option(
+    "--increment", is_flag=True, help="Learn only what no round before has, and start from the adapter of the last."
+)
+@click.option(
+    "--min-new", type=click.IntRange(1), default=10, show_default=True, help="New items that --increment needs."
+)
 @click.option("--max-minutes", type=float, help="Stop after so many minutes; the same command goes on later.")
 @click.option("--until", metavar="HH:MM", help="Stop at this time of day; the same command goes on later.")
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, its memory and time, and one example.")
@@ -37,6 +43,8 @@ def train(
     overrides: tuple[str, ...],
     fresh: bool,
     extend: bool,
+    increment: bool,
+    min_new: int,
     max_minutes: float | None,
     until: str | None,
     dry_run: bool,
@@ -54,6 +62,8 @@ def train(
     from dataclasses import asdict, replace
 
     from ..config import load_config
+    from ..errors import UserError
+    from ..training.increment import progress_of, train_increment
     from ..training.run import train as run
 
     limits = {"max_minutes": max_minutes, "until": None if until is None else f'"{until}"'}
@@ -63,17 +73,33 @@ def train(
     if dry_run:
         _dry_run(config, as_json)
         return
-    trained = run(config, fresh=fresh, extend=extend, quiet=as_json)
+    if increment:
+        if fresh or extend:
+            raise UserError("--increment goes on by itself: leave out --fresh and --extend, or start in another --out")
+        trained = train_increment(config, min_new, quiet=as_json)
+    else:
+        trained = run(config, fresh=fresh, extend=extend, quiet=as_json)
     if trained is None:
         return
+    if isinstance(trained, str):
+        _say(as_json, config, trained)
+        return
     directory, result = trained
+    rounds = progress_of(directory) if increment else {}
     if as_json:
-        print_json({"path": str(directory), **asdict(result)})
+        print_json({"path": str(directory), **asdict(result), **rounds})
         return
     validation = "" if result.validation_loss is None else f", validation loss {result.validation_loss:.4f}"
     if result.stopped:
         validation += f", stopped by {result.stopped}"
     click.echo(f"{directory}: loss {result.loss:.4f}{validation}, {result.steps} steps in {result.seconds:.0f} s")
+
+
+def _say(as_json: bool, config: TrainingConfig, sentence: str) -> None:
+    if as_json:
+        print_json({"path": config.output_dir, "trained": False, "reason": sentence})
+    else:
+        click.echo(sentence)
 
 
 def _dry_run(config: TrainingConfig, as_json: bool) -> None:

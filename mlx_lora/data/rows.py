@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from . import lines
 from .example import ROLES, Example, Span, parse_spans
+from .lines import read_lines
 
-# A longer line is counted and passed over, never held in memory.
-LONGEST_LINE = 64 * 2**20
 # What in a row is the conversation and its weights; all the rest is meta.
 _OWN_KEYS = {
     *("messages", "weight", "spans", "meta", "metadata"),
@@ -71,34 +71,18 @@ def read_rows(path: str | Path) -> Iterator[Row]:
         UserError: the file is missing, no regular file, or cannot be read.
     """
     name = str(path)
-    try:
-        # Not a pipe or a device: reading those may never end.
-        if not Path(path).is_file():
-            Path(path).stat()
-            raise UserError(f"{path}: this is no regular file; give a JSONL file")
-        with open(path, "rb") as file:
-            number = 0
-            while line := file.readline(LONGEST_LINE):
-                number += 1
-                if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
-                    while rest := file.readline(LONGEST_LINE):
-                        if rest.endswith(b"\n"):
-                            break
-                    yield Row(name, number, error=f"the line is longer than {LONGEST_LINE >> 20} MiB; split it")
-                elif line.strip():
-                    row = _row(name, number, line)
-                    yield row
-                    if number == 1 and line.lstrip().startswith(b"[") and row.error:
-                        return  # one sentence for a list over many lines, not one for each of them
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; check the path") from None
-    except OSError as error:
-        raise UserError(f"{path}: this file cannot be read ({error.strerror or error})") from error
+    for number, line in read_lines(path):
+        row = _row(name, number, line)
+        yield row
+        if number == 1 and line.lstrip().startswith(b"[") and row.error:
+            return  # one sentence for a list over many lines, not one for each of them
 
 
 def _row(file: str, number: int, line: bytes) -> Row:
+    if len(line) >= lines.LONGEST_LINE:
+        return Row(file, number, error=f"the line is longer than {lines.LONGEST_LINE >> 20} MiB; split it")
     try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        text = line.decode("utf-8")
         value = json.loads(text)
     except UnicodeDecodeError as error:
         return Row(file, number, error=f"byte {error.start + 1} is not UTF-8; save the file as UTF-8")

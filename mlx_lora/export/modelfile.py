@@ -111,9 +111,8 @@ def stop_texts(tokenizer: Any, config: dict[str, Any]) -> list[str]:
     Args:
         config: ``config.json`` or ``generation_config.json``, whose ``eos_token_id`` is a number or a list.
     """
-    ids = config.get("eos_token_id")
-    ids = [ids] if isinstance(ids, int) else list(ids or [])
-    # mlx-lm's wrapper knows them all; a plain tokenizer only its own.
-    ids += [tokenizer.eos_token_id, *(getattr(tokenizer, "eos_token_ids", None) or [])]
-    texts = [tokenizer.convert_ids_to_tokens(number) for number in sorted({int(i) for i in ids if i is not None})]
+    # mlx-lm's wrapper has a set of them, a plain tokenizer one; so has a config a list or one.
+    found = [config.get("eos_token_id"), tokenizer.eos_token_id, getattr(tokenizer, "eos_token_ids", None)]
+    ids = {int(number) for some in found for number in ([some] if isinstance(some, int) else some or [])}
+    texts = [tokenizer.convert_ids_to_tokens(number) for number in sorted(ids)]
     return [text for text in dict.fromkeys(texts) if text]

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..errors import UserError
 from ..files import writing
 
 Event = dict[str, Any]
@@ -24,6 +25,33 @@ def metrics_file(path: Path) -> Listener:
     def write(event: Event) -> None:
         with writing(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps({**event, "time": time.time()}, ensure_ascii=False) + "\n")
+
+    return write
+
+
+def tensorboard(directory: Path) -> Listener:
+    """Write the measurements of each step and evaluation where ``tensorboard --logdir`` finds them.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError("tensorboard: true needs an extra: pip install 'mlx-lora[tensorboard]'") from error
+    writer: Any = None
+
+    def write(event: Event) -> None:
+        nonlocal writer
+        if event["event"] == "start":
+            # What an interrupted run wrote after its last checkpoint is taken back.
+            writer = SummaryWriter(str(directory), purge_step=event["step"] + 1)
+        elif event["event"] in ("progress", "evaluation"):
+            for name, value in event.items():
+                if name not in ("event", "step"):
+                    writer.add_scalar(name, value, event["step"])
+        elif event["event"] == "complete":
+            writer.close()
 
     return write
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ..errors import UserError
 from ..files import write_atomic, write_json, writing
 from .checkpoints import Checkpoints, TrainerState
 from .directory import CONFIG_FILE, METRICS_FILE, RUN_FILE, check_same, locked, make_directory, read_run, record
-from .events import Listener, metrics_file, progress_bar
+from .events import Listener, metrics_file, progress_bar, tensorboard
 from .prepare import Prepared, prepare, samples
 from .report import write_report
 from .stopping import deadline_of, interruption
@@ -47,6 +48,7 @@ def train(
         _follow(ready)
         return None
     out = ready.out
+    board = [tensorboard(out / "tensorboard")] if config.tensorboard else []
     if fresh and out.exists():
         with locked(out), writing(out):
             shutil.rmtree(out)
@@ -60,14 +62,15 @@ def train(
             return out, TrainingResult(**run["result"])
         write_atomic(out / CONFIG_FILE, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
         with progress_bar(quiet) as show:
-            result = _lead(ready, trainable, (metrics_file(out / METRICS_FILE), show))
+            listeners = [metrics_file(out / METRICS_FILE), show]
+            result = _lead(ready, trainable, listeners + board)
         write_report(out, config.to_dict(), record(ready), samples(ready))
         ended = result.stopped != "time budget"
         write_json(out / RUN_FILE, {**record(ready), "result": asdict(result) if ended else None})
     return out, result
 
 
-def _lead(ready: Prepared, trainable: int, listeners: tuple[Listener, ...]) -> TrainingResult:
+def _lead(ready: Prepared, trainable: int, listeners: Sequence[Listener]) -> TrainingResult:
     """Train, and write all that a run leaves behind."""
     config, out, backend = ready.config, ready.out, ready.backend
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_lora.data import rows
+from mlx_lora.data import lines
 from mlx_lora.data.example import Span
 from mlx_lora.data.rows import Row, read_rows
 from mlx_lora.errors import UserError
@@ -111,7 +111,7 @@ def test_lines_of_10_mb_are_read_and_longer_ones_passed_over(tmp_path, monkeypat
     assert read(tmp_path, {"text": big})[0].messages[0]["content"] == big
     assert "not JSON" in read(tmp_path, '{"text": "' + big)[0].error
     assert read(tmp_path, {"text": "### Instruction:" + " " * 10_000_000})[0].error is None
-    monkeypatch.setattr(rows, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(lines, "LONGEST_LINE", 1 << 20)
     long, short = read(tmp_path, {"text": big}, {"text": "a"})
     assert "longer than 1 MiB" in long.error
     assert (short.line, short.error) == (2, None)
@@ -121,7 +121,7 @@ def test_what_is_no_file_is_refused(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     os.mkfifo(tmp_path / "pipe")
-    for name, said in (("a", "symbolic links"), ("pipe", "no regular file"), ("", "no regular file"), ("c", "no such")):
+    for name, said in (("a", "symbolic links"), ("pipe", "not a file"), ("", "not a file"), ("c", "no such")):
         with pytest.raises(UserError, match=said):
             list(read_rows(tmp_path / name))
 

@@ -102,10 +102,41 @@ def test_three_kills(command, arguments, undisturbed, tmp_path):
     assert once == again
 
 
+def killed_when(arguments, out, reached, moment=0.0):
+    """Kill a run ``moment`` seconds after something is so; returns whether it was still going."""
+    process = start(arguments, out)
+    while process.poll() is None and not reached():
+        time.sleep(0.0005)
+    time.sleep(moment)
+    alive = process.poll() is None
+    process.kill()
+    process.communicate()
+    return alive
+
+
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments(command, arguments, undisturbed, tmp_path):
-    kill_and_finish(command, arguments, tmp_path / "run", kills(20, 5, seed=2))
-    assert_same_adapter(undisturbed, tmp_path / "run")
+def test_twenty_kills_while_loading_stepping_evaluating_and_writing(command, arguments, tmp_path):
+    """Evaluations and checkpoints at every second step, so that a moment hits each of them as likely as a step."""
+    often = [*arguments[:-1], "--set", "eval_steps=2", "--set", "save_steps=2", "--set", "keep_best=false", "--out"]
+    finish(command, often, tmp_path / "undisturbed")
+    out, rng = tmp_path / "run", random.Random(2)
+
+    def size():
+        return (out / "metrics.jsonl").stat().st_size if (out / "metrics.jsonl").exists() else 0
+
+    def writing():
+        return any(out.glob("checkpoints/.step-*"))
+
+    for _ in range(6):
+        assert killed_when(often, out, lambda: True, rng.uniform(0.2, 1.5))
+    met = 0
+    for number in range(14):
+        before = size()
+        reached = writing if number % 2 else lambda before=before: size() != before
+        met += killed_when(often, out, reached, 0 if number % 2 else rng.uniform(0, 0.3))
+    assert met >= 7, "most kills must find the run still going"
+    finish(command, often, out)
+    assert_same_adapter(tmp_path / "undisturbed", out)
 
 
 def wait_for_checkpoint(process, out):

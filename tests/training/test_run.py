@@ -127,3 +127,11 @@ def test_generating_by_hand(run, command):
     assert command(*arguments).stdout.strip() == answer["answer"].strip()
     sampled = [command(*arguments, "--temperature", "20", "--seed", seed).stdout for seed in (1, 1, 2)]
     assert sampled[0] == sampled[1] != sampled[2]
+
+
+def test_tensorboard_has_the_measurements(command, eisv_data, tmp_path):
+    settings = ("--config", "quickstart", "--set", "max_steps=2", "--set", "log_steps=1", "--set", "tensorboard=true")
+    assert command("train", *settings, "--data", eisv_data, "--out", tmp_path / "a").returncode == 0
+    written = b"".join(file.read_bytes() for file in (tmp_path / "a" / "tensorboard").iterdir())
+    for name in (b"loss", b"grad_norm", b"validation_loss", b"tokens_per_second"):
+        assert name in written

@@ -61,10 +61,27 @@ class MLXBackend:
 
     def attach_lora(self, config: TrainingConfig) -> int:
         self._adapter = start_adapter(self.model, config)
+        if config.init_adapter:
+            self._begin_from(Path(config.init_adapter))
         if config.grad_checkpoint:
             checkpoint_layers(self.model)
         self._step = TrainStep(self.model, self.path, config, self._group)
         return sum(value.size for _, value in tree_flatten(self.model.trainable_parameters()))
+
+    def _begin_from(self, directory: Path) -> None:
+        """Give the fresh adapter another's values."""
+        try:
+            described = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+            different = [key for key in self._adapter if _shape(described.get(key)) != _shape(self._adapter[key])]
+            if different:
+                raise ValueError(f"its {different[0]} differs from this run's config")
+            check_safetensors(directory / ADAPTER_FILE)
+            load_weights(self.model, mx.load(str(directory / ADAPTER_FILE)))
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise UserError(
+                f"init_adapter {directory}: this run cannot start from it ({_first_line(error)}); "
+                "use its settings, or leave init_adapter out"
+            ) from error
 
     def load_adapter(self, directory: Path) -> None:
         try:
@@ -141,6 +158,11 @@ def save_arrays(file: Path, arrays: dict[str, mx.array]) -> None:
         except (RuntimeError, UserError) as error:
             file.unlink(missing_ok=True)
             raise OSError(errno.ENOSPC, "the file came out incomplete") from error
+
+
+def _shape(described: Any) -> Any:
+    """What two adapters must share for one to start from the other: all but dropout."""
+    return {k: v for k, v in described.items() if k != "dropout"} if isinstance(described, dict) else described
 
 
 def _first_line(error: Exception) -> str:

@@ -20,7 +20,7 @@ from ...data.batches import Batch
 # Logits held at once, in elements: 64 MB in float32 on a GPU, and what fits a CPU's caches, whatever the vocabulary.
 LOGITS_AT_ONCE = {mx.gpu: 2**24, mx.cpu: 2**20}
 # Fewer positions than these at once make slow products.
-LEAST_POSITIONS = 64
+LEAST_POSITIONS = 16
 PROBE = 12
 
 

@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ...data.lines import read_objects, shortened
 from ...data.report import ImportReport
 from ...errors import UserError
-from ..lines import read_objects, shortened
 from .text import DOCUMENT_ID, one_line
 
 # The labels of the published files, and what each says of the claim.

@@ -10,8 +10,8 @@ from typing import Any
 
 from ...data import rows as any_rows
 from ...data.example import Example
+from ...data.lines import shortened
 from ...data.report import ImportReport
-from ..lines import shortened
 from .legacy import without_end_token
 
 FLAGS = ("is_negative_example", "is_eval", "never_train")

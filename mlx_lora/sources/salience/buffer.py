@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ...data.lines import parse_object
 from ...data.report import ImportReport
 from ...errors import UserError
-from ..lines import parse_object
 from .record import Experience, parse_experience
 
 BUNDLE = "dream_bundle_header"

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...data.lines import read_objects
 from ...data.report import ImportReport
 from ...errors import UserError
-from ..lines import read_objects
 from .artifact import Artifact, Malformed
 from .objects import read_json
 from .predicates import Predicate

@@ -10,8 +10,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..data.report import ImportReport
 from ..errors import UserError
+from .report import ImportReport
 
 # A longer line is skipped without ever being held: no store has one, a damaged file may be a single one.
 LONGEST_LINE = 64 * 2**20
@@ -25,18 +25,27 @@ def read_objects(path: str | Path, report: ImportReport) -> Iterator[tuple[str, 
     Raises:
         UserError: no such file, a directory or a device, or one that cannot be read.
     """
+    for number, line in read_lines(path):
+        where = f"{path}, line {number}"
+        report.read += 1
+        try:
+            yield where, parse_object(line)
+        except ValueError as error:
+            report.leave_out(str(error), where)
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of each line that is not empty; one of ``LONGEST_LINE`` bytes or more is cut there.
+
+    Raises:
+        UserError: no such file, a directory or a device, or one that cannot be read.
+    """
     try:
         # A pipe or a device could keep us waiting for ever.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UserError(f"{path}: this is not a file; give the path of a JSONL file")
         with open(path, "rb") as file:
-            for number, line in _lines(file):
-                where = f"{path}, line {number}"
-                report.read += 1
-                try:
-                    yield where, parse_object(line)
-                except ValueError as error:
-                    report.leave_out(str(error), where)
+            yield from _lines(file)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; check the path") from None
     except OSError as error:

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..data.example import Example
 from ..errors import UserError
 from ..files import write_json
+from .example import Example
 
 STATE_FILE = "increment.json"
 ID_KEYS = ("item_id", "experience_id")

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_lora.data.example import Example
-from mlx_lora.errors import UserError
-from mlx_lora.sources.increment import (
+from mlx_lora.data.increment import (
     IncrementState,
     Round,
     abandon_round,
@@ -21,6 +20,7 @@ from mlx_lora.sources.increment import (
     too_few,
     write_state,
 )
+from mlx_lora.errors import UserError
 
 
 def example(identity, created_at="2026-01-01T00:00:00Z", key="item_id"):

@@ -1,0 +1,51 @@
+"""Texts and conversations that every export is tried on, whatever it was trained for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .vocabulary import CONTROL, Vocabulary
+
+# In Unicode's composed form (NFC): llama.cpp does not compose characters, and Qwen's own tokenizer does.
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog. It's what they'd've said, isn't it?",
+    "  leading spaces,\ttabs,\n\n\nline ends \r\n and trailing ones   ",
+    "1234567890 12 345 6,789.01 3.14159e-10 0xDEADBEEF 2026-11-22T12:00:00Z",
+    "def f(x: int) -> str:\n    return f'{x!r}'  # 'quoted' \"twice\"\n\n\nclass A: ...\n",
+    "Größe, naïve façade, œuvre, smørrebrød, żółć, Ħal Għargħur, ĲSSEL",
+    "Съешь же ещё этих мягких французских булок. Ґрунт, її.",
+    "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία· ὁ λόγος",
+    "敏捷的棕色狐狸跳过懒狗。繁體字：龍龜鬱。",
+    "いろはにほへと ちりぬるを、カタカナｶﾀｶﾅ。",
+    "다람쥐 헌 쳇바퀴에 타고파.",
+    "نص عربي مع تَشكيل و١٢٣٤ ثم English ثم فارسی‌ها",
+    "עברית עם נִקּוּד 1948",
+    "हिन्दी में लिखा हुआ वाक्य १२३, বাংলা বাক্য, தமிழ் வாக்கியம்",
+    "ภาษาไทยไม่มีวรรค ลาว ລາວ မြန်မာ ខ្មែរ",
+    "ქართული ენა, հայերեն, አማርኛ, ᏣᎳᎩ",
+    "emoji 👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇩🇪 ❤️ and ∀x∈ℝ: ⌈x⌉ = −⌊−x⌋ ≈ ½",
+    "zero\u200bwidth\u200djoiners, no\u00a0break, \u2028line, \ufeffmark, \u0000nul, \u0007bell",
+    "<not a token> </s> <s> [INST] <|nonsense|> {{ braces }} {% tag %}",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa !!!!!!!!!!!!!!!!!! ----------",
+    "",
+)
+CONVERSATION = [
+    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "assistant", "content": "The capital of France is Paris."},
+]
+# Special tokens are tried in texts of so many.
+SPECIALS, LONGEST = 8, 64
+
+
+def probe_texts(vocabulary: Vocabulary) -> list[str]:
+    """The texts, and the tokenizer's special tokens between words and next to each other."""
+    special = [text for number, text in vocabulary.tokens.items() if vocabulary.types[number] == CONTROL][:LONGEST]
+    named = [vocabulary.tokens[number] for number in vocabulary.ids.values()]
+    ordered = list(dict.fromkeys([*named, *special]))
+    groups = [ordered[i : i + SPECIALS] for i in range(0, len(ordered), SPECIALS)]
+    return [*TEXTS, *("".join(group) for group in groups), *(" a ".join(["", *group, ""]) for group in groups)]
+
+
+def conversations(rows: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """The run's own held-out conversations, or one of ours where there are none."""
+    return rows or [CONVERSATION]
