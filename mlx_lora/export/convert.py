@@ -99,14 +99,14 @@ def write_gguf(
     No more than one tensor is in memory at a time, in the type it is written in.
 
     Raises:
-        UserError: a number does not fit its type, or the vocabulary does not fit the embedding.
+        UserError: a number does not fit its type.
     """
     from gguf import GGMLQuantizationType, GGUFWriter
 
     writer = GGUFWriter(file, plan.architecture.name)
     try:
         _add_model(writer, plan)
-        _add_vocabulary(writer, plan, vocabulary)
+        _add_vocabulary(writer, vocabulary)
         for name, kind, weight in plan.tensors:
             shape, size = plan.shape(weight), _bytes(kind, plan.shape(weight))
             number = GGMLQuantizationType[kind.upper()]
@@ -218,13 +218,8 @@ def _add_model(writer: Any, plan: Plan) -> None:
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
-def _add_vocabulary(writer: Any, plan: Plan, vocabulary: Vocabulary) -> None:
-    if vocabulary.tokens and max(vocabulary.tokens) >= plan.rows:
-        raise UserError(
-            f"{plan.source.model.name}: its tokenizer has token {max(vocabulary.tokens)} and its embedding only "
-            f"{plan.rows} rows; the tokenizer is another model's"
-        )
-    tokens, types = vocabulary.padded(plan.rows)
+def _add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
+    tokens, types = vocabulary.padded()
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(tokens)

@@ -25,6 +25,7 @@ class Vocabulary:
 
     Attributes:
         pre: llama.cpp's name of the pre-tokenizer.
+        rows: rows of the embedding, and so tokens that the model has.
         tokens: by id; ids that the tokenizer does not use are missing.
         types: llama.cpp's type of each token.
         merges: "left right", best first.
@@ -33,6 +34,7 @@ class Vocabulary:
     """
 
     pre: str
+    rows: int
     tokens: dict[int, str]
     types: dict[int, int]
     merges: list[str]
@@ -41,21 +43,23 @@ class Vocabulary:
     add_eos: bool
     chat_template: str | None
 
-    def padded(self, rows: int) -> tuple[list[str], list[int]]:
+    def padded(self) -> tuple[list[str], list[int]]:
         """Tokens and types for every row of the embedding; rows without a token get ``[PAD{i}]``, never used."""
-        tokens = [self.tokens.get(i, f"[PAD{i}]") for i in range(rows)]
-        return tokens, [self.types.get(i, UNUSED) for i in range(rows)]
+        tokens = [self.tokens.get(i, f"[PAD{i}]") for i in range(self.rows)]
+        return tokens, [self.types.get(i, UNUSED) for i in range(self.rows)]
 
 
-def read_vocabulary(tokenizer: Any, where: str, end_of_turn: int | None = None) -> Vocabulary:
+def read_vocabulary(tokenizer: Any, rows: int, where: str, end_of_turn: int | None = None) -> Vocabulary:
     """The vocabulary of a loaded (fast) tokenizer; ``where`` names the model in what is said.
 
     Args:
+        rows: rows of the model's embedding. Added tokens beyond them, which the model cannot read, are left out:
+            transformers adds some that a tokenizer's class is used to.
         end_of_turn: the token that ends an answer in training, if it is a special one.
 
     Raises:
         UserError: it is no byte-level BPE, or splits text in a way llama.cpp has no known name for: it would then
-            make other tokens, without a word.
+            make other tokens, without a word. Or the vocabulary is larger than the embedding.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     model = content["model"]
@@ -65,7 +69,12 @@ def read_vocabulary(tokenizer: Any, where: str, end_of_turn: int | None = None) 
             "and only byte-level BPE can be written as GGUF here; use `mlx-lora fuse` instead"
         )
     pre = _pre_tokenizer(content, where)
-    added = {token["id"]: token for token in content["added_tokens"]}
+    added = {token["id"]: token for token in content["added_tokens"] if token["id"] < rows}
+    if max(model["vocab"].values(), default=0) >= rows:
+        raise UserError(
+            f"{where}: its tokenizer has {len(model['vocab'])} tokens and its embedding only {rows} rows; "
+            "the tokenizer is another model's"
+        )
     tokens = {number: text for text, number in model["vocab"].items()}
     tokens.update({number: token["content"] for number, token in added.items()})
     types = {number: _type(text, added.get(number)) for number, text in tokens.items()}
@@ -75,11 +84,11 @@ def read_vocabulary(tokenizer: Any, where: str, end_of_turn: int | None = None) 
         "eot": end_of_turn,
         "pad": tokenizer.pad_token_id,
     }
-    ids = {name: number for name, number in named.items() if number is not None}
+    ids = {name: number for name, number in named.items() if number is not None and number < rows}
     encoded = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).ids
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     return Vocabulary(
-        *(pre, tokens, types, merges, ids),
+        *(pre, rows, tokens, types, merges, ids),
         add_bos=encoded[0] == ids.get("bos"),
         add_eos=encoded[-1] == ids.get("eos"),
         chat_template=_template(tokenizer),

@@ -1,0 +1,39 @@
+"""``mlx-lora export gguf``: a run's model in one file for llama.cpp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..output import json_option, progress
+from .verdict import conclude
+
+
+@click.command()
+@click.option(
+    "--run", required=True, metavar="RUN_OR_MODEL", help="A run directory, or a base model by name or directory."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.gguf", help="A new file.")
+@click.option(
+    "--type",
+    "kind",
+    default="f16",
+    show_default=True,
+    metavar="TYPE",
+    help="f32, f16, bf16, q8_0, or one that llama.cpp quantizes to: q4_k_m, q5_k_m, q6_k, ...",
+)
+@json_option
+def gguf(run: str, out: Path, kind: str, as_json: bool) -> None:
+    """Write base and adapter as one GGUF file, and check it in llama.cpp against the adapter in MLX.
+
+    A file that fails a check is kept aside as FILE.rejected, and the exit status is 1.
+
+    \b
+    mlx-lora export gguf --run adapters/lumen --out lumen.gguf --type q4_k_m
+    """
+    from ...export.gguf_file import export_gguf
+
+    with progress(f"{run} as {kind}", 100) as advance:
+        report = export_gguf(run, out, kind.lower(), lambda share: advance(round(100 * share)))
+    conclude(report, as_json)

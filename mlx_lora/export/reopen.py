@@ -1,0 +1,147 @@
+"""A GGUF file read again: is everything in it that was meant to be, in the types that were asked for?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .checks import Check, at_most, equal
+from .convert import Plan
+from .tensors import PIECE
+from .vocabulary import Vocabulary
+
+
+@dataclass
+class Tensor:
+    """A tensor of a file: its type in small letters, its shape as numpy has it, and its bytes, mapped."""
+
+    kind: str
+    shape: tuple[int, ...]
+    data: np.ndarray
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """Its numbers, float32, some rows at a time."""
+        from gguf import GGMLQuantizationType, dequantize
+
+        number = GGMLQuantizationType[self.kind.upper()]
+        rows = self.data.reshape(-1, self.data.shape[-1])
+        step = max(1, PIECE // self.shape[-1])
+        for first in range(0, len(rows), step):
+            yield dequantize(np.ascontiguousarray(rows[first : first + step]), number)
+
+
+@dataclass
+class Opened:
+    """A GGUF file.
+
+    Attributes:
+        tensors: by GGUF's name, in the order of the file.
+        tokens, template: of its vocabulary.
+        bits: mean bits a weight.
+    """
+
+    tensors: dict[str, Tensor]
+    tokens: list[str]
+    template: str | None
+    bits: float
+
+    def kinds(self) -> str:
+        """How many tensors are of which type, in words."""
+        counts = Counter(tensor.kind for tensor in self.tensors.values())
+        return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+
+
+def open_gguf(file: Path) -> Opened:
+    """Read a GGUF file's header and map its tensors.
+
+    Raises:
+        ValueError: it is no GGUF file, or a truncated one.
+    """
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    tensors = {
+        tensor.name: Tensor(tensor.tensor_type.name.lower(), tuple(map(int, reversed(tensor.shape))), tensor.data)
+        for tensor in reader.tensors
+    }
+    size = sum(int(tensor.n_elements) for tensor in reader.tensors)
+    bits = sum(int(tensor.n_bytes) for tensor in reader.tensors) * 8 / max(1, size)
+    return Opened(tensors, _text(reader, "tokenizer.ggml.tokens"), _one(reader, "tokenizer.chat_template"), bits)
+
+
+def _text(reader: Any, key: str) -> list[str]:
+    field = reader.get_field(key)
+    return [] if field is None else [bytes(field.parts[i]).decode("utf-8") for i in field.data]
+
+
+def _one(reader: Any, key: str) -> str | None:
+    return next(iter(_text(reader, key)), None)
+
+
+def content_checks(opened: Opened, plan: Plan, vocabulary: Vocabulary) -> list[Check]:
+    """Tensors, shapes and vocabulary against what was planned; types too where the file was not quantized after."""
+    shapes = {name: plan.shape(weight) for name, _, weight in plan.tensors}
+    found = {name: tensor.shape for name, tensor in opened.tensors.items()}
+    right = sum(found.get(name) == shape for name, shape in shapes.items())
+    tokens, _ = vocabulary.padded()
+    same = sum(a == b for a, b in zip(opened.tokens, tokens, strict=False))
+    return [
+        equal("tensors", len(found), len(shapes)),
+        equal("tensors of the right name and shape", right, len(shapes)),
+        equal("vocabulary", len(opened.tokens), plan.rows),
+        equal("tokens in their places", same, plan.rows),
+        equal("chat template", _length(opened.template), _length(vocabulary.chat_template))
+        if opened.template == vocabulary.chat_template
+        else Check("chat template", "another", "the tokenizer's", False),
+    ]
+
+
+def _length(template: str | None) -> str:
+    return "none" if template is None else f"{len(template):,} characters"
+
+
+def type_checks(opened: Opened, plan: Plan) -> list[Check]:
+    """The types of a file that was written here, and so its size."""
+    expected = {name: kind for name, kind, _ in plan.tensors}
+    found = {name: tensor.kind for name, tensor in opened.tensors.items()}
+    right = sum(found.get(name) == kind for name, kind in expected.items())
+    size = sum(tensor.data.nbytes for tensor in opened.tensors.values())
+    return [
+        Check("types of tensors", opened.kinds(), f"{len(expected)} as planned", right == len(expected) == len(found)),
+        equal("bytes of weights", size, int(plan.weight_bytes)),
+    ]
+
+
+def weight_errors(full: Opened, quantized: Opened) -> dict[str, float]:
+    """How far each quantized tensor is from the one it was made of: ‖difference‖ / ‖tensor‖; infinite if not finite."""
+    errors: dict[str, float] = {}
+    for name, tensor in quantized.tensors.items():
+        original = full.tensors.get(name)
+        if original is None or original.shape != tensor.shape:
+            errors[name] = float("inf")
+            continue
+        squares = difference = 0.0
+        for ours, theirs in zip(original.pieces(), tensor.pieces(), strict=True):
+            squares += float(np.vdot(ours, ours))
+            gap = (theirs - ours).ravel()
+            difference += float(np.vdot(gap, gap))
+        error = (difference / squares) ** 0.5 if squares else 0.0 if not difference else float("inf")
+        errors[name] = error if np.isfinite(error) else float("inf")
+    return errors
+
+
+def worst_error(errors: dict[str, float], quantized: Opened, expected: dict[str, float]) -> Check:
+    """The tensor whose error is the largest beside what its type is known for (``expected``)."""
+    unknown = max(expected.values())
+
+    def allowed(name: str) -> float:
+        return expected.get(quantized.tensors[name].kind, unknown)
+
+    name = max(errors, key=lambda name: errors[name] / allowed(name))
+    kind = quantized.tensors[name].kind
+    return at_most(f"error of weights, at worst in {name} ({kind})", errors[name], allowed(name))

@@ -1,0 +1,153 @@
+"""Is a GGUF file the adapter in MLX? Everything that llama.cpp makes of it, against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.encode import render
+from .agreement import Agreement, agreement, same_greedy
+from .checks import Check, at_least, at_most, equal
+from .llamacpp.run import Answer, LlamaCppFailed, Request, evaluated
+from .probes import probe_texts
+from .reference import Reference
+from .vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a file of some type may be from the adapter; see :class:`~mlx_lora.export.agreement.Agreement`."""
+
+    relative: float
+    divergence: float
+    top1: float
+
+
+# Some five times what small models with weights far sharper than any trained one's reach; a missing permutation, bias
+# or scaling of positions is far beyond.
+LIMITS = {
+    "f32": Limits(1e-3, 1e-6, 0.99),
+    "f16": Limits(0.03, 1e-3, 0.95),
+    "bf16": Limits(0.15, 0.01, 0.9),
+    "q8_0": Limits(0.25, 0.05, 0.7),
+    "q6_k": Limits(0.3, 0.1, 0.7),
+    "q5": Limits(0.4, 0.2, 0.65),
+    "q4": Limits(0.6, 0.35, 0.5),
+}
+# llama.cpp rounds what it multiplies quantized weights with to 8 bits.
+OWN_LIMIT = 0.2
+COARSEST = Limits(1.0, 1.0, 0.3)
+# Below this share of agreement a larger type is worth its bytes.
+FAIR_TOP1 = 0.9
+
+
+def limits_of(kind: str) -> Limits:
+    """By the type's whole name, or its number of bits."""
+    return LIMITS.get(kind) or LIMITS.get(kind.removeprefix("i")[:2]) or COARSEST
+
+
+def run_checks(
+    file: Path,
+    kind: str,
+    reference: Reference,
+    vocabulary: Vocabulary,
+    tokenizer: Any,
+    template: str | None,
+    own: Sequence[np.ndarray] | None = None,
+) -> tuple[list[Check], list[str]]:
+    """Load the file in llama.cpp and compare; returns what was checked, and what the user should know.
+
+    Args:
+        template: the chat template that is in the file.
+        own: what a quantized file's weights say in MLX.
+    """
+    probes = probe_texts(vocabulary)
+    chats = [_rendered(tokenizer, chat, template) for chat in reference.conversations] if template else []
+    request = Request(
+        str(file),
+        texts=[*probes, *chats],
+        prompts=reference.prompts,
+        positions=reference.positions,
+        greedy=reference.greedy_prompt,
+        greedy_tokens=len(reference.greedy),
+    )
+    try:
+        with evaluated(request) as answer:
+            ids = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in probes]
+            checks = [Check("runs in llama.cpp", "yes", "yes", True), *_vocabulary(answer, vocabulary, ids)]
+            checks += _template(answer, reference, answer.tokens[len(probes) :]) if chats else []
+            logits = [answer.logits(i) for i in range(len(reference.prompts))]
+            if own is not None:
+                gap = agreement(own, logits).relative
+                checks.append(at_most("difference of logits from the same weights in MLX (RMS)", gap, OWN_LIMIT))
+            found = agreement(reference.logits, logits)
+            return [*checks, *_answers(answer, reference, found, limits_of(kind))], _notes(kind, found, reference)
+    except LlamaCppFailed as error:
+        return [Check("runs in llama.cpp", str(error), "yes", False)], []
+
+
+def _rendered(tokenizer: Any, chat: list[dict[str, Any]], template: str) -> str:
+    """A conversation through the file's template, in the engine that training used."""
+
+    class Carrier:
+        chat_template = template
+
+        def apply_chat_template(self, messages: Any, **options: Any) -> str:
+            return tokenizer.apply_chat_template(messages, chat_template=template, **options)
+
+    return render(Carrier(), chat)
+
+
+def _vocabulary(answer: Answer, vocabulary: Vocabulary, ids: Sequence[Sequence[int]]) -> list[Check]:
+    same = sum(list(ours) == theirs for ours, theirs in zip(ids, answer.tokens, strict=False))
+    return [
+        equal("vocabulary in llama.cpp", answer.vocabulary, vocabulary.rows),
+        equal("probe texts with the tokenizer's own ids", same, len(ids)),
+    ]
+
+
+def _template(answer: Answer, reference: Reference, tokens: list[list[int]]) -> list[Check]:
+    """Training's token ids are what the file's template and llama.cpp's tokenizer make, and its end is an end."""
+    pairs = zip(reference.encoded, tokens, strict=True)
+    same = sum(example.ids.tolist() == theirs for example, theirs in pairs if not example.cut)
+    whole = sum(not example.cut for example in reference.encoded)
+    last = {int(example.ids[example.supervised][-1]) for example in reference.encoded}
+    stops = sum(token in answer.ends for token in last)
+    return [
+        equal("conversations with training's own ids", same, whole),
+        Check("tokens trained to end an answer that end it", stops, len(last), stops == len(last) > 0),
+    ]
+
+
+def _answers(answer: Answer, reference: Reference, found: Agreement, limits: Limits) -> list[Check]:
+    total = len(reference.greedy)
+    same = same_greedy(reference.greedy, answer.greedy, reference.logits[-1], 0.0)
+    # A file whose logits are as near as they are may only differ where two tokens were that near.
+    explained = same_greedy(reference.greedy, answer.greedy, reference.logits[-1], 2 * found.largest)
+    return [
+        Check("largest difference of a logit", _number(found.largest), "reported", True),
+        at_most("difference of logits (RMS, in their spread)", found.relative, limits.relative),
+        at_most("KL divergence (nats)", found.divergence, limits.divergence),
+        at_least("same likeliest token", found.top1, limits.top1),
+        Check("greedy text", f"{same} of {total} tokens", "the same, or until a near tie", explained == total),
+    ]
+
+
+def _number(value: float) -> float | str:
+    return value if value < float("inf") else str(value)
+
+
+def _notes(kind: str, found: Agreement, reference: Reference) -> list[str]:
+    notes = []
+    if not reference.held_out:
+        notes.append("no held-out prompts of a run were at hand: a conversation of ours was compared instead")
+    if found.top1 < FAIR_TOP1 and kind not in ("f32", "f16", "bf16"):
+        notes.append(
+            f"{kind} finds another likeliest token than the adapter in {1 - found.top1:.0%} of places; "
+            "q5_k_m or q8_0 would be nearer"
+        )
+    return notes
