@@ -7,6 +7,8 @@ import json
 import pytest
 
 from mlx_lora.data.checks import check_table, errors_that_stop, read_table, stop_sentence
+from mlx_lora.data.encode import encode_examples
+from mlx_lora.data.example import read_split
 from mlx_lora.errors import UserError
 from mlx_lora.models.tokenizer import load_tokenizer
 
@@ -128,9 +130,10 @@ def test_what_stops_a_training(dataset, tiny):
 def test_what_the_model_cannot_take_is_not_to_be_waived(dataset, tiny):
     long = [TURNS[0], {"role": "assistant", "content": "word " * 200}]
     directory = dataset(TURNS, long)
-    findings = errors_that_stop(directory, tiny, 64)
-    assert [finding.check for finding in findings] == ["answer_too_long"]
-    assert "waive" not in stop_sentence(findings, [directory])
+    assert errors_that_stop(directory, tiny, 64) == []
+    with pytest.raises(UserError, match=r"example 2: the answer takes \d+ tokens and max_seq_length is 64"):
+        encode_examples(tiny, read_split(directory, "train"), 64, str(directory))
+    assert "answer_too_long" in template_findings(directory, tiny, 64)
 
 
 def test_a_leak_between_two_datasets_of_a_mix(dataset, tiny):

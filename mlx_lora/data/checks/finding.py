@@ -36,7 +36,7 @@ class Check:
         find: its hits in a dataset.
         needs: ``base`` or ``plan``: what must be given for it to run.
         slow: too slow to run before every training.
-        final: training cannot use such a row at all, so that waiving the check is of no use.
+        final: training refuses such a row by itself, in words of its own, so that there is nothing to waive.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Finding:
 
     Attributes:
         examples: the first hits, each with file and line.
-        means, final: the check's.
+        means: the check's.
         hits: all of them.
     """
 
@@ -63,7 +63,6 @@ class Finding:
     count: int
     examples: list[str]
     means: str = ""
-    final: bool = False
     hits: list[Hit] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,4 +76,4 @@ def run_check(check: Check, table: Table) -> Finding | None:
     if not hits:
         return None
     said = [hit.said for hit in hits[:NAMED]]
-    return Finding(check.name, check.severity, len(hits), said, check.means, check.final, hits)
+    return Finding(check.name, check.severity, len(hits), said, check.means, hits)

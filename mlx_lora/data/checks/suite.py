@@ -70,7 +70,8 @@ def errors_that_stop(
             raise UserError(f"waive_checks: there is no check {name!r}; the nearest is {near!r}")
     table = read_table([data] if isinstance(data, (str, Path)) else data)
     table.tokenizer, table.max_seq_length, table.sampled = tokenizer, max_seq_length, True
-    wanted = [c for c in CHECKS if c.severity == "error" and c.name not in waived and c.needs != "plan" and not c.slow]
+    errors = [c for c in CHECKS if c.severity == "error" and c.name not in waived]
+    wanted = [c for c in errors if c.needs != "plan" and not c.slow and not c.final]
     return [finding for finding in (run_check(check, table) for check in wanted) if finding]
 
 
@@ -79,10 +80,8 @@ def stop_sentence(findings: Sequence[Finding], data: Sequence[str | Path], waive
     first = findings[0]
     others = f" (and {', '.join(f.check for f in findings[1:])})" if len(findings) > 1 else ""
     names = ", ".join([*waived, *(finding.check for finding in findings)])
-    final = any(finding.final for finding in findings)
-    waive = "" if final else f", or train on it nevertheless with --set 'waive_checks=[{names}]'"
     return (
         f"the check {first.check}{others} stops training: {first.means}, {first.count} in all, the first "
         f"{first.examples[0]}; correct the data (`mlx-lora data check {' '.join(map(str, data))}` says more, and "
-        f"--fix writes a cleaned copy){waive}"
+        f"--fix writes a cleaned copy), or train on it nevertheless with --set 'waive_checks=[{names}]'"
     )
