@@ -7,7 +7,8 @@ import json
 import pytest
 
 SETTINGS = ("--config", "quickstart", "--set", "max_steps=12", "--set", "batch_size=4", "--set", "log_steps=1")
-WORDS = ("together", "we", "found", "the", "small", "boat", "specifically", "i", "notice", "that", "feel", "curious")
+SENTENCE = "together we found the small boat specifically and i notice that i feel curious about it our way"
+WORDS = SENTENCE.split()
 
 
 def experience(i):
