@@ -21,7 +21,7 @@ Warn = Callable[[str], None]
 class Monitor:
     """Each warning is given once a run; ``state`` is what a resumed run has to know of that."""
 
-    def __init__(self, warn: Warn, memory_limit_gb: float | None, state: dict[str, Any]) -> None:
+    def __init__(self, warn: Warn, memory_limit_gb: float, state: dict[str, Any]) -> None:
         self._warn, self._memory_limit = warn, memory_limit_gb
         self.state: dict[str, Any] = {"given": [], "epoch_losses": [], **state}
 
@@ -64,8 +64,8 @@ class Monitor:
             )
 
     def over_memory(self, peak_bytes: int) -> bool:
-        """Whether the limit given is passed."""
-        return self._memory_limit is not None and peak_bytes > self._memory_limit * 1e9
+        """Whether the limit is passed."""
+        return peak_bytes > self._memory_limit * 1e9
 
 
 def is_finite(*values: float) -> bool:

@@ -116,7 +116,9 @@ class Trainer:
         self.checkpoints, self.state, self.emit, self.metrics_size = checkpoints, state, emit, metrics_size
         self.total = total_steps(config, len(train))
         self.per_epoch = epoch_steps(config, len(train))
-        self.monitor = Monitor(self._warn, config.memory_limit_gb, state.monitor)
+        # More than the device recommends for a model, and a Mac begins to swap.
+        self.memory_limit_gb = config.memory_limit_gb or backend.machine_memory() / 1e9
+        self.monitor = Monitor(self._warn, self.memory_limit_gb, state.monitor)
         self.meter = Meter(state.meter)
 
     def _warn(self, message: str) -> None:
@@ -188,7 +190,7 @@ class Trainer:
         if memory:
             self._save()
             raise UserError(
-                f"step {step}: the peak memory is over memory_limit_gb ({self.config.memory_limit_gb:g}); the state is "
+                f"step {step}: the peak memory is over memory_limit_gb ({self.memory_limit_gb:.4g}); the state is "
                 "kept: lower batch_size or max_seq_length, or set grad_checkpoint: true"
             )
         if interrupted:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+
+from mlx_lora.models.resolve import BUILT_IN
 
 STEPS = 6
 
@@ -135,3 +138,29 @@ def test_tensorboard_has_the_measurements(command, eisv_data, tmp_path):
     written = b"".join(file.read_bytes() for file in (tmp_path / "a" / "tensorboard").iterdir())
     for name in (b"loss", b"grad_norm", b"validation_loss", b"tokens_per_second"):
         assert name in written
+
+
+@pytest.mark.parametrize(("span", "touched"), [((3, 8), 1), ((0, 1), 0)])
+def test_a_run_says_what_its_spans_touch(command, tmp_path, span, touched):
+    answer = "\n  quiet here"
+    span = {"message": 1, "start": span[0], "end": span[1], "weight": 5.0}
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}], "spans": [span]}
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "train.jsonl").write_text(json.dumps(row) + "\n")
+    base = make_stripping_base(tmp_path / "base")
+    settings = ("--config", "quickstart", "--set", "max_steps=1", "--set", f"model_name={base}")
+    done = command("train", *settings, "--data", tmp_path / "d", "--out", tmp_path / "a")
+    assert done.returncode == 0, done.stderr
+    start = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[0])
+    assert start["span_tokens"] == touched
+    assert ("spans touch no token" in " ".join(done.stderr.split())) is (touched == 0)
+
+
+def make_stripping_base(directory):
+    """The built-in base with a chat template that strips what is said, as Llama 3's does."""
+    shutil.copytree(BUILT_IN["builtin/tiny-lumen"], directory)
+    file = directory / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    settings["chat_template"] = settings["chat_template"].replace("message['content']", "message['content'].strip()")
+    file.write_text(json.dumps(settings))
+    return directory
