@@ -106,9 +106,16 @@ def from_float32(values: np.ndarray, dtype: str) -> np.ndarray:
     return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
 
 
-def write_header(shapes: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:
+def format_of(directory: Path) -> str:
+    """Whose names and shapes a model's files follow: "pt" (Hugging Face's) or "mlx", as they say themselves."""
+    with open(sorted(directory.glob("model*.safetensors"))[0], "rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return str(header.get("__metadata__", {}).get("format", "pt"))
+
+
+def make_header(shapes: dict[str, tuple[str, tuple[int, ...]]], format_name: str) -> bytes:
     """The head of a safetensors file whose data follows in this order; ``shapes`` is (dtype, shape) by name."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": format_name}}
     position = 0
     for name, (dtype, shape) in shapes.items():
         end = position + prod(shape) * np.dtype(DTYPES[dtype]).itemsize

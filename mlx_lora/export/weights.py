@@ -24,11 +24,13 @@ class Changed:
 
     Attributes:
         weights, change, lost: sums of squares of the weights, of what is added, and of what rounding changes.
+        requantized: the same of what quantizing again, as the base was, would change.
     """
 
     weights: float = 0.0
     change: float = 0.0
     lost: float = 0.0
+    requantized: float = 0.0
 
     @property
     def relative(self) -> float:
@@ -39,6 +41,11 @@ class Changed:
     def rounding(self) -> float:
         """‖rounded - exact‖ / ‖ΔW‖."""
         return sqrt(self.lost / self.change) if self.change else 0.0
+
+    @property
+    def requantized_relative(self) -> float:
+        """‖quantized again - exact‖ / ‖W‖."""
+        return sqrt(self.requantized / self.weights) if self.weights else 0.0
 
 
 @dataclass
@@ -87,6 +94,9 @@ class Weight:
             changed.change += float(np.vdot(delta, delta))
             error = to_float32(from_float32(merged, self.dtype), self.dtype) - merged
             changed.lost += float(np.vdot(error, error))
+            if self.quantized is not None:
+                error = _requantized(merged, self.quantized) - merged
+                changed.requantized += float(np.vdot(error, error))
         return merged
 
     def _base(self, first: int, last: int) -> np.ndarray:
@@ -105,6 +115,13 @@ class Weight:
 
         whole = mx.dequantize(mx.array(raw), part("scales"), part("biases"), **self.quantized)
         return np.array(whole.astype(mx.float32))
+
+
+def _requantized(values: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
+    """What would be left of float32 values, quantized as the base was."""
+    import mlx.core as mx
+
+    return np.array(mx.dequantize(*mx.quantize(mx.array(values), **settings), **settings).astype(mx.float32))
 
 
 def read_weights(source: Source) -> dict[str, Weight]:

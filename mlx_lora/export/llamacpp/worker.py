@@ -60,7 +60,8 @@ class Cyllama:
         for i, token in enumerate(tokens):
             batch.add(token, past + i, [0], i in wanted)
         self._context.decode(batch)
-        return np.array([self._context.get_logits_ith(i) for i in positions], dtype=np.float32)
+        # Row by row: it comes as a list of Python's numbers, eight times as large.
+        return np.stack([np.array(self._context.get_logits_ith(i), dtype=np.float32) for i in positions])
 
 
 class LlamaCppPython:

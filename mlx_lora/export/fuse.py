@@ -1,0 +1,168 @@
+"""An adapter merged into its base: a model of its own, which mlx-lm and transformers load like any other."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from ..backends import load_backend
+from ..errors import UserError
+from ..files import write_json
+from ..models.resolve import HUB_PATTERNS, resolve_model
+from .agreement import agreement
+from .checks import Check, Report, at_least, at_most, check_space, equal, new_file, refuse_existing, settle
+from .probes import TEXTS
+from .reference import Reference, in_float32, logits_of, reference_of
+from .source import Source, read_source
+from .tensors import DTYPES, format_of, from_float32, make_header, stored_tensors, to_float32
+from .verify import limits_of
+from .weights import Changed, Weight, read_weights
+
+WEIGHTS_FILE = "model.safetensors"
+# Room for the files beside the weights.
+OTHER_BYTES = 64 << 20
+# Where rounding changes this share of what the adapter adds, the user should know.
+MUCH_LOST = 0.1
+
+
+def fuse(name: str, out: str | Path, progress: Callable[[float], None] = lambda share: None) -> Report:
+    """Write base and adapter as one model directory, in the base's dtype, and check it against the adapter in MLX.
+
+    A quantized base is written dequantized. Only some rows of one tensor are in memory at a time while it is written.
+
+    Args:
+        name: a run directory.
+        progress: told which share of the work is done, from 0 to 1.
+
+    Raises:
+        UserError: bad input (nothing is written then), a full disk, or something is at ``out`` already.
+    """
+    out = Path(out)
+    refuse_existing(out)
+    source = read_source(name, needs_adapter=True)
+    weights = read_weights(source)
+    total = sum(prod(weight.shape) * np.dtype(DTYPES[weight.dtype]).itemsize for weight in weights.values())
+    check_space(out, total + OTHER_BYTES)
+    backend = source.load()
+    reference, tokenizer = reference_of(source, backend), backend.tokenizer
+    probes = [tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
+    del backend, tokenizer
+    gc.collect()
+    with new_file(out) as directory:
+        directory.mkdir()
+        _copy_others(source, directory)
+        changed = _write_weights(source, weights, directory, lambda done: progress(0.9 * done / total))
+        checks = [*_contents(weights, directory, total), *_answers(directory, weights, reference, probes)]
+        progress(1.0)
+        return settle(directory, out, checks, _notes(weights, changed))
+
+
+def _copy_others(source: Source, directory: Path) -> None:
+    """Everything of the base but its weights; the config without the quantization that is undone."""
+    for pattern in HUB_PATTERNS:
+        for file in source.model.path.glob(pattern):
+            if file.suffix != ".safetensors" and not file.name.endswith(".index.json"):
+                shutil.copyfile(file, directory / file.name)
+    config = json.loads((source.model.path / "config.json").read_text(encoding="utf-8"))
+    if "quantization" in config:
+        config.pop("quantization_config", None)
+        del config["quantization"]
+    write_json(directory / "config.json", config)
+
+
+def _write_weights(
+    source: Source, weights: dict[str, Weight], directory: Path, advance: Callable[[int], None]
+) -> Changed:
+    changed, done = Changed(), 0
+    shapes = {name: (weight.dtype, weight.shape) for name, weight in weights.items()}
+    with open(directory / WEIGHTS_FILE, "wb") as file:
+        file.write(make_header(shapes, format_of(source.model.path)))
+        for weight in weights.values():
+            for first, last in weight.pieces():
+                piece = _piece(weight, first, last, changed)
+                piece.tofile(file)
+                done += piece.nbytes
+            advance(done)
+    return changed
+
+
+def _piece(weight: Weight, first: int, last: int, changed: Changed) -> np.ndarray:
+    """Some rows in the base's dtype."""
+    if weight.as_stored and weight.stored.dtype == weight.dtype:
+        return weight.stored.rows(first, last)
+    values = from_float32(weight.float32(first, last, changed), weight.dtype)
+    if not np.isfinite(to_float32(values, weight.dtype)).all():
+        raise UserError(
+            f"{weight.name}: with the adapter some of its numbers are too large for the base's {weight.dtype}, "
+            "or not finite at all; look at how the adapter was trained"
+        )
+    return values
+
+
+def _contents(weights: dict[str, Weight], directory: Path, total: int) -> list[Check]:
+    """The written file read again."""
+    stored = stored_tensors(directory)
+    right = sum(
+        name in stored and (stored[name].shape, stored[name].dtype) == (weight.shape, weight.dtype)
+        for name, weight in weights.items()
+    )
+    size = sum(tensor.size * np.dtype(DTYPES[tensor.dtype]).itemsize for tensor in stored.values())
+    return [
+        equal("tensors", len(stored), len(weights)),
+        equal("tensors of the right name, shape and type", right, len(weights)),
+        equal("bytes of weights", size, total),
+    ]
+
+
+def _answers(directory: Path, weights: dict[str, Weight], reference: Reference, probes: list[list[int]]) -> list[Check]:
+    """The fused model loaded like any other, against the adapter on its base."""
+    try:
+        backend = load_backend(resolve_model(str(directory)))
+    except UserError as error:
+        return [Check("loads in mlx-lm", str(error), "yes", False)]
+    same = sum(
+        backend.tokenizer.encode(text, add_special_tokens=False) == ids for text, ids in zip(TEXTS, probes, strict=True)
+    )
+    model = in_float32(backend)
+    pairs = zip(reference.prompts, reference.positions, strict=True)
+    found = agreement(reference.logits, [logits_of(model, tokens, places) for tokens, places in pairs])
+    limits = limits_of(main_dtype(weights).lower())
+    return [
+        Check("loads in mlx-lm", "yes", "yes", True),
+        equal("probe texts with the base's ids", same, len(probes)),
+        at_most("difference of logits (RMS, in their spread)", found.relative, limits.relative),
+        at_most("KL divergence (nats)", found.divergence, limits.divergence),
+        at_least("same likeliest token", found.top1, limits.top1),
+    ]
+
+
+def main_dtype(weights: dict[str, Weight]) -> str:
+    """The type of most numbers: F32, F16 or BF16."""
+    sizes: Counter[str] = Counter()
+    for weight in weights.values():
+        sizes[weight.dtype] += prod(weight.shape)
+    return sizes.most_common(1)[0][0]
+
+
+def _notes(weights: dict[str, Weight], changed: Changed) -> list[str]:
+    notes = []
+    quantized = next((weight for weight in weights.values() if weight.quantized is not None), None)
+    if quantized is not None and quantized.quantized is not None:
+        notes.append(
+            f"the base is quantized to {quantized.quantized['bits']} bits and the fused model is not: quantized again "
+            f"it would be changed by {changed.requantized_relative:.2%}, and the adapter changed it by "
+            f"{changed.relative:.2%}"
+        )
+    if changed.rounding > MUCH_LOST:
+        notes.append(
+            f"the adapter changed the weights it is on by {changed.relative:.3%}, so little that rounding to "
+            f"{main_dtype(weights)} changes {changed.rounding:.0%} of that"
+        )
+    return notes

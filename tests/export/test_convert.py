@@ -1,0 +1,157 @@
+"""Runs → GGUF → llama.cpp: it says what the adapter says in MLX, and what is left out is noticed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mlx_lora.export import convert, gguf_file, vocabulary
+from mlx_lora.export.architectures import Architecture
+from mlx_lora.export.gguf_file import export_gguf
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+# The largest difference of a logit, about three times what is met: with float32 weights, and with float16.
+MODELS = {
+    "llama": ("llama", {"rope_scaling": LLAMA3, "vocab_size": 1100}, 3e-4, 0.1),
+    "llama-heads": ("llama", {"head_dim": 32, "tie_word_embeddings": False, "attention_bias": True}, 3e-4, 0.1),
+    "mistral": ("mistral", {"rope_scaling": {"type": "linear", "factor": 2.0}}, 3e-4, 0.1),
+    "qwen2": ("qwen2", {"vocab_size": 1100}, 6e-4, 0.4),
+    "qwen2-yarn": ("qwen2", {"rope_scaling": YARN, "tie_word_embeddings": False}, 6e-4, 0.4),
+    "qwen3": ("qwen3", {"head_dim": 32}, 1e-4, 0.03),
+}
+LARGEST = "largest difference of a logit"
+
+
+def failed(report) -> list[str]:
+    return [check.name for check in report.checks if not check.passed]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_architecture_says_the_same_in_llama_cpp(trained_run, tmp_path, values, name):
+    kind, config, exact, half = MODELS[name]
+    run = trained_run(kind, **config)
+    for number, limit in (("f32", exact), ("f16", half)):
+        report = export_gguf(str(run), tmp_path / f"{number}.gguf", number)
+        assert failed(report) == []
+        assert values(report)[LARGEST] < limit
+        assert (tmp_path / f"{number}.gguf").exists()
+        assert not any("held-out" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "q8_0"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
+def test_coarser_types(trained_run, tmp_path, name, kind):
+    run = trained_run(MODELS[name][0], **MODELS[name][1])
+    report = export_gguf(str(run), tmp_path / "model.gguf", kind)
+    assert failed(report) == []
+
+
+def without(monkeypatch, left_out):
+    """Leave tensors out of what is planned, so that only llama.cpp can tell."""
+    whole = convert.plan
+
+    def plan(source, kind):
+        made = whole(source, kind)
+        made.tensors = [entry for entry in made.tensors if left_out not in entry[0]]
+        return made
+
+    monkeypatch.setattr(gguf_file, "plan", plan)
+
+
+def no_permutation(monkeypatch):
+    monkeypatch.setattr(convert, "heads_of", lambda *arguments: None)
+
+
+def no_bias_permutation(monkeypatch):
+    true = convert.heads_of
+    monkeypatch.setattr(convert, "heads_of", lambda a, c, name: None if name.endswith("bias") else true(a, c, name))
+
+
+def no_bias(monkeypatch):
+    without(monkeypatch, ".bias")
+
+
+def no_rope_freqs(monkeypatch):
+    without(monkeypatch, "rope_freqs")
+
+
+def no_scaling(monkeypatch):
+    monkeypatch.setattr(convert, "add_rope", lambda writer, config, where: writer.add_rope_freq_base(1e6))
+
+
+def no_padding(monkeypatch):
+    true = vocabulary.Vocabulary.padded
+    monkeypatch.setattr(
+        vocabulary.Vocabulary, "padded", lambda self: tuple(part[: len(self.tokens)] for part in true(self))
+    )
+
+
+def other_pre_tokenizer(monkeypatch):
+    true = gguf_file.read_vocabulary
+    monkeypatch.setattr(gguf_file, "read_vocabulary", lambda *arguments: replace(true(*arguments), pre="gpt-2"))
+
+
+def no_adapter(monkeypatch):
+    true = convert.read_weights
+    monkeypatch.setattr(convert, "read_weights", lambda source: true(replace(source, adapter=None)))
+
+
+def other_template(monkeypatch):
+    true = gguf_file.read_vocabulary
+    template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    monkeypatch.setattr(
+        gguf_file, "read_vocabulary", lambda *arguments: replace(true(*arguments), chat_template=template)
+    )
+
+
+LEFT_OUT = [
+    ("llama", no_permutation, "difference of logits (RMS, in their spread)"),
+    ("llama-heads", no_permutation, "difference of logits (RMS, in their spread)"),
+    ("llama-heads", no_bias_permutation, "difference of logits (RMS, in their spread)"),
+    ("llama", no_rope_freqs, "difference of logits (RMS, in their spread)"),
+    ("llama", no_padding, "runs in llama.cpp"),
+    ("llama", other_pre_tokenizer, "probe texts with the tokenizer's own ids"),
+    ("llama", no_adapter, "difference of logits (RMS, in their spread)"),
+    ("llama", other_template, "conversations with training's own ids"),
+    ("qwen2", no_bias, "difference of logits (RMS, in their spread)"),
+    ("qwen2-yarn", no_scaling, "difference of logits (RMS, in their spread)"),
+]
+
+
+@pytest.mark.parametrize(("name", "leave_out", "noticed"), LEFT_OUT)
+def test_what_is_left_out_is_noticed(trained_run, tmp_path, monkeypatch, name, leave_out, noticed):
+    run = trained_run(MODELS[name][0], **MODELS[name][1])
+    leave_out(monkeypatch)
+    report = export_gguf(str(run), tmp_path / "model.gguf", "f16")
+    assert report.verdict == "rejected"
+    assert noticed in failed(report)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.gguf.rejected"]
+    assert report.file == str(tmp_path / "model.gguf.rejected")
+
+
+def test_a_base_without_a_run(make_model, tmp_path):
+    report = export_gguf(str(make_model("qwen3")), tmp_path / "model.gguf", "f32")
+    assert report.verdict == "verified"
+    assert "held-out" in report.notes[0]
+
+
+def test_a_new_architecture_is_its_facts_alone():
+    facts = Architecture("llama", ("invented",), {})
+    assert facts.refuses({}) is None
+
+
+@pytest.mark.parametrize("folder", ["qwen2.5", "llama3", "qwen2-from-gguf"])
+def test_real_tokenizers(realdata, trained_run, tmp_path, values, folder):
+    kind, rows = ("llama", 128256) if folder == "llama3" else ("qwen2", 151936)
+    run = trained_run(kind, realdata / "tokenizers" / folder, vocab_size=rows, hidden_size=32, num_hidden_layers=1)
+    report = export_gguf(str(run), tmp_path / "model.gguf", "f16")
+    assert failed(report) == []
+    assert values(report)["vocabulary in llama.cpp"] == rows
