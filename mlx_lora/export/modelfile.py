@@ -30,61 +30,75 @@ class OllamaModel:
     Attributes:
         system: the system prompt the run was trained with, ``None`` for none.
         stop: texts at which an answer ends.
+        template: in Go's syntax; ``None`` leaves it to Ollama, which goes by the chat template in the GGUF.
     """
 
     system: str | None
     stop: list[str]
+    template: str | None = None
     parameters: dict[str, float | int] = field(default_factory=lambda: dict(PARAMETERS))
 
     def request(self) -> dict[str, Any]:
         """The part of the body of ``/api/create`` that a Modelfile would say; JSON holds every text."""
         said = {"parameters": {**self.parameters, **({"stop": self.stop} if self.stop else {})}}
-        return said | ({"system": self.system} if self.system else {})
+        texts = {"system": self.system, "template": self.template}
+        return said | {key: text for key, text in texts.items() if text}
 
 
-def write_modelfile(gguf: Path, model: OllamaModel) -> tuple[str, list[str]]:
-    """The text, and what its reader should know, a sentence each.
+def write_modelfile(gguf: Path, model: OllamaModel) -> str:
+    """The text of a Modelfile.
 
     Args:
-        gguf: the weights; a FROM that does not exist would make Ollama download a model of that name.
+        gguf: the weights.
 
     Raises:
-        UserError: there is no such file, or a text that the format cannot hold.
+        UserError: there is no such file, or see ``check_modelfile``.
     """
-    notes: list[str] = []
+    if not gguf.is_file():
+        raise UserError(f"{gguf}: there is no such file, and Ollama would try to download a model of that name")
+    path = str(gguf.absolute())
     lines = [
         "# Made by mlx-lora: `ollama create NAME -f` and this file's path makes a model of it.",
-        f"FROM {_path(gguf)}",
+        f'FROM "{path}"' if path != path.strip() else f"FROM {path}",
+        *(f"{command} {_quoted(text, command)[0]}" for command, text in _texts(model)),
+        *(f"PARAMETER {name} {value}" for name, value in model.parameters.items()),
     ]
-    if model.system:
-        lines.append(f"SYSTEM {_quoted(model.system, 'the system prompt', notes)}")
-    lines += [f"PARAMETER {name} {value}" for name, value in model.parameters.items()]
-    lines += [f"PARAMETER stop {_quoted(text, f'the stop text {text!r}', notes)}" for text in model.stop]
-    return "\n".join(lines) + "\n", notes
+    check_modelfile(gguf, model)
+    return "\n".join(lines) + "\n"
 
 
-def _path(gguf: Path) -> str:
+def check_modelfile(gguf: Path, model: OllamaModel) -> list[str]:
+    """What a reader of the Modelfile should know, a sentence each; ``gguf`` need not be there yet.
+
+    Raises:
+        UserError: a text or a path that the format cannot hold. A FROM that came out as another path, where nothing
+            is, would make Ollama download a model of that name.
+    """
     path = str(gguf.absolute())
-    if not gguf.is_file():
-        raise UserError(f"{path}: there is no such file, and Ollama would try to download a model of that name")
     if unprintable(path) or re.search(r"[\t\r\n]", path):
         raise UserError(f"{path}: a Modelfile cannot hold this path, it has characters that are dropped; move the file")
-    return f'"{path}"' if path != path.strip() else path
+    return [note for command, text in _texts(model) if (note := _quoted(text, command)[1])]
 
 
-def _quoted(text: str, what: str, notes: list[str]) -> str:
-    dropped = unprintable(text)
+def _texts(model: OllamaModel) -> list[tuple[str, str]]:
+    named = [("TEMPLATE", model.template), ("SYSTEM", model.system), *(("PARAMETER stop", text) for text in model.stop)]
+    return [(command, text) for command, text in named if text]
+
+
+def _quoted(text: str, command: str) -> tuple[str, str | None]:
+    """The value in quotes, and a note on what will be dropped of it."""
+    note, dropped = None, unprintable(text)
     if dropped:
         named = ", ".join(f"U+{ord(c):04X} {unicodedata.name(c, 'without a name')}" for c in dropped[:3])
         more = f" and {len(dropped) - 3} more" if len(dropped) > 3 else ""
-        notes.append(f"Ollama drops these characters of {what} from a Modelfile: {named}{more}")
+        note = f"Ollama drops these characters of {command} from a Modelfile: {named}{more}"
         text = "".join(c for c in text if c not in dropped)
     if ends_early(text):
         raise UserError(
-            f"{what}: a Modelfile cannot hold this text, a line of it ends in {QUOTES}, which ends the value there; "
-            "change the text, or make the model without a Modelfile (it goes to Ollama as JSON)"
+            f"{command}: a Modelfile cannot hold this text, a line of it ends in {QUOTES}, which ends the value there; "
+            "change the text, or make the model without --modelfile-only (it goes to Ollama as JSON)"
         )
-    return QUOTES + text + QUOTES
+    return QUOTES + text + QUOTES, note
 
 
 def unprintable(text: str) -> list[str]:

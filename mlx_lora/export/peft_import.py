@@ -120,7 +120,7 @@ def _record(directory: Path, adapter: PeftAdapter, model: ResolvedModel, config:
 def _save(file: Path, pairs: dict[str, Pair]) -> None:
     import mlx.core as mx
 
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for path, pair in pairs.items():
         tensors |= {f"{path}.lora_a": pair.a, f"{path}.lora_b": pair.b}
         tensors |= {} if pair.m is None else {f"{path}.m": pair.m}

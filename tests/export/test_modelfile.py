@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_lora.errors import UserError
-from mlx_lora.export.modelfile import OllamaModel, ends_early, stop_texts, unprintable, write_modelfile
+from mlx_lora.export.modelfile import OllamaModel, check_modelfile, ends_early, stop_texts, unprintable, write_modelfile
 
 
 def unquote(text: str) -> tuple[str, bool]:
@@ -62,28 +62,30 @@ def weights(tmp_path):
 
 def test_what_it_says(weights):
     model = OllamaModel('You are "Lumen".\nBe brief.', ["<|eot_id|>", "<|end|>"])
-    text, notes = write_modelfile(weights, model)
-    assert parse(text) == [
+    assert parse(write_modelfile(weights, model)) == [
         ("from", str(weights)),
         ("system", 'You are "Lumen".\nBe brief.'),
+        ("stop", "<|eot_id|>"),
+        ("stop", "<|end|>"),
         ("temperature", "0.7"),
         ("top_p", "0.9"),
         ("top_k", "40"),
         ("num_ctx", "4096"),
-        ("stop", "<|eot_id|>"),
-        ("stop", "<|end|>"),
     ]
-    assert notes == []
+    assert check_modelfile(weights, model) == []
     assert model.request()["parameters"]["stop"] == ["<|eot_id|>", "<|end|>"]
     assert "system" not in OllamaModel(None, []).request()
-    assert "SYSTEM" not in write_modelfile(weights, OllamaModel(None, []))[0]
+    assert "SYSTEM" not in write_modelfile(weights, OllamaModel(None, []))
+    template = "{{ .System }} {{ .Prompt }}"
+    assert parse(write_modelfile(weights, OllamaModel(None, [], template)))[1] == ("template", template)
+    assert OllamaModel(None, [], template).request()["template"] == template
 
 
 def test_a_relative_path_becomes_absolute(weights, monkeypatch):
     monkeypatch.chdir(weights.parent)
     from pathlib import Path
 
-    assert parse(write_modelfile(Path(weights.name), OllamaModel(None, []))[0])[0] == ("from", str(weights))
+    assert parse(write_modelfile(Path(weights.name), OllamaModel(None, [])))[0] == ("from", str(weights))
 
 
 # Few kinds of characters, so that quotes and line ends meet often.
@@ -99,7 +101,7 @@ def test_a_text_comes_back_or_is_refused(text):
     with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
         kept = "".join(c for c in text if c not in unprintable(text))
         try:
-            written, notes = write_modelfile(Path(file.name), OllamaModel(text, ["<end>"]))
+            notes = check_modelfile(Path(file.name), OllamaModel(text, ["<end>"]))
         except UserError:
             # Refused only where the parser would indeed have gone wrong.
             try:
@@ -108,8 +110,9 @@ def test_a_text_comes_back_or_is_refused(text):
                 return
             assert broken != [("from", "x"), ("system", kept), ("stop", "<end>")]
             return
+        written = write_modelfile(Path(file.name), OllamaModel(text, ["<end>"]))
         assert parse(written)[1] == ("system", kept)
-        assert parse(written)[-1] == ("stop", "<end>")
+        assert parse(written)[2] == ("stop", "<end>")
         assert bool(notes) == (kept != text)
 
 
@@ -131,8 +134,9 @@ def test_quotes_at_the_end_of_a_line(text, early):
 
 
 def test_what_is_dropped_is_said(weights):
-    text, notes = write_modelfile(weights, OllamaModel("ten\u00a0000 \u200dpeople, tab\tkept", []))
-    assert parse(text)[1] == ("system", "ten000 people, tab\tkept")
+    model = OllamaModel("ten\u00a0000 \u200dpeople, tab\tkept", [])
+    notes = check_modelfile(weights, model)
+    assert parse(write_modelfile(weights, model))[1] == ("system", "ten000 people, tab\tkept")
     assert len(notes) == 1
     assert "U+00A0 NO-BREAK SPACE" in notes[0]
     assert "U+200D ZERO WIDTH JOINER" in notes[0]

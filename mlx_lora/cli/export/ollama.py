@@ -1,0 +1,58 @@
+"""``mlx-lora export ollama``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..output import json_option, progress
+from .verdict import conclude
+
+
+@click.command()
+@click.option("--run", required=True, metavar="RUN", help="A run directory with its adapter.")
+@click.option("--name", required=True, metavar="NAME[:TAG]", help="What the model will be called in Ollama.")
+@click.option("--type", "kind", default="q4_k_m", show_default=True, metavar="TYPE", help="As export gguf takes it.")
+@click.option("--host", metavar="URL", help="Ollama's address; by default OLLAMA_HOST, or this machine.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="For the GGUF and the Modelfile; default RUN/ollama."
+)
+@click.option("--gguf", type=click.Path(path_type=Path), metavar="FILE", help="Use a GGUF of the run exported before.")
+@click.option("--template", type=click.Path(path_type=Path), metavar="FILE", help="A template in Ollama's Go syntax.")
+@click.option("--replace", is_flag=True, help="A model that has the name loses it, once the new one has answered.")
+@click.option("--modelfile-only", is_flag=True, help="Write GGUF and Modelfile, and ask Ollama for nothing.")
+@json_option
+def ollama(
+    run: str,
+    name: str,
+    kind: str,
+    host: str | None,
+    out: Path | None,
+    gguf: Path | None,
+    template: Path | None,
+    replace: bool,
+    modelfile_only: bool,
+    as_json: bool,
+) -> None:
+    """Make a model in Ollama: GGUF, create, one question, and the name only if it answers as the adapter does.
+
+    \b
+    mlx-lora export ollama --run adapters/lumen --name lumen
+    """
+    from ...export.ollama_model import Wish, export_ollama
+
+    text = None if template is None else _read(template)
+    wish = Wish(run, name, kind.lower(), host, out, gguf, text, replace, modelfile_only)
+    with progress(f"{run} as {name} in Ollama", 100) as advance:
+        report = export_ollama(wish, lambda share: advance(round(100 * share)))
+    conclude(report, as_json)
+
+
+def _read(file: Path) -> str:
+    from ...errors import UserError
+
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: this template cannot be read ({error})") from error

@@ -1,0 +1,248 @@
+"""From a run to a model in Ollama: its GGUF, its Modelfile, and a name once it has answered as the adapter does."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.encode import encode_prompt
+from ..errors import UserError
+from ..files import write_atomic
+from .checks import Check, Report, equal, refuse_existing, settle
+from .gguf_file import export_gguf
+from .modelfile import OllamaModel, check_modelfile, stop_texts, write_modelfile
+from .ollama import Ollama, Reply, check_name
+from .probes import CONVERSATION
+from .reference import held_out
+from .source import Source, read_source
+
+PROBE_TOKENS = 64
+
+
+@dataclass
+class Wish:
+    """What is asked for.
+
+    Attributes:
+        kind: the type of the weights, as ``export_gguf`` takes it.
+        out: the directory for GGUF and Modelfile; ``None`` for ``ollama`` in the run's own.
+        gguf: weights that were exported before, used instead of new ones.
+        template: Ollama's template in Go's syntax; without it Ollama goes by the chat template in the GGUF.
+        replace: whether a model that has the name may lose it.
+        modelfile_only: Ollama is not asked for anything.
+    """
+
+    run: str
+    name: str
+    kind: str = "q4_k_m"
+    host: str | None = None
+    out: Path | None = None
+    gguf: Path | None = None
+    template: str | None = None
+    replace: bool = False
+    modelfile_only: bool = False
+
+
+@dataclass
+class Probe:
+    """A question, and what the adapter in MLX says to it; ``ended`` if it stopped before the limit of tokens."""
+
+    question: str
+    prompt_tokens: int
+    answer: str
+    ended: bool
+
+
+def export_ollama(wish: Wish, progress: Callable[[float], None] = lambda share: None) -> Report:
+    """Make a model in Ollama, ask it once, compare with the adapter in MLX, and only then give it its name.
+
+    Everything that can be wrong with the input, Ollama included, is found out before the weights are written. If
+    Ollama fails afterwards, the verified GGUF stays.
+
+    Args:
+        progress: told which share of the work is done, from 0 to 1.
+
+    Raises:
+        UserError: bad input, something is where the files or the model should be, or Ollama is absent, refuses or
+            dies.
+    """
+    name = check_name(wish.name)
+    source = read_source(wish.run, needs_adapter=True)
+    weights, modelfile = _places(wish, source, name)
+    backend = source.load()
+    model = OllamaModel(source.run.get("system_prompt"), _stops(source, backend.tokenizer), wish.template)
+    notes = _checked_modelfile(wish, weights, model)
+    if wish.modelfile_only:
+        del backend
+        gc.collect()
+        return _with_modelfile(_weights(wish, weights, lambda share: progress(0.95 * share)), modelfile, model, notes)
+    with Ollama(wish.host) as server:
+        server.version()
+        if not wish.replace and server.exists(name):
+            raise UserError(f"{server.url}: Ollama has a model {name} already; choose another --name, or use --replace")
+        probe = _probe(source, backend, model)
+        # Its memory is for what comes.
+        del backend
+        gc.collect()
+        made = _weights(wish, weights, lambda share: progress(0.7 * share))
+        report = _with_modelfile(made, modelfile, model, notes)
+        if report.verdict == "rejected":
+            return report
+        try:
+            checks = _in_ollama(server, name, weights, model, probe, report, lambda share: progress(0.7 + 0.3 * share))
+        except UserError as error:
+            raise UserError(f"{error}; {weights} is complete, --gguf {weights} uses it again") from error
+    return _settled(wish, report, checks, weights, modelfile)
+
+
+def _places(wish: Wish, source: Source, name: str) -> tuple[Path, Path]:
+    """Where the GGUF and the Modelfile go, or are."""
+    assert source.adapter is not None
+    plain = name.replace("/", "-").replace(":", "-")
+    folder = wish.out or source.adapter / "ollama"
+    weights = wish.gguf or folder / f"{plain}.{wish.kind}.gguf"
+    modelfile = folder / f"{plain}.Modelfile"
+    if wish.gguf is None:
+        refuse_existing(weights)
+        refuse_existing(modelfile)
+    elif not wish.gguf.is_file():
+        raise UserError(f"{wish.gguf}: there is no such file; without --gguf the weights are made anew")
+    return weights, modelfile
+
+
+def _stops(source: Source, tokenizer: Any) -> list[str]:
+    file = source.model.path / "generation_config.json"
+    try:
+        generation = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: this is not readable JSON ({error}); download the model again") from error
+    texts = stop_texts(tokenizer, source.config) + stop_texts(tokenizer, generation)
+    return list(dict.fromkeys(texts))
+
+
+def _checked_modelfile(wish: Wish, weights: Path, model: OllamaModel) -> list[str]:
+    """What the reader of the Modelfile should know; a text that it cannot hold stops what is to be nothing else."""
+    try:
+        return check_modelfile(weights, model)
+    except UserError as error:
+        if wish.modelfile_only:
+            raise
+        return [f"no Modelfile was written: {error}"]
+
+
+def _weights(wish: Wish, weights: Path, progress: Callable[[float], None]) -> Report:
+    if wish.gguf is not None:
+        return Report(str(weights), [])
+    return export_gguf(wish.run, weights, wish.kind, progress)
+
+
+def _with_modelfile(report: Report, modelfile: Path, model: OllamaModel, notes: list[str]) -> Report:
+    """Write it beside verified weights; one that a run before this left with the same text may stay."""
+    report.notes += notes
+    if report.verdict == "rejected" or any(note.startswith("no Modelfile") for note in notes):
+        return report
+    text = write_modelfile(Path(report.file), model)
+    if not (modelfile.is_file() and modelfile.read_text(encoding="utf-8") == text):
+        refuse_existing(modelfile)
+        modelfile.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(modelfile, text)
+        report.notes.append(f"the Modelfile is {modelfile}: `ollama create NAME -f` and its path does the same by hand")
+    return report
+
+
+def _probe(source: Source, backend: Any, model: OllamaModel) -> Probe:
+    """The shortest of the run's held-out questions, or one of ours, answered greedily."""
+    questions = [m["content"] for chat in held_out(source) for m in chat if m["role"] == "user" and m["content"]]
+    question = min(questions, key=len, default=CONVERSATION[0]["content"])
+    messages = [{"role": "system", "content": model.system}] if model.system else []
+    prompt = encode_prompt(backend.tokenizer, [*messages, {"role": "user", "content": question}])
+    answer = backend.generate([prompt], PROBE_TOKENS, 0.0, 0)[0]
+    length = len(backend.tokenizer.encode(answer, add_special_tokens=False))
+    return Probe(question, len(prompt), answer, length < PROBE_TOKENS - 1)
+
+
+def _in_ollama(
+    server: Ollama,
+    name: str,
+    weights: Path,
+    model: OllamaModel,
+    probe: Probe,
+    report: Report,
+    progress: Callable[[float], None],
+) -> list[Check]:
+    """Make it under a passing name, ask it, and copy it to its own if it passed."""
+    size = weights.stat().st_size
+    digest = server.upload(weights, lambda done: progress(0.5 * done / size))
+    with _passing_name(server, name) as passing:
+        server.create(passing, {"files": {"model.gguf": digest}, **model.request()})
+        progress(0.8)
+        reply = server.generate(passing, probe.question, 2 * PROBE_TOKENS)
+        checks = _compared(probe, reply)
+        report.notes += [f"asked: {probe.question}", f"the adapter in MLX: {probe.answer}", f"Ollama: {reply.text}"]
+        if all(check.passed for check in checks):
+            server.copy(passing, name)
+            report.notes.append(f"`ollama run {name}` runs it")
+    progress(1.0)
+    return checks
+
+
+@contextmanager
+def _passing_name(server: Ollama, name: str) -> Iterator[str]:
+    """A tag beside the real one that is gone afterwards, whatever happens."""
+    passing = f"{name.rpartition(':')[0]}:unverified-{os.getpid()}"
+    try:
+        yield passing
+    except BaseException:
+        try:
+            if server.exists(passing):
+                server.delete(passing)
+        except UserError:
+            pass  # what went wrong first is what matters
+        raise
+    server.delete(passing)
+
+
+def _compared(probe: Probe, reply: Reply) -> list[Check]:
+    """What Ollama answered beside what the adapter does in MLX.
+
+    Quantized weights may choose other words, so that only how far the two agree is reported; the template and the end
+    of the answer must be right with any weights.
+    """
+    said = reply.prompt_tokens or "not said"
+    ours, theirs = probe.answer.strip(), reply.text.strip()
+    same = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    checks = [
+        Check("prompt tokens in Ollama", said, probe.prompt_tokens, said in ("not said", probe.prompt_tokens)),
+        equal("Ollama answers", "yes" if theirs else "no", "yes" if ours else "no"),
+    ]
+    if probe.ended:
+        checks.append(equal("its answer ends by itself", "yes" if reply.stopped else "no", "yes"))
+    reported = [
+        ("characters alike from the start", same, f"of {len(ours)}"),
+        ("tokens per second", reply.tokens_per_second, "reported"),
+        ("seconds to load", reply.load_seconds, "reported"),
+    ]
+    return checks + [Check(what, value, limit, True) for what, value, limit in reported]
+
+
+def _settled(wish: Wish, report: Report, checks: list[Check], weights: Path, modelfile: Path) -> Report:
+    """Files whose model failed in Ollama lose their names too; the user's own are left alone."""
+    everything = report.checks + checks
+    if all(check.passed for check in checks):
+        return Report(report.file, everything, report.notes)
+    notes = [note for note in report.notes if not note.startswith("the Modelfile is")]
+    if len(notes) < len(report.notes):
+        # It was written just now, and a FROM that is gone would make Ollama download something.
+        modelfile.unlink(missing_ok=True)
+    failed = {check.name for check in checks if not check.passed}
+    if "prompt tokens in Ollama" in failed:
+        notes.append("Ollama's template makes another prompt than the one trained on; give it one with --template FILE")
+    if wish.gguf is not None:
+        return Report(report.file, everything, notes)
+    return settle(weights, weights, everything, notes)

@@ -1,0 +1,265 @@
+"""Ollama's HTTP API as it really is, for the tests: on this machine, with threads, on a port of its own.
+
+After https://github.com/ollama/ollama/blob/main/docs/api.md and server/routes.go: blobs are verified by their digest;
+an error that is the first thing of a stream has its own status, a later one comes as a line with status 200; fields
+that are zero are left out; durations are nanoseconds; a ``from`` that is not there starts a download.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+NAME = re.compile(r"^([\w.:-]+/)?([\w-]+/)?[\w][\w.-]{0,79}:[\w][\w.-]{0,79}$")
+# llama.cpp's numbers of the file types that can be quantized: F16 and BF16.
+QUANTIZABLE = {1, 32}
+QUANTIZED = {"Q4_K_M", "Q4_K_S", "Q8_0", "F16", "F32"}
+
+
+@dataclass
+class Answer:
+    text: str
+    prompt_tokens: int
+    tokens: int
+    stopped: bool = True
+
+
+@dataclass
+class Model:
+    blob: Path
+    system: str | None
+    template: str | None
+    parameters: dict[str, Any]
+    quantize: str | None = None
+
+
+@dataclass
+class State:
+    """What the server has and does.
+
+    Attributes:
+        answers: (model, prompt, options) → answer.
+        faults: what goes wrong, by path: "refuse", "break" (the connection, half-way), "garbage", and for create
+            "late" (an error after the first line) and "silent" (no last line).
+        downloads: models that were asked for by ``from``; none ever should be.
+    """
+
+    folder: Path
+    answers: Callable[[Model, str, dict[str, Any]], Answer]
+    faults: dict[str, str] = field(default_factory=dict)
+    models: dict[str, Model] = field(default_factory=dict)
+    requests: list[tuple[str, str, Any]] = field(default_factory=list)
+    downloads: list[str] = field(default_factory=list)
+    url: str = ""
+
+    def blob(self, digest: str) -> Path:
+        return self.folder / digest.replace(":", "-")
+
+
+class Refused(Exception):
+    def __init__(self, status: int, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: State
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def _route(self) -> None:
+        name = self.path.split("/")[2]
+        fault = self.state.faults.get(name)
+        if name == "blobs" and self.command == "POST":
+            return self._receive(fault)
+        body = json.loads(self._body() or b"null")
+        self.state.requests.append((self.command, self.path, body))
+        if name == "blobs":
+            return self._send(200 if self.state.blob(self.path.rpartition("/")[2]).exists() else 404)
+        if fault == "refuse":
+            return self._json(500, {"error": f"{name} is out of order"})
+        if fault == "garbage":
+            return self._send(200, b"<html>a captive portal</html>")
+        if fault == "break" and name != "create":
+            return self._break()
+        try:
+            return getattr(self, f"_{name}")(body)
+        except Refused as error:
+            return self._json(error.status, {"error": str(error)})
+
+    do_GET = do_POST = do_HEAD = do_DELETE = _route
+
+    def _version(self, _: Any) -> None:
+        self._json(200, {"version": "0.34.1"})
+
+    def _show(self, body: dict[str, Any]) -> None:
+        self._json(200, {"parameters": self._find(body["model"]).parameters})
+
+    def _find(self, name: str) -> Model:
+        if name not in self.state.models:
+            raise Refused(404, f"model '{name}' not found")
+        return self.state.models[name]
+
+    def _copy(self, body: dict[str, Any]) -> None:
+        self.state.models[body["destination"]] = self._find(body["source"])
+        self._send(200)
+
+    def _delete(self, body: dict[str, Any]) -> None:
+        self._find(body["model"])
+        del self.state.models[body["model"]]
+        self._send(200)
+
+    def _receive(self, fault: str | None) -> None:
+        digest = self.path.rpartition("/")[2]
+        if fault == "break":
+            self.rfile.read(1000)
+            return self._break()
+        content = self._body()
+        self.state.requests.append(("POST", self.path, len(content)))
+        if fault == "refuse":
+            return self._json(500, {"error": "no space left on device"})
+        if f"sha256:{hashlib.sha256(content).hexdigest()}" != digest:
+            return self._json(400, {"error": f"digest mismatch, expected {digest}"})
+        self.state.blob(digest).write_bytes(content)
+        return self._send(201)
+
+    def _create(self, body: dict[str, Any]) -> None:
+        fault, started = self.state.faults.get("create"), False
+        try:
+            for number, status in enumerate(self._creation(body)):
+                if fault == "late" and number == 1:
+                    raise Refused(500, "unsupported architecture")
+                if fault == "break" and number == 1:
+                    self._break()
+                    return
+                if fault == "silent" and status == "success":
+                    break
+                if not started:
+                    self._head(200, "application/x-ndjson", None)
+                    started = True
+                self._chunk({"status": status})
+        except Refused as error:
+            if not started:
+                raise
+            self._chunk({"error": str(error)})
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _creation(self, body: dict[str, Any]) -> Iterator[str]:
+        """The lines of a stream, the model at its end."""
+        if not NAME.match(body["model"]):
+            raise Refused(400, "invalid model name")
+        if "from" in body:
+            self.state.downloads.append(body["from"])
+            raise Refused(400, "pull model manifest: file does not exist")
+        if not body.get("files"):
+            raise Refused(400, "neither 'from' or 'files' was specified")
+        if body.get("adapters"):
+            raise Refused(400, "LoRA adapters are no longer supported")
+        blob = self.state.blob(next(iter(body["files"].values())))
+        if not blob.exists():
+            raise Refused(400, "digest not found")
+        yield "parsing GGUF"
+        if blob.read_bytes()[:4] != b"GGUF":
+            raise Refused(400, "invalid file magic")
+        wanted = body.get("quantize")
+        if wanted:
+            if wanted.upper() not in QUANTIZED:
+                raise Refused(400, f"unsupported quantization type {wanted}")
+            if file_type(blob) not in QUANTIZABLE:
+                raise Refused(400, "quantization is only supported for F16 and BF16 models")
+            yield f"quantizing F16 model to {wanted}"
+        yield f"using existing layer {blob.name}"
+        yield "writing manifest"
+        texts = (body.get("system"), body.get("template"))
+        self.state.models[body["model"]] = Model(blob, *texts, body.get("parameters", {}), wanted)
+        yield "success"
+
+    def _generate(self, body: dict[str, Any]) -> None:
+        model = self._find(body["model"])
+        started = time.perf_counter_ns()
+        answer = self.state.answers(model, body["prompt"], body.get("options", {}))
+        spent = time.perf_counter_ns() - started
+        said = {
+            "model": body["model"],
+            "response": answer.text,
+            "done": True,
+            "done_reason": "stop" if answer.stopped else "length",
+            "total_duration": spent,
+            "load_duration": spent // 2,
+            "prompt_eval_count": answer.prompt_tokens,
+            "prompt_eval_duration": spent // 4,
+            "eval_count": answer.tokens,
+            "eval_duration": spent // 4 if answer.tokens else 0,
+        }
+        self._json(200, {key: value for key, value in said.items() if value or key in ("response", "done")})
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            content = b""
+            while size := int(self.rfile.readline(), 16):
+                content += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return content
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _json(self, status: int, content: Any) -> None:
+        self._send(status, json.dumps(content).encode(), "application/json; charset=utf-8")
+
+    def _send(self, status: int, content: bytes = b"", kind: str = "text/plain") -> None:
+        self._head(status, kind, len(content))
+        self.wfile.write(content)
+
+    def _head(self, status: int, kind: str, length: int | None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        if length is None:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def _chunk(self, content: Any) -> None:
+        line = json.dumps(content).encode() + b"\n"
+        self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+
+    def _break(self) -> None:
+        """End the connection in the middle, as a server that dies does."""
+        self.wfile.flush()
+        self.close_connection = True
+        self.connection.close()
+
+
+def file_type(blob: Path) -> int:
+    from gguf import GGUFReader
+
+    return int(GGUFReader(blob).get_field("general.file_type").contents())
+
+
+@contextmanager
+def ollama_server(folder: Path, answers: Callable[[Model, str, dict[str, Any]], Answer]) -> Iterator[State]:
+    """A server until the block ends; its address is ``state.url``."""
+    state = State(folder, answers)
+    folder.mkdir(parents=True, exist_ok=True)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"state": state}))
+    server.daemon_threads = True
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
