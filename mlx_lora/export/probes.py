@@ -6,7 +6,8 @@ from typing import Any
 
 from .vocabulary import CONTROL, Vocabulary
 
-# In Unicode's composed form (NFC): llama.cpp does not compose characters, and Qwen's own tokenizer does.
+# In Unicode's composed form (NFC): llama.cpp does not compose characters, and Qwen's own tokenizer does. And without
+# </s>, which is a word of Qwen's like any other, and which llama.cpp takes for a special token in any vocabulary.
 TEXTS = (
     "The quick brown fox jumps over the lazy dog. It's what they'd've said, isn't it?",
     "  leading spaces,\ttabs,\n\n\nline ends \r\n and trailing ones   ",
@@ -25,7 +26,7 @@ TEXTS = (
     "ქართული ენა, հայերեն, አማርኛ, ᏣᎳᎩ",
     "emoji 👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇩🇪 ❤️ and ∀x∈ℝ: ⌈x⌉ = −⌊−x⌋ ≈ ½",
     "zero\u200bwidth\u200djoiners, no\u00a0break, \u2028line, \ufeffmark, \u0000nul, \u0007bell",
-    "<not a token> </s> <s> [INST] <|nonsense|> {{ braces }} {% tag %}",
+    "<not a token> <b> [INST] <|nonsense|> {{ braces }} {% tag %}",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa !!!!!!!!!!!!!!!!!! ----------",
     "",
 )

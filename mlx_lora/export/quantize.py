@@ -57,7 +57,10 @@ def quantized(full: Path, out: Path, kind: str, plan: Plan) -> tuple[list[Check]
     provider = quantize(full, out, type_numbers()[kind])
     if not out.exists():
         raise LlamaCppFailed(f"{provider} said it was done, and wrote nothing")
-    before, after = open_gguf(full), open_gguf(out)
+    try:
+        before, after = open_gguf(full), open_gguf(out)
+    except ValueError as error:
+        raise LlamaCppFailed(f"what {provider} wrote cannot be read ({error})") from error
     fallback = _fallback(after, kind)
     limit = 9.0 if fallback else BITS.get(kind, OTHER_BITS) * 1.25
     errors = weight_errors(before, after)

@@ -5,34 +5,38 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .checks import Check, at_most, equal
 from .convert import Plan
+from .gguf_header import read_gguf_header
 from .tensors import PIECE
 from .vocabulary import Vocabulary
 
 
 @dataclass
 class Tensor:
-    """A tensor of a file: its type in small letters, its shape as numpy has it, and its bytes, mapped."""
+    """A tensor of a file: its type in small letters, its shape as numpy has it, and its bytes [rows, ...], mapped."""
 
     kind: str
     shape: tuple[int, ...]
     data: np.ndarray
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """Its numbers, float32, some rows at a time."""
+        """Its numbers, float32 [rows, columns], some rows at a time."""
         from gguf import GGMLQuantizationType, dequantize
 
-        number = GGMLQuantizationType[self.kind.upper()]
-        rows = self.data.reshape(-1, self.data.shape[-1])
         step = max(1, PIECE // self.shape[-1])
-        for first in range(0, len(rows), step):
-            yield dequantize(np.ascontiguousarray(rows[first : first + step]), number)
+        for first in range(0, len(self.data), step):
+            rows = np.asarray(self.data[first : first + step])
+            plain = {"f32": np.float32, "f16": np.float16}.get(self.kind)
+            if plain is not None:
+                yield rows.view(plain).astype(np.float32)
+            else:
+                yield dequantize(rows, GGMLQuantizationType[self.kind.upper()])
 
 
 @dataclass
@@ -62,25 +66,21 @@ def open_gguf(file: Path) -> Opened:
     Raises:
         ValueError: it is no GGUF file, or a truncated one.
     """
-    from gguf import GGUFReader
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    reader = GGUFReader(file)
-    tensors = {
-        tensor.name: Tensor(tensor.tensor_type.name.lower(), tuple(map(int, reversed(tensor.shape))), tensor.data)
-        for tensor in reader.tensors
-    }
-    size = sum(int(tensor.n_elements) for tensor in reader.tensors)
-    bits = sum(int(tensor.n_bytes) for tensor in reader.tensors) * 8 / max(1, size)
-    return Opened(tensors, _text(reader, "tokenizer.ggml.tokens"), _one(reader, "tokenizer.chat_template"), bits)
-
-
-def _text(reader: Any, key: str) -> list[str]:
-    field = reader.get_field(key)
-    return [] if field is None else [bytes(field.parts[i]).decode("utf-8") for i in field.data]
-
-
-def _one(reader: Any, key: str) -> str | None:
-    return next(iter(_text(reader, key)), None)
+    facts, entries = read_gguf_header(file)
+    tensors = {}
+    for name, entry in entries.items():
+        number = GGMLQuantizationType(entry.kind)
+        block, size = GGML_QUANT_SIZES[number]
+        row = entry.shape[-1] // block * size
+        shape = (prod(entry.shape[:-1]), row)
+        # Mapped: only what is looked at is read.
+        data = np.memmap(file, dtype=np.uint8, mode="r", offset=entry.start, shape=shape)
+        tensors[name] = Tensor(number.name.lower(), entry.shape, data)
+    weights = sum(prod(tensor.shape) for tensor in tensors.values())
+    bits = sum(tensor.data.nbytes for tensor in tensors.values()) * 8 / max(1, weights)
+    return Opened(tensors, facts.get("tokenizer.ggml.tokens", []), facts.get("tokenizer.chat_template"), bits)
 
 
 def content_checks(opened: Opened, plan: Plan, vocabulary: Vocabulary) -> list[Check]:

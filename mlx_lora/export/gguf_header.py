@@ -1,0 +1,78 @@
+"""The head of a GGUF file, read on its own terms: what is written with one program is better checked with another.
+
+The format: magic, version, counts; (key, type, value) for each fact; (name, dimensions, type, place) for each tensor;
+then the tensors' bytes, aligned (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+MAGIC, TEXT, ARRAY = b"GGUF", 8, 9
+# struct's letters for GGUF's numbered types of one value.
+VALUES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+ALIGNMENT = 32
+
+
+@dataclass
+class Entry:
+    """A tensor: ggml's number of its type, its shape as numpy has it, and its first byte in the file."""
+
+    kind: int
+    shape: tuple[int, ...]
+    start: int
+
+
+def read_gguf_header(file: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
+    """Facts and tensors, by name, in the order of the file.
+
+    Raises:
+        ValueError: it is no GGUF file, or ends too early.
+    """
+    try:
+        with open(file, "rb") as opened:
+            if opened.read(4) != MAGIC:
+                raise ValueError(f"{file}: this is no GGUF file")
+            version, tensor_count, fact_count = _numbers(opened, "IQQ")
+            if version not in (2, 3):
+                raise ValueError(f"{file}: version {version} of GGUF is not known here")
+            facts = {_text(opened): _value(opened, *_numbers(opened, "I")) for _ in range(fact_count)}
+            found = [_tensor(opened) for _ in range(tensor_count)]
+            alignment = facts.get("general.alignment", ALIGNMENT)
+            start = -(-opened.tell() // alignment) * alignment
+    except (struct.error, UnicodeDecodeError, KeyError) as error:
+        raise ValueError(f"{file}: this GGUF file is broken ({error!r})") from error
+    return facts, {name: Entry(kind, shape, start + offset) for name, kind, shape, offset in found}
+
+
+def _numbers(opened: IO[bytes], letters: str) -> tuple[Any, ...]:
+    return struct.unpack(f"<{letters}", opened.read(struct.calcsize(f"<{letters}")))
+
+
+def _text(opened: IO[bytes]) -> str:
+    length = int.from_bytes(opened.read(8), "little")
+    text = opened.read(length)
+    if len(text) < length:
+        raise struct.error("it ends within a text")
+    return text.decode("utf-8")
+
+
+def _value(opened: IO[bytes], kind: int) -> Any:
+    if kind == TEXT:
+        return _text(opened)
+    if kind != ARRAY:
+        return _numbers(opened, VALUES[kind])[0]
+    inner, count = _numbers(opened, "IQ")
+    if inner in (TEXT, ARRAY):
+        return [_value(opened, inner) for _ in range(count)]
+    return list(_numbers(opened, f"{count}{VALUES[inner]}"))
+
+
+def _tensor(opened: IO[bytes]) -> tuple[str, int, tuple[int, ...], int]:
+    name, (dimensions,) = _text(opened), _numbers(opened, "I")
+    shape = _numbers(opened, f"{dimensions}Q")
+    kind, offset = _numbers(opened, "IQ")
+    return name, kind, tuple(int(size) for size in reversed(shape)), offset
