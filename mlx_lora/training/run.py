@@ -16,6 +16,7 @@ from ..backends import Backend
 from ..config import TrainingConfig
 from ..errors import UserError
 from ..files import write_atomic, write_json, writing
+from ..models.parameters import stored_parameters
 from .checkpoints import Checkpoints, TrainerState
 from .directory import CONFIG_FILE, METRICS_FILE, RUN_FILE, check_same, locked, make_directory, read_run, record
 from .events import Listener, metrics_file, progress_bar, tensorboard
@@ -23,6 +24,9 @@ from .prepare import Prepared, prepare, samples
 from .report import write_report
 from .stopping import deadline_of, interruption
 from .trainer import Limits, Trainer, TrainingResult, total_steps
+
+# As every backend names it.
+ADAPTER_FILE = "adapters.safetensors"
 
 
 def train(
@@ -104,8 +108,19 @@ def _lead(ready: Prepared, trainable: int, listeners: Sequence[Listener]) -> Tra
     )
     result = _until(trainer, config)
     backend.save_adapter(out, ready.model)
+    _check_saved(out / ADAPTER_FILE, trainable)
     emit({"event": "complete", **asdict(result)})
     return result
+
+
+def _check_saved(file: Path, trainable: int) -> None:
+    """Raises UserError if the saved adapter has not as many parameters as were trained."""
+    stored = stored_parameters(file)
+    if stored != trainable:
+        raise UserError(
+            f"{file}: {trainable:,} parameters were trained and {stored:,} are in the file; "
+            "the same command goes on from the last checkpoint and saves it again"
+        )
 
 
 def _follow(ready: Prepared) -> None:

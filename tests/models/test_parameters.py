@@ -10,8 +10,10 @@ import pytest
 from mlx_lora.backends.mlx.backend import MLXBackend
 from mlx_lora.bench.shapes import shape_config
 from mlx_lora.config import TrainingConfig
+from mlx_lora.errors import UserError
 from mlx_lora.models.parameters import stored_parameters, trainable_parameters
 from mlx_lora.models.resolve import resolve_model
+from mlx_lora.training.run import train
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -37,6 +39,23 @@ def test_the_prediction_is_what_is_trained_and_saved(make_model, tmp_path, model
     assert trainable_parameters(json.loads((path / "config.json").read_text()), training) == attached
     backend.save_adapter(tmp_path, model)
     assert stored_parameters(tmp_path / "adapters.safetensors") == attached
+
+
+def test_after_training_the_saved_adapter_is_counted(eisv_data, tmp_path, monkeypatch):
+    def forgetful(backend, directory, base):
+        saving(backend, directory, base)
+        file = str(directory / "adapters.safetensors")
+        weights = dict(mx.load(file))
+        weights.popitem()
+        mx.save_safetensors(file, weights)
+
+    saving = MLXBackend.save_adapter
+    monkeypatch.setattr(MLXBackend, "save_adapter", forgetful)
+    out = tmp_path / "run"
+    config = TrainingConfig(model_name="builtin/tiny-lumen", data=str(eisv_data), output_dir=str(out), max_steps=1)
+    with pytest.raises(UserError, match="parameters were trained and"):
+        train(config, quiet=True)
+    assert json.loads((out / "run.json").read_text())["result"] is None
 
 
 def test_what_cannot_be_said_without_the_weights():
