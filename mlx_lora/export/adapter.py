@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..config import TrainingConfig
 from ..errors import UserError
+from ..models.parameters import trainable_parameters
 from ..models.resolve import ResolvedModel, check_safetensors
+from .checks import Check, equal
 from .source import ADAPTER_CONFIG, ADAPTER_FILE, Source, read_source
 from .tensors import stored_tensors
 
@@ -156,6 +159,25 @@ def differing(again: dict[str, Pair], wanted: dict[str, Pair]) -> int:
         return one.dtype == other.dtype and bool(mx.array_equal(one, other))
 
     return sum(not same(ours.get(key), theirs.get(key)) for key in set(ours) | set(theirs))
+
+
+def counted(adapter: Adapter, stored: int, complete: bool = True) -> list[Check]:
+    """The number of parameters against what the run's config predicts, where it does (an imported run's may not).
+
+    Args:
+        complete: whether every module of the run is in what was stored.
+    """
+    try:
+        training = TrainingConfig(**_known_keys(adapter.source.run["learned_from"]))
+        predicted = trainable_parameters(adapter.source.config, training)
+    except (KeyError, TypeError, ValueError):
+        return []
+    return [equal("parameters", stored, predicted)] if predicted is not None and complete else []
+
+
+def _known_keys(learned_from: dict[str, Any]) -> dict[str, Any]:
+    wanted = ("lora_rank", "fine_tune_type", "lora_target_modules", "num_layers")
+    return {key: learned_from[key] for key in wanted}
 
 
 def base_matrices(path: Path) -> dict[str, tuple[int, int]]:

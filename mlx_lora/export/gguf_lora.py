@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .adapter import Adapter, read_adapter
+from .adapter import Adapter, counted, read_adapter
 from .architectures import Architecture, find_architecture, gguf_name, heads_of, permute_rows, unpermute_rows
 from .checks import Check, Report, at_most, check_space, equal, new_file, refuse_existing, settle
-from .peft import counted
 
 MISSING = "the package gguf is missing; install it with `pip install 'mlx-lora[gguf]'`"
 

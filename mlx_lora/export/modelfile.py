@@ -31,11 +31,13 @@ class OllamaModel:
         system: the system prompt the run was trained with, ``None`` for none.
         stop: texts at which an answer ends.
         template: in Go's syntax; ``None`` leaves it to Ollama, which goes by the chat template in the GGUF.
+        adapter: a GGUF LoRA on the weights, ``None`` for fused weights.
     """
 
     system: str | None
     stop: list[str]
     template: str | None = None
+    adapter: Path | None = None
     parameters: dict[str, float | int] = field(default_factory=lambda: dict(PARAMETERS))
 
     def request(self) -> dict[str, Any]:
@@ -56,10 +58,10 @@ def write_modelfile(gguf: Path, model: OllamaModel) -> str:
     """
     if not gguf.is_file():
         raise UserError(f"{gguf}: there is no such file, and Ollama would try to download a model of that name")
-    path = str(gguf.absolute())
     lines = [
         "# Made by mlx-lora: `ollama create NAME -f` and this file's path makes a model of it.",
-        f'FROM "{path}"' if path != path.strip() else f"FROM {path}",
+        f"FROM {_path(gguf)}",
+        *([f"ADAPTER {_path(model.adapter)}"] if model.adapter else []),
         *(f"{command} {_quoted(text, command)[0]}" for command, text in _texts(model)),
         *(f"PARAMETER {name} {value}" for name, value in model.parameters.items()),
     ]
@@ -74,10 +76,16 @@ def check_modelfile(gguf: Path, model: OllamaModel) -> list[str]:
         UserError: a text or a path that the format cannot hold. A FROM that came out as another path, where nothing
             is, would make Ollama download a model of that name.
     """
-    path = str(gguf.absolute())
+    for file in [gguf, *([model.adapter] if model.adapter else [])]:
+        _path(file)
+    return [note for command, text in _texts(model) if (note := _quoted(text, command)[1])]
+
+
+def _path(file: Path) -> str:
+    path = str(file.absolute())
     if unprintable(path) or re.search(r"[\t\r\n]", path):
         raise UserError(f"{path}: a Modelfile cannot hold this path, it has characters that are dropped; move the file")
-    return [note for command, text in _texts(model) if (note := _quoted(text, command)[1])]
+    return f'"{path}"' if path != path.strip() else path
 
 
 def _texts(model: OllamaModel) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..files import write_atomic
 from .checks import Check, Report, equal, refuse_existing, settle
 from .gguf_file import export_gguf
+from .gguf_lora import check_base, read_gguf_lora
 from .modelfile import OllamaModel, check_modelfile, stop_texts, write_modelfile
 from .ollama import Ollama, Reply, check_name
 from .probes import CONVERSATION
@@ -33,6 +34,7 @@ class Wish:
         kind: the type of the weights, as ``export_gguf`` takes it.
         out: the directory for GGUF and Modelfile; ``None`` for ``ollama`` in the run's own.
         gguf: weights that were exported before, used instead of new ones.
+        adapter: a GGUF LoRA exported before, for ``gguf`` as its base; many servers take none.
         template: Ollama's template in Go's syntax; without it Ollama goes by the chat template in the GGUF.
         replace: whether a model that has the name may lose it.
         modelfile_only: Ollama is not asked for anything.
@@ -44,6 +46,7 @@ class Wish:
     host: str | None = None
     out: Path | None = None
     gguf: Path | None = None
+    adapter: Path | None = None
     template: str | None = None
     replace: bool = False
     modelfile_only: bool = False
@@ -75,8 +78,11 @@ def export_ollama(wish: Wish, progress: Callable[[float], None] = lambda share: 
     name = check_name(wish.name)
     source = read_source(wish.run, needs_adapter=True)
     weights, modelfile = _places(wish, source, name)
+    if wish.adapter is not None:
+        _check_adapter(wish.adapter, wish.gguf)
     backend = source.load()
-    model = OllamaModel(source.run.get("system_prompt"), _stops(source, backend.tokenizer), wish.template)
+    stops = _stops(source, backend.tokenizer)
+    model = OllamaModel(source.run.get("system_prompt"), stops, wish.template, wish.adapter)
     notes = _checked_modelfile(wish, weights, model)
     if wish.modelfile_only:
         del backend
@@ -114,6 +120,14 @@ def _places(wish: Wish, source: Source, name: str) -> tuple[Path, Path]:
     elif not wish.gguf.is_file():
         raise UserError(f"{wish.gguf}: there is no such file; without --gguf the weights are made anew")
     return weights, modelfile
+
+
+def _check_adapter(adapter: Path, gguf: Path | None) -> None:
+    if gguf is None:
+        raise UserError(f"--adapter {adapter}: it needs its base besides, as --gguf FILE")
+    if not adapter.is_file():
+        raise UserError(f"{adapter}: there is no such file; `mlx-lora export gguf-lora` makes one")
+    check_base(read_gguf_lora(adapter), gguf, str(adapter))
 
 
 def _stops(source: Source, tokenizer: Any) -> list[str]:
@@ -178,9 +192,11 @@ def _in_ollama(
 ) -> list[Check]:
     """Make it under a passing name, ask it, and copy it to its own if it passed."""
     size = weights.stat().st_size
-    digest = server.upload(weights, lambda done: progress(0.5 * done / size))
+    body = {"files": {"model.gguf": server.upload(weights, lambda done: progress(0.5 * done / size))}}
+    if model.adapter is not None:
+        body["adapters"] = {"adapter.gguf": server.upload(model.adapter)}
     with _passing_name(server, name) as passing:
-        server.create(passing, {"files": {"model.gguf": digest}, **model.request()})
+        _create(server, passing, {**body, **model.request()})
         progress(0.8)
         reply = server.generate(passing, probe.question, 2 * PROBE_TOKENS)
         checks = _compared(probe, reply)
@@ -190,6 +206,15 @@ def _in_ollama(
             report.notes.append(f"`ollama run {name}` runs it")
     progress(1.0)
     return checks
+
+
+def _create(server: Ollama, name: str, body: dict[str, Any]) -> None:
+    try:
+        server.create(name, body)
+    except UserError as error:
+        if "adapters" not in body:
+            raise
+        raise UserError(f"{error} (newer servers take no LoRA; without --adapter fused weights are sent)") from error
 
 
 @contextmanager

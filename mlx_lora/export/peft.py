@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..config import TrainingConfig
 from ..errors import UserError
 from ..files import write_json, writing
-from ..models.parameters import stored_parameters, trainable_parameters
-from .adapter import LAYER, Adapter, Pair, base_matrices, differing, is_quantized, read_adapter
+from ..models.parameters import stored_parameters
+from .adapter import LAYER, Adapter, Pair, base_matrices, counted, differing, is_quantized, read_adapter
 from .checks import Check, Report, at_most, check_space, equal, new_file, refuse_existing, settle
 from .peft_read import PARTS, PEFT_CONFIG, PEFT_FILE, PREFIX, read_peft
 
@@ -126,25 +125,6 @@ def _compared(adapter: Adapter, directory: Path) -> list[Check]:
     except UserError as error:
         return [Check("read back", str(error), "it can be", False)]
     return checks + counted(adapter, stored_parameters(directory / PEFT_FILE), len(wanted) == len(adapter.pairs))
-
-
-def counted(adapter: Adapter, stored: int, complete: bool = True) -> list[Check]:
-    """The number of parameters against what the run's config predicts, where it does (an imported run's may not).
-
-    Args:
-        complete: whether every module of the run is in what was stored.
-    """
-    try:
-        training = TrainingConfig(**_known_keys(adapter.source.run["learned_from"]))
-        predicted = trainable_parameters(adapter.source.config, training)
-    except (KeyError, TypeError, ValueError):
-        return []
-    return [equal("parameters", stored, predicted)] if predicted is not None and complete else []
-
-
-def _known_keys(learned_from: dict[str, Any]) -> dict[str, Any]:
-    wanted = ("lora_rank", "fine_tune_type", "lora_target_modules", "num_layers")
-    return {key: learned_from[key] for key in wanted}
 
 
 def _notes(adapter: Adapter) -> list[str]:

@@ -40,6 +40,7 @@ class Model:
     template: str | None
     parameters: dict[str, Any]
     quantize: str | None = None
+    adapter: Path | None = None
 
 
 @dataclass
@@ -50,6 +51,7 @@ class State:
         answers: (model, prompt, options) → answer.
         faults: what goes wrong, by path: "refuse", "break" (the connection, half-way), "garbage", and for create
             "late" (an error after the first line) and "silent" (no last line).
+        takes_adapters: whether it is an older server, which takes LoRA adapters.
         downloads: models that were asked for by ``from``; none ever should be.
     """
 
@@ -58,6 +60,7 @@ class State:
     faults: dict[str, str] = field(default_factory=dict)
     models: dict[str, Model] = field(default_factory=dict)
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
+    takes_adapters: bool = False
     downloads: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -164,12 +167,12 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(400, "pull model manifest: file does not exist")
         if not body.get("files"):
             raise Refused(400, "neither 'from' or 'files' was specified")
-        if body.get("adapters"):
-            raise Refused(400, "LoRA adapters are no longer supported")
         blob = self.state.blob(next(iter(body["files"].values())))
         if not blob.exists():
             raise Refused(400, "digest not found")
         yield "parsing GGUF"
+        if body.get("adapters") and not self.state.takes_adapters:
+            raise Refused(400, "LoRA adapters are not supported")
         if blob.read_bytes()[:4] != b"GGUF":
             raise Refused(400, "invalid file magic")
         wanted = body.get("quantize")
@@ -181,8 +184,9 @@ class Handler(BaseHTTPRequestHandler):
             yield f"quantizing F16 model to {wanted}"
         yield f"using existing layer {blob.name}"
         yield "writing manifest"
+        adapter = next((self.state.blob(digest) for digest in (body.get("adapters") or {}).values()), None)
         texts = (body.get("system"), body.get("template"))
-        self.state.models[body["model"]] = Model(blob, *texts, body.get("parameters", {}), wanted)
+        self.state.models[body["model"]] = Model(blob, *texts, body.get("parameters", {}), wanted, adapter)
         yield "success"
 
     def _generate(self, body: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from runs import make_run
 
 from mlx_lora.errors import UserError
 from mlx_lora.export import ollama_model
+from mlx_lora.export.gguf_lora import export_gguf_lora
 from mlx_lora.export.llamacpp.run import Request, bindings, evaluated
 from mlx_lora.export.ollama import Ollama, check_name, server_url
 from mlx_lora.export.ollama_model import Wish, export_ollama
@@ -240,6 +241,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_from_a_run_to_a_model_that_answers_alike(server, command, run, tmp_path):
     if not bindings():
         pytest.skip("no llama.cpp is installed: pip install '.[gguf]'")
@@ -376,3 +378,32 @@ def test_a_system_prompt_that_no_modelfile_holds_still_goes_to_ollama(server, ex
     assert server.models["lumen:latest"].system == text
     assert any(note.startswith("no Modelfile was written") for note in report.notes)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_on_its_base_where_the_server_takes_one(server, run, exported, tmp_path):
+    lora = tmp_path / "lora.gguf"
+    assert export_gguf_lora(run, lora, exported).verdict == "verified"
+    wish = Wish(str(run), "lumen", host=server.url, out=tmp_path / "out", gguf=exported, adapter=lora)
+    server.answers = llama_cpp
+    with pytest.raises(UserError, match="newer servers take no LoRA; without --adapter fused weights are sent"):
+        export_ollama(wish)
+    assert server.models == {}
+    server.takes_adapters = True
+    export_ollama(wish)
+    assert server.models["lumen:latest"].adapter.read_bytes() == lora.read_bytes()
+    assert f"ADAPTER {lora}\n" in (tmp_path / "out" / "lumen-latest.Modelfile").read_text()
+
+
+def test_adapters_that_do_not_fit(server, run, exported, tmp_path):
+    def said(gguf_file, adapter):
+        with pytest.raises(UserError) as caught:
+            export_ollama(Wish(str(run), "lumen", host=server.url, gguf=gguf_file, adapter=adapter))
+        return str(caught.value)
+
+    lora = tmp_path / "lora.gguf"
+    assert "there is no such file" in said(exported, lora)
+    export_gguf_lora(run, lora)
+    assert "it needs its base besides" in said(None, lora)
+    assert "this is another model" in said(weights(tmp_path), lora)
+    assert "this GGUF file is no LoRA adapter" in said(exported, exported)
+    assert server.requests == []

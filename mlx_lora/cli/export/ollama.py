@@ -18,7 +18,10 @@ from .verdict import conclude
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="For the GGUF and the Modelfile; default RUN/ollama."
 )
-@click.option("--gguf", type=click.Path(path_type=Path), metavar="FILE", help="Use a GGUF of the run exported before.")
+@click.option("--gguf", type=click.Path(path_type=Path), metavar="FILE", help="Use a GGUF exported before.")
+@click.option(
+    "--adapter", type=click.Path(path_type=Path), metavar="FILE", help="A GGUF LoRA on --gguf, its base, unfused."
+)
 @click.option("--template", type=click.Path(path_type=Path), metavar="FILE", help="A template in Ollama's Go syntax.")
 @click.option("--replace", is_flag=True, help="A model that has the name loses it, once the new one has answered.")
 @click.option("--modelfile-only", is_flag=True, help="Write GGUF and Modelfile, and ask Ollama for nothing.")
@@ -30,6 +33,7 @@ def ollama(
     host: str | None,
     out: Path | None,
     gguf: Path | None,
+    adapter: Path | None,
     template: Path | None,
     replace: bool,
     modelfile_only: bool,
@@ -43,7 +47,7 @@ def ollama(
     from ...export.ollama_model import Wish, export_ollama
 
     text = None if template is None else _read(template)
-    wish = Wish(run, name, kind.lower(), host, out, gguf, text, replace, modelfile_only)
+    wish = Wish(run, name, kind.lower(), host, out, gguf, adapter, text, replace, modelfile_only)
     with progress(f"{run} as {name} in Ollama", 100) as advance:
         report = export_ollama(wish, lambda share: advance(round(100 * share)))
     conclude(report, as_json)
