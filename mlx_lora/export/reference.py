@@ -138,15 +138,24 @@ def _without_template(model: Any, tokenizer: Any) -> Reference:
     return _ask(model, Reference([], [], prompts, positions, [], prompts[0], [], None, False))
 
 
+def _greedy(model: Any, reference: Reference) -> list[int]:
+    """The likeliest tokens one after the other, up to the end of the turn."""
+    import mlx.core as mx
+    from mlx_lm.models.cache import make_prompt_cache
+
+    cache, unread = make_prompt_cache(model), reference.greedy_prompt
+    answer: list[int] = []
+    while len(answer) < GREEDY and (not answer or answer[-1] != reference.end_of_turn):
+        answer.append(int(np.array(mx.argmax(model(mx.array([unread]), cache=cache)[0, -1]))))
+        unread = answer[-1:]
+    return answer
+
+
 def _ask(model: Any, reference: Reference) -> Reference:
     reference.logits = [
         logits_of(model, tokens, places) for tokens, places in zip(reference.prompts, reference.positions, strict=True)
     ]
-    tokens = list(reference.greedy_prompt)
-    for _ in range(GREEDY):
-        tokens.append(int(logits_of(model, tokens, [len(tokens) - 1])[0].argmax()))
-        if tokens[-1] == reference.end_of_turn:
-            break
+    tokens = [*reference.greedy_prompt, *_greedy(model, reference)]
     start = len(reference.greedy_prompt)
     reference.greedy = tokens[start:]
     # The greedy answer's own logits, so that a near tie can be told from a mistake.

@@ -110,7 +110,7 @@ def format_of(directory: Path) -> str:
     """Whose names and shapes a model's files follow: "pt" (Hugging Face's) or "mlx", as they say themselves."""
     with open(sorted(directory.glob("model*.safetensors"))[0], "rb") as opened:
         header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-    return str(header.get("__metadata__", {}).get("format", "pt"))
+    return str((header.get("__metadata__") or {}).get("format", "pt"))
 
 
 def make_header(shapes: dict[str, tuple[str, tuple[int, ...]]], format_name: str) -> bytes:

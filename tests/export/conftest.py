@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
+from runs import make_run, sharpen
+
+from mlx_lora.config import TrainingConfig
+from mlx_lora.training.run import train
 
 TRAINING = {
     "lora_rank": 4,
@@ -24,39 +27,43 @@ TRAINING = {
 
 @pytest.fixture(scope="session")
 def trained_run(make_model, eisv_data, tmp_path_factory):
-    """A run directory: make it with a model type, changes to its config, and those to the training.
+    """A run directory of a base with sharp weights: make it with a model type and changes to its config.
 
-    ``tokenizer`` is a directory whose tokenizer the base gets instead of the tiny base's, its embedding as large as
-    ``vocab_size`` says.
+    ``tokenizer`` is a directory whose tokenizer the base gets instead of the tiny base's. ``change`` is done to the
+    base before. ``training`` changes the training's config. With ``drawn`` the adapter is drawn at random, and weak,
+    instead of trained, which is faster; with ``sharp=False`` the base's weights stay as random as they were made.
     """
     made: dict[str, Path] = {}
 
-    def make(
-        model_type: str = "llama", tokenizer: Path | None = None, training: dict | None = None, change=None, **config
-    ) -> Path:
-        key = json.dumps([model_type, str(tokenizer), training, getattr(change, "__name__", None), config])
+    def make(model_type="llama", tokenizer=None, training=None, change=None, drawn=False, sharp=True, **config) -> Path:
+        key = repr([model_type, tokenizer, training, change, drawn, sharp, config])
         if key not in made:
-            from runs import sharpen
-
-            from mlx_lora.config import TrainingConfig
-            from mlx_lora.training.run import train
-
-            base = sharpen(make_model(model_type, **config))
+            base = make_model(model_type, **config)
+            if sharp:
+                sharpen(base)
             if tokenizer is not None:
-                for file in base.glob("tokenizer*"):
-                    file.unlink()
-                for file in tokenizer.glob("*"):
-                    if file.name.startswith(("tokenizer", "vocab", "merges", "added", "special", "chat_template")):
-                        shutil.copy(file, base / file.name)
+                replace_tokenizer(base, tokenizer)
             if change is not None:
                 change(base)
             out = tmp_path_factory.mktemp("runs") / "run"
-            settings = {"model_name": str(base), "data": str(eisv_data), "output_dir": str(out)}
-            train(TrainingConfig(**{**TRAINING, **settings, **(training or {})}), quiet=True)
+            settings = {**TRAINING, **(training or {})}
+            if drawn:
+                make_run(base, out, data=str(eisv_data), **{**settings, "lora_alpha": 0.4})
+            else:
+                paths = {"model_name": str(base), "data": str(eisv_data), "output_dir": str(out)}
+                train(TrainingConfig(**{**settings, **paths}), quiet=True)
             made[key] = out
         return made[key]
 
     return make
+
+
+def replace_tokenizer(base: Path, tokenizer: Path) -> None:
+    for file in base.glob("tokenizer*"):
+        file.unlink()
+    for file in tokenizer.glob("*"):
+        if file.name.startswith(("tokenizer", "vocab", "merges", "added", "special", "chat_template")):
+            shutil.copy(file, base / file.name)
 
 
 @pytest.fixture

@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 
 F32 = 0  # ggml's number of the type
-THREADS = os.cpu_count() or 1
+# On a smaller file the threads mostly wait for each other, on a busy machine for seconds.
+WORTH_THREADS = 64 << 20
+
+
+def threads_for(model: str) -> int:
+    """How many threads are worth while to run a model file."""
+    return (os.cpu_count() or 1) if Path(model).stat().st_size > WORTH_THREADS else 1
 
 
 class Cyllama:
@@ -42,7 +48,7 @@ class Cyllama:
         options.n_ctx = options.n_batch = options.n_ubatch = context
         options.type_k = options.type_v = F32
         options.flash_attn_type = 0
-        options.n_threads = options.n_threads_batch = THREADS
+        options.n_threads = options.n_threads_batch = threads_for(model)
         self._context = llama_cpp.LlamaContext(self._model, options, verbose=False)
 
     def tokenize(self, text: str) -> list[int]:
@@ -77,8 +83,8 @@ class LlamaCppPython:
             n_ctx=context,
             n_batch=context,
             n_ubatch=context,
-            n_threads=THREADS,
-            n_threads_batch=THREADS,
+            n_threads=threads_for(model),
+            n_threads_batch=threads_for(model),
             logits_all=True,
             type_k=F32,
             type_v=F32,
@@ -140,13 +146,13 @@ def quantize(request: dict[str, Any]) -> dict[str, Any]:
         from cyllama.llama import llama_cpp as cyllama
 
         options = cyllama.LlamaModelQuantizeParams()
-        options.ftype, options.nthread = request["type"], THREADS
+        options.ftype, options.nthread = request["type"], os.cpu_count() or 1
         cyllama.model_quantize(request["model"], request["out"], options)
         return {}
     import llama_cpp
 
     parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype, parameters.nthread = request["type"], THREADS
+    parameters.ftype, parameters.nthread = request["type"], os.cpu_count() or 1
     status = llama_cpp.llama_model_quantize(request["model"].encode(), request["out"].encode(), parameters)
     if status:
         raise RuntimeError(f"llama_model_quantize returned {status}")
