@@ -51,7 +51,7 @@ class State:
         answers: (model, prompt, options) → answer.
         faults: what goes wrong, by path: "refuse", "break" (the connection, half-way), "garbage", and for create
             "late" (an error after the first line) and "silent" (no last line).
-        takes_adapters: whether it is an older server, which takes LoRA adapters.
+        older: as before 0.34.1, when LoRA adapters were taken, and GGUF files quantized.
         downloads: models that were asked for by ``from``; none ever should be.
     """
 
@@ -60,7 +60,7 @@ class State:
     faults: dict[str, str] = field(default_factory=dict)
     models: dict[str, Model] = field(default_factory=dict)
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
-    takes_adapters: bool = False
+    older: bool = False
     downloads: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -104,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_HEAD = do_DELETE = _route
 
     def _version(self, _: Any) -> None:
-        self._json(200, {"version": "0.34.1"})
+        self._json(200, {"version": "0.34.0" if self.state.older else "0.35.0"})
 
     def _show(self, body: dict[str, Any]) -> None:
         self._json(200, {"parameters": self._find(body["model"]).parameters})
@@ -167,15 +167,17 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(400, "pull model manifest: file does not exist")
         if not body.get("files"):
             raise Refused(400, "neither 'from' or 'files' was specified")
+        if body.get("adapters") and not self.state.older:
+            raise Refused(400, "LoRA adapters are no longer supported")
         blob = self.state.blob(next(iter(body["files"].values())))
         if not blob.exists():
             raise Refused(400, "digest not found")
+        wanted = body.get("quantize")
+        if wanted and not self.state.older:
+            raise Refused(400, "create-time quantization is only supported for safetensors imports")
         yield "parsing GGUF"
-        if body.get("adapters") and not self.state.takes_adapters:
-            raise Refused(400, "LoRA adapters are not supported")
         if blob.read_bytes()[:4] != b"GGUF":
             raise Refused(400, "invalid file magic")
-        wanted = body.get("quantize")
         if wanted:
             if wanted.upper() not in QUANTIZED:
                 raise Refused(400, f"unsupported quantization type {wanted}")

@@ -57,7 +57,7 @@ def weights(folder: Path, kind: str = "MOSTLY_F16") -> Path:
 
 def test_a_blob_is_sent_once_and_a_model_made_of_it(server, client, tmp_path):
     file, sent, statuses = weights(tmp_path), [], []
-    assert client.version() == "0.34.1"
+    assert client.version() == "0.35.0"
     digest = client.upload(file, sent.append)
     assert digest == f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
     assert sent[-1] == file.stat().st_size
@@ -106,7 +106,8 @@ def test_nothing_can_start_a_download(server, client):
         ("MOSTLY_F16", "Q9", "unsupported quantization type"),
     ],
 )
-def test_what_ollama_quantizes(server, client, tmp_path, kind, wanted, error):
+def test_what_ollama_quantized_until_0_34(server, client, tmp_path, kind, wanted, error):
+    server.older = True
     body = {"files": {"model.gguf": client.upload(weights(tmp_path, kind))}, "quantize": wanted}
     if error:
         with pytest.raises(UserError, match=error):
@@ -114,6 +115,9 @@ def test_what_ollama_quantizes(server, client, tmp_path, kind, wanted, error):
     else:
         client.create("m:1", body)
         assert server.models["m:1"].quantize == wanted
+        server.older = False
+        with pytest.raises(UserError, match="create-time quantization is only supported for safetensors"):
+            client.create("m:2", body)
 
 
 FAULTS = [
@@ -385,10 +389,12 @@ def test_an_adapter_on_its_base_where_the_server_takes_one(server, run, exported
     assert export_gguf_lora(run, lora, exported).verdict == "verified"
     wish = Wish(str(run), "lumen", host=server.url, out=tmp_path / "out", gguf=exported, adapter=lora)
     server.answers = llama_cpp
-    with pytest.raises(UserError, match="newer servers take no LoRA; without --adapter fused weights are sent"):
+    with pytest.raises(
+        UserError, match=r"no longer supported \(newer servers take no LoRA; without --adapter fused weights are sent\)"
+    ):
         export_ollama(wish)
     assert server.models == {}
-    server.takes_adapters = True
+    server.older = True
     export_ollama(wish)
     assert server.models["lumen:latest"].adapter.read_bytes() == lora.read_bytes()
     assert f"ADAPTER {lora}\n" in (tmp_path / "out" / "lumen-latest.Modelfile").read_text()
