@@ -30,7 +30,7 @@ class OllamaModel:
     Attributes:
         system: the system prompt the run was trained with, ``None`` for none.
         stop: texts at which an answer ends.
-        template: in Go's syntax; ``None`` leaves it to Ollama, which goes by the chat template in the GGUF.
+        template: in Go's syntax; ``None`` leaves it to Ollama, by the chat template in the GGUF.
         adapter: a GGUF LoRA on the weights, ``None`` for fused weights.
     """
 

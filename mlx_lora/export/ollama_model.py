@@ -17,6 +17,7 @@ from ..files import write_atomic
 from .checks import Check, Report, equal, refuse_existing, settle
 from .gguf_file import export_gguf
 from .gguf_lora import check_base, read_gguf_lora
+from .go_template import go_template
 from .modelfile import OllamaModel, check_modelfile, stop_texts, write_modelfile
 from .ollama import Ollama, Reply, check_name
 from .probes import CONVERSATION
@@ -24,6 +25,7 @@ from .reference import held_out
 from .source import Source, read_source
 
 PROBE_TOKENS = 64
+AUTO = "auto"
 
 
 @dataclass
@@ -35,7 +37,8 @@ class Wish:
         out: the directory for GGUF and Modelfile; ``None`` for ``ollama`` in the run's own.
         gguf: weights that were exported before, used instead of new ones.
         adapter: a GGUF LoRA exported before, for ``gguf`` as its base; many servers take none.
-        template: Ollama's template in Go's syntax; without it Ollama goes by the chat template in the GGUF.
+        template: Ollama's template in Go's syntax, or "auto" for one made of the model's chat template; without it
+            Ollama goes by one of its own that resembles the chat template in the GGUF.
         replace: whether a model that has the name may lose it.
         modelfile_only: Ollama is not asked for anything.
     """
@@ -82,7 +85,8 @@ def export_ollama(wish: Wish, progress: Callable[[float], None] = lambda share: 
         _check_adapter(wish.adapter, wish.gguf)
     backend = source.load()
     stops = _stops(source, backend.tokenizer)
-    model = OllamaModel(source.run.get("system_prompt"), stops, wish.template, wish.adapter)
+    template = go_template(backend.tokenizer, source.model.name) if wish.template == AUTO else wish.template
+    model = OllamaModel(source.run.get("system_prompt"), stops, template, wish.adapter)
     notes = _checked_modelfile(wish, weights, model)
     if wish.modelfile_only:
         del backend
@@ -267,7 +271,7 @@ def _settled(wish: Wish, report: Report, checks: list[Check], weights: Path, mod
         modelfile.unlink(missing_ok=True)
     failed = {check.name for check in checks if not check.passed}
     if "prompt tokens in Ollama" in failed:
-        notes.append("Ollama's template makes another prompt than the one trained on; give it one with --template FILE")
+        notes.append("Ollama's template makes another prompt than the one trained on; try --template auto")
     if wish.gguf is not None:
         return Report(report.file, everything, notes)
     return settle(weights, weights, everything, notes)

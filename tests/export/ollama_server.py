@@ -247,6 +247,46 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.close()
 
 
+def render_go(template: str, system: str | None, messages: list[dict[str, str]]) -> str:
+    """What Go's templates make of ``if``, ``else``, ``range .Messages`` and the fields in them."""
+    parts = re.split(r"\{\{ (.*?) \}\}", template, flags=re.DOTALL)
+    written, position = _render(parts, 0, {".System": system or ""}, messages, True)
+    assert position == len(parts)
+    return written
+
+
+def _render(parts: list[str], at: int, fields: dict[str, str], messages: list, live: bool) -> tuple[str, int]:
+    """Literal texts are at even places and actions at odd ones; ends after the ``end`` or ``else`` of its block."""
+    text = parts[at] if live else ""
+    at += 1
+    while at < len(parts):
+        action = parts[at]
+        if action == "end" or action.startswith("else"):
+            return text, at
+        if action.startswith("if "):
+            done, at, reached = False, at, action
+            while reached != "end":
+                wanted = not done and (reached == "else" or _holds(reached, fields))
+                said, at = _render(parts, at + 1, fields, messages, live and wanted)
+                text, done, reached = text + said, done or wanted, parts[at]
+        elif action == "range .Messages":
+            start = at + 1
+            for message in messages or [{}]:
+                inner = {**fields, ".Role": message.get("role", ""), ".Content": message.get("content", "")}
+                said, at = _render(parts, start, inner, messages, live and bool(messages))
+                text += said
+        elif live:
+            text += fields[action]
+        text += parts[at + 1] if live else ""
+        at += 2
+    return text, at
+
+
+def _holds(action: str, fields: dict[str, str]) -> bool:
+    words = action.removeprefix("else ").split()
+    return fields[words[2]] == words[3].strip('"') if words[1] == "eq" else bool(fields[words[1]])
+
+
 def file_type(blob: Path) -> int:
     from gguf import GGUFReader
 

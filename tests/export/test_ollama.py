@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ollama_server import Answer, ollama_server
+from ollama_server import Answer, ollama_server, render_go
 from runs import make_run
 
 from mlx_lora.errors import UserError
@@ -215,6 +215,8 @@ def llama_cpp(model, prompt, options) -> Answer:
     messages = [{"role": "system", "content": model.system}] if model.system else []
     messages.append({"role": "user", "content": prompt})
     text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
+    if model.template:
+        text = render_go(model.template, model.system, messages[-1:])
     with evaluated(Request(str(model.blob), texts=[text])) as answer:
         start = answer.tokens[0]
     with evaluated(Request(str(model.blob), greedy=start, greedy_tokens=options["num_predict"])) as answer:
@@ -293,7 +295,7 @@ def test_another_template_than_the_one_trained_on_is_rejected(server, run, expor
     assert report.verdict == "rejected"
     failed = [check.name for check in report.checks if not check.passed]
     assert failed == ["prompt tokens in Ollama", "its answer ends by itself"]
-    assert any("--template FILE" in note for note in report.notes)
+    assert any("--template auto" in note for note in report.notes)
     # No name, no Modelfile; the user's own file stays.
     assert server.models == {}
     assert exported.exists()
@@ -413,3 +415,16 @@ def test_adapters_that_do_not_fit(server, run, exported, tmp_path):
     assert "this is another model" in said(weights(tmp_path), lora)
     assert "this GGUF file is no LoRA adapter" in said(exported, exported)
     assert server.requests == []
+
+
+@pytest.mark.parametrize("template", ["{{ .Nothing }}", "auto"])
+def test_a_template_is_judged_by_the_prompt_it_makes(server, run, exported, tmp_path, template):
+    server.answers = llama_cpp
+    wish = Wish(str(run), "lumen", host=server.url, out=tmp_path / "out", gguf=exported, template=template)
+    if template == "auto":
+        assert export_ollama(wish).verdict == "verified"
+        assert "{{ range .Messages }}" in server.models["lumen:latest"].template
+        assert "TEMPLATE " in (tmp_path / "out" / "lumen-latest.Modelfile").read_text()
+    else:
+        server.answers = lambda model, prompt, options: Answer("Hello", prompt_tokens=1, tokens=1)
+        assert export_ollama(wish).verdict == "rejected"

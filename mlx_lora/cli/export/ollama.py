@@ -22,7 +22,11 @@ from .verdict import conclude
 @click.option(
     "--adapter", type=click.Path(path_type=Path), metavar="FILE", help="A GGUF LoRA on --gguf, its base, unfused."
 )
-@click.option("--template", type=click.Path(path_type=Path), metavar="FILE", help="A template in Ollama's Go syntax.")
+@click.option(
+    "--template",
+    metavar="FILE|auto",
+    help="A template in Ollama's Go syntax, or one made of the model's own; by default Ollama's nearest to that.",
+)
 @click.option("--replace", is_flag=True, help="A model that has the name loses it, once the new one has answered.")
 @click.option("--modelfile-only", is_flag=True, help="Write GGUF and Modelfile, and ask Ollama for nothing.")
 @json_option
@@ -34,7 +38,7 @@ def ollama(
     out: Path | None,
     gguf: Path | None,
     adapter: Path | None,
-    template: Path | None,
+    template: str | None,
     replace: bool,
     modelfile_only: bool,
     as_json: bool,
@@ -46,7 +50,7 @@ def ollama(
     """
     from ...export.ollama_model import Wish, export_ollama
 
-    text = None if template is None else _read(template)
+    text = template if template in (None, "auto") else _read(Path(template))
     wish = Wish(run, name, kind.lower(), host, out, gguf, adapter, text, replace, modelfile_only)
     with progress(f"{run} as {name} in Ollama", 100) as advance:
         report = export_ollama(wish, lambda share: advance(round(100 * share)))
