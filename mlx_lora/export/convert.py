@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
-from math import prod
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
-from .architectures import Architecture, find_architecture, gguf_name, heads_of, permute_rows
+from .architectures import Architecture, find_architecture, gguf_name, heads_of
+from .pieces import Q8_BLOCK, PiecewiseTensor, bytes_of, encoded_pieces, made_in_order
 from .rope import add_rope, head_size, rope_divisors
 from .source import Source
-from .tensors import from_float32, to_float32
 from .vocabulary import Vocabulary
-from .weights import Changed, Weight, read_weights
+from .weights import Changed, Weight, read_weights, sampled_change
 
-TYPES = ("f32", "f16", "bf16", "q8_0")
-Q8_BLOCK = 32
 # Room for the header, on top of the weights: the vocabulary is most of it.
 HEADER_BYTES = 32 << 20
 
@@ -33,7 +30,7 @@ class Plan:
         kind: the type of its matrices, of ``TYPES``.
         tensors: (GGUF's name, type, the weight; ``None`` for llama3's divisors) in the order of the file.
         rows: rows of the embedding, and so tokens of the vocabulary.
-        changed: filled while writing: what the adapter did to the weights.
+        changed: what the adapter does to some rows of each weight it is on.
     """
 
     source: Source
@@ -44,8 +41,13 @@ class Plan:
     changed: Changed
 
     @property
+    def sizes(self) -> list[int]:
+        """Bytes of each tensor."""
+        return [bytes_of(kind, self.shape(weight)) for _, kind, weight in self.tensors]
+
+    @property
     def weight_bytes(self) -> int:
-        return sum(_bytes(kind, self.shape(weight)) for _, kind, weight in self.tensors)
+        return sum(self.sizes)
 
     def shape(self, weight: Weight | None) -> tuple[int, ...]:
         return (head_size(self.source.config) // 2,) if weight is None else weight.shape
@@ -74,7 +76,7 @@ def plan(source: Source, kind: str) -> Plan:
     for name, weight in weights.items():
         if not name.endswith("rotary_emb.inv_freq"):
             tensors.append((gguf_name(architecture, layers, name), _type_of(weight, kind), weight))
-    return Plan(source, architecture, kind, tensors, weights[embedding].shape[0], Changed())
+    return Plan(source, architecture, kind, tensors, weights[embedding].shape[0], sampled_change(weights.values()))
 
 
 def _type_of(weight: Weight, kind: str) -> str:
@@ -82,10 +84,6 @@ def _type_of(weight: Weight, kind: str) -> str:
     if len(weight.shape) == 1:
         return "f32"
     return "f16" if kind == "q8_0" and weight.shape[-1] % Q8_BLOCK else kind
-
-
-def _bytes(kind: str, shape: tuple[int, ...]) -> int:
-    return prod(shape) * {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5}[kind] // 8  # type: ignore[return-value]
 
 
 def write_gguf(
@@ -96,7 +94,7 @@ def write_gguf(
 ) -> None:
     """Write the file; ``advance`` is told how many bytes of the weights are done.
 
-    No more than one tensor is in memory at a time, in the type it is written in.
+    Some pieces of tensors are in memory at a time, or one whole tensor where its rows are reordered.
 
     Raises:
         UserError: a number does not fit its type.
@@ -107,83 +105,38 @@ def write_gguf(
     try:
         _add_model(writer, plan)
         _add_vocabulary(writer, vocabulary)
-        for name, kind, weight in plan.tensors:
-            shape, size = plan.shape(weight), _bytes(kind, plan.shape(weight))
+        for (name, kind, weight), size in zip(plan.tensors, plan.sizes, strict=True):
             number = GGMLQuantizationType[kind.upper()]
-            writer.add_tensor_info(name, shape, np.dtype(np.float32), int(size), raw_dtype=number)
+            writer.add_tensor_info(name, plan.shape(weight), np.dtype(np.float32), size, raw_dtype=number)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
+        jobs = list(_jobs(plan))
+        # Dequantizing is MLX's, which has threads of its own.
+        threads = not any(weight is not None and weight.quantized for _, _, weight in plan.tensors)
+        pieces = made_in_order(chain.from_iterable(jobs), threads)
         done = 0
-        for values in _tensors(plan):
-            writer.write_tensor_data(values)
-            done += values.nbytes
+        for made, size in zip(jobs, plan.sizes, strict=True):
+            writer.write_tensor_data(PiecewiseTensor(size, islice(pieces, len(made))))
+            done += size
             advance(done)
     finally:
         writer.close()
 
 
-def _tensors(plan: Plan) -> Iterator[np.ndarray]:
+def _jobs(plan: Plan) -> Iterator[list[Callable[[], np.ndarray]]]:
+    """What makes the pieces of each tensor, in the order of the file."""
     for _, kind, weight in plan.tensors:
         if weight is None:
-            divisors = rope_divisors(plan.source.config)
-            assert divisors is not None
-            yield divisors
+            yield [lambda: _divisors(plan.source.config)]
         else:
-            values = encoded(weight, kind, plan.changed)
-            heads = heads_of(plan.architecture, plan.source.config, weight.name)
-            yield values if heads is None else permute_rows(values, heads)
+            yield encoded_pieces(weight, kind, heads_of(plan.architecture, plan.source.config, weight.name))
 
 
-def encoded(weight: Weight, kind: str, changed: Changed | None = None) -> np.ndarray:
-    """A whole tensor in one of ``TYPES``: bfloat16 as its bits in uint16, Q8_0 as bytes [rows, ...].
-
-    Raises:
-        UserError: a number is not finite there.
-    """
-    columns = weight.shape[-1:] if kind != "q8_0" else (weight.shape[-1] // Q8_BLOCK * 34,)
-    number = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16, "q8_0": np.uint8}[kind]
-    result = np.empty((*weight.shape[:-1], *columns), dtype=number)
-    for first, last in weight.pieces():
-        result[first:last] = _piece(weight, kind, first, last, changed)
-    return result
-
-
-def _piece(weight: Weight, kind: str, first: int, last: int, changed: Changed | None) -> np.ndarray:
-    if weight.as_stored and weight.stored.dtype == kind.upper():
-        raw = weight.stored.rows(first, last)
-        _check_finite(weight, kind, raw)
-        return raw
-    if weight.as_stored and weight.stored.dtype == "BF16" and kind == "f16":
-        # A table of all 65,536 bfloat16 numbers is faster than any arithmetic on them.
-        values = np.take(_float16_of_bfloat16(), weight.stored.rows(first, last), mode="clip")
-    else:
-        exact = weight.float32(first, last, changed)
-        if kind == "q8_0":
-            from gguf import GGMLQuantizationType, quantize
-
-            # Each block has its largest number divided by 127 as a float16.
-            _check_finite(weight, "f16", from_float32(np.abs(exact).max(keepdims=True) / np.float32(127), "F16"))
-            return quantize(exact, GGMLQuantizationType.Q8_0)
-        values = from_float32(exact, kind.upper())
-    _check_finite(weight, kind, values)
-    return values
-
-
-@cache
-def _float16_of_bfloat16() -> np.ndarray:
-    return from_float32(to_float32(np.arange(1 << 16, dtype=np.uint16), "BF16"), "F16")
-
-
-def _check_finite(weight: Weight, kind: str, values: np.ndarray) -> None:
-    # In the bits of each type, an exponent of all ones (infinite, or no number) makes the largest whole numbers.
-    number, infinite = {"f16": ("u2", 0x7C00), "bf16": ("u2", 0x7F80), "f32": ("u4", 0x7F800000)}[kind]
-    bits = np.atleast_1d(values).view(number)
-    if int((bits & (2 ** (8 * bits.itemsize - 1) - 1)).max(initial=0)) >= infinite:
-        raise UserError(
-            f"{weight.name}: some of its numbers are too large for {kind}, or not finite at all; "
-            "try --type bf16, or look at how the adapter was trained"
-        )
+def _divisors(config: dict[str, Any]) -> np.ndarray:
+    divisors = rope_divisors(config)
+    assert divisors is not None
+    return divisors
 
 
 def _add_model(writer: Any, plan: Plan) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .checks import Check, Report, check_space, new_file, refuse_existing, settle
-from .convert import HEADER_BYTES, TYPES, Plan, plan, write_gguf
+from .convert import HEADER_BYTES, Plan, plan, write_gguf
 from .llamacpp.run import LlamaCppFailed, check_available
+from .pieces import TYPES
 from .quantize import BITS, OTHER_BITS, check_type, quantized
 from .reference import own_logits, reference_of
 from .reopen import content_checks, open_gguf, type_checks
@@ -79,7 +80,7 @@ def export_gguf(
 
 def _needed(planned: Plan, kind: str) -> int:
     """Bytes on the disk while it is made."""
-    size = int(planned.weight_bytes) + HEADER_BYTES
+    size = planned.weight_bytes + HEADER_BYTES
     if kind in TYPES:
         return size
     bits = {"f32": 32.0, "f16": 16.0}[BETWEEN]

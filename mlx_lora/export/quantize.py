@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ..errors import UserError
 from .checks import Check, at_most
-from .convert import TYPES, Plan
+from .convert import Plan
 from .llamacpp.run import LlamaCppFailed, quantize
+from .pieces import TYPES
 from .reopen import Opened, open_gguf, weight_errors, worst_error
 
 # Rows of so many numbers share their scales; others fall back to types of 32.

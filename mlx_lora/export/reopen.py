@@ -115,7 +115,7 @@ def type_checks(opened: Opened, plan: Plan) -> list[Check]:
     size = sum(tensor.data.nbytes for tensor in opened.tensors.values())
     return [
         Check("types of tensors", opened.kinds(), f"{len(expected)} as planned", right == len(expected) == len(found)),
-        equal("bytes of weights", size, int(plan.weight_bytes)),
+        equal("bytes of weights", size, plan.weight_bytes),
     ]
 
 

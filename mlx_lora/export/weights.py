@@ -6,7 +6,7 @@ Quantized weights are dequantized first. All sums are made in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
@@ -84,7 +84,7 @@ class Weight:
         base = self._base(first, last)
         if not self.adapter:
             return base
-        delta = np.multiply(self.adapter["lora_b"].T[first:last] @ self.adapter["lora_a"].T, self.scale)
+        delta = (self.adapter["lora_b"].T[first:last] * np.float32(self.scale)) @ self.adapter["lora_a"].T
         merged = base + delta
         if "m" in self.adapter:
             merged *= (self.adapter["m"][first:last] / np.linalg.norm(merged, axis=1))[:, None]
@@ -115,6 +115,19 @@ class Weight:
 
         whole = mx.dequantize(mx.array(raw), part("scales"), part("biases"), **self.quantized)
         return np.array(whole.astype(mx.float32))
+
+
+# Rows of each weight that tell how much an adapter changes it.
+SAMPLE = 64
+
+
+def sampled_change(weights: Iterable[Weight]) -> Changed:
+    """What the adapter does to the first rows of each weight it is on."""
+    changed = Changed()
+    for weight in weights:
+        if weight.adapter:
+            weight.float32(0, min(SAMPLE, weight.shape[0]), changed)
+    return changed
 
 
 def _requantized(values: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
