@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import types
 from collections.abc import Iterable, Mapping
@@ -159,11 +160,11 @@ def _in_our_names(file: Path) -> Mapping[str, Any]:
 def _read_mapping(file: Path) -> Mapping[str, Any]:
     try:
         # JSON is read as JSON: YAML 1.1 takes 1e-4 for text.
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
         content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: this config cannot be read ({error})") from error
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         place = getattr(error, "problem_mark", None)
         line = place.line + 1 if place else getattr(error, "lineno", 1)
         problem = getattr(error, "problem", None) or getattr(error, "msg", None) or "unreadable"
@@ -180,8 +181,8 @@ def _read_mapping(file: Path) -> Mapping[str, Any]:
 def _parse_value(text: str, value: str) -> Any:
     try:
         return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {text}: the value is not valid YAML") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"--set {text[:80]}: the value is not valid YAML") from error
 
 
 def _checked(where: str, key: Any, value: Any) -> Any:
@@ -235,7 +236,7 @@ def _coerce(kind: Any, value: Any) -> Any:
         except ValueError:
             return value
     if float in choices and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 2**1000 else math.inf
     return value
 
 

@@ -19,7 +19,7 @@ from .output import json_option, print_json, print_table
 @click.option("--grad-checkpoint", is_flag=True, help="On both sides.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Both sides so often, in turns.")
 @click.option("--steps", type=click.IntRange(2), default=10, show_default=True, help="Timed steps a round.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Write bench.json, bench.md and a picture there.")
 @json_option
 def bench(

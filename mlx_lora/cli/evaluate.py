@@ -26,7 +26,7 @@ file_path = click.Path(path_type=Path)
     "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, callback=finite, help="0 is greedy."
 )
 @click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Longest answer.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--out", type=file_path, help="Write the results, with every answer, to this JSON file.")
 @json_option
 def evaluate(
@@ -109,7 +109,7 @@ def gate(results: Path, as_json: bool) -> None:
 @click.option(
     "--cases", type=file_path, required=True, metavar="FILE.jsonl", help="Dataset rows, or trajectory windows."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @json_option
 def baseline(cases: Path, seed: int, as_json: bool) -> None:
     """What the same cases score without a model: chance, prompted guessing, the rules, and the best possible."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ..data.example import is_text
 from ..errors import UserError
 from .output import finite, json_option, print_json, print_table
 
@@ -100,7 +101,7 @@ def _exchanges(content: bytes) -> list[dict[str, Any]]:
         whole = json.loads(text)
         return [_exchange(whole, "standard input")]
     except (ValueError, RecursionError):
-        lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise UserError('standard input is empty; write {"prompt": ..., "response": ...} to it')
     return [_exchange(_object(line, f"standard input, line {n}"), f"standard input, line {n}") for n, line in lines]
@@ -125,8 +126,11 @@ def _exchange(value: Any, where: str) -> dict[str, Any]:
             raise UserError(f"{where}: the key {key!r} is unknown; use {', '.join(EXCHANGE)}")
         if content is not None and (not isinstance(content, EXCHANGE[key]) or isinstance(content, bool)):
             raise UserError(f"{where}: {key} must be {KINDS[EXCHANGE[key]]}")
-    if not all(isinstance(call, dict) for call in value.get("tool_calls") or ()):
-        raise UserError(f"{where}: each of tool_calls must be an object with name and success")
+    for call in value.get("tool_calls") or ():
+        if not isinstance(call, dict) or not isinstance(call.get("name", ""), str):
+            raise UserError(f"{where}: each of tool_calls must be an object with name (text) and success")
+    if not is_text(json.dumps(value, ensure_ascii=False)):
+        raise UserError(f"{where}: it holds half of a character (a lone surrogate), which no file can; correct it")
     return {key: content for key, content in value.items() if content is not None}
 
 

@@ -19,7 +19,7 @@ from .output import finite, json_option, print_json
     "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, callback=finite, help="0 is greedy."
 )
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @json_option
 def generate(
     target: str, prompt: str, system: str | None, temperature: float, max_tokens: int, seed: int, as_json: bool
@@ -30,10 +30,14 @@ def generate(
     mlx-lora generate --target adapters/lumen --prompt "TRAJECTORY:
     shape: convergence"
     """
+    from ..data.example import is_text
+    from ..errors import UserError
     from ..evaluation.targets import answer, load_target
 
     if prompt == "-":
         prompt = sys.stdin.read()
+    if not is_text(prompt):
+        raise UserError("--prompt holds bytes that are no UTF-8 text; correct it")
     loaded = load_target(target)
     system = loaded.system_prompt if system is None else system
     messages = [{"role": "user", "content": prompt}]

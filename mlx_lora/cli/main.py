@@ -62,3 +62,8 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        # What the file system refuses wherever a path is only looked at: permissions, names that are too long.
+        place = error.filename or "the file system"
+        click.echo(f"mlx-lora: {place}: {error.strerror or error}; check the path and its permissions", err=True)
+        sys.exit(2)

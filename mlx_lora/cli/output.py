@@ -20,12 +20,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """A table on standard output."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    # As Text, since a user's brackets are not rich's markup.
+    table = Table(title=Text(title), title_justify="left")
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Console().print(table)
 
 
@@ -33,10 +35,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on standard error; the block calls it with how much is done."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(escape(description), total=total)
         yield lambda done: bar.update(task, completed=done)
 
 

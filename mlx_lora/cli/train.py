@@ -70,6 +70,8 @@ def train(
     given = [f"{key}={value}" for key, value in limits.items() if value is not None]
     config = load_config(config_path, [*overrides, *given])
     config = replace(config, data=data or config.data, output_dir=out or config.output_dir)
+    if increment and dry_run:
+        raise UserError("--dry-run shows a whole run, not a round of --increment; leave one of them out")
     if dry_run:
         _dry_run(config, as_json)
         return
@@ -103,10 +105,13 @@ def _say(as_json: bool, config: TrainingConfig, sentence: str) -> None:
 
 
 def _dry_run(config: TrainingConfig, as_json: bool) -> None:
+    from dataclasses import replace
+
     from ..training.dryrun import dry_run
     from ..training.prepare import prepare
 
-    report = dry_run(prepare(config))
+    # Nothing is written, so that a name for the run is not needed yet.
+    report = dry_run(prepare(replace(config, output_dir=config.output_dir or "adapters/none")))
     if as_json:
         print_json(report)
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,8 @@ from .report import ImportReport
 SPLITS = ("train", "valid", "test")
 ROLES = ("system", "user", "assistant", "tool")
 CARD = "card.json"
+# Weights are float32 in a batch, and their sums must be finite.
+MOST_WEIGHT = 1e6
 
 
 @dataclass
@@ -63,20 +64,33 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[str, Any]]:
         UserError: the file cannot be read, or a line is not JSON.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     where = f"{path}, line {number}"
                     try:
                         yield where, json.loads(line)
-                    except json.JSONDecodeError as error:
-                        raise UserError(
-                            f"{where}: this is not JSON ({error.msg}); correct or remove the line"
-                        ) from error
+                    except (ValueError, RecursionError) as error:
+                        reason = getattr(error, "msg", "a number or a nesting without end")
+                        raise UserError(f"{where}: this is not JSON ({reason}); correct or remove the line") from error
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: this file cannot be read as UTF-8 text ({error})") from error
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a number that a float can hold, and finite."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def is_text(value: str) -> bool:
+    """Whether a text can be written as UTF-8: JSON may hold half of a surrogate pair, which cannot."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse_example(where: str, row: Any) -> Example:
@@ -102,8 +116,10 @@ def parse_example(where: str, row: Any) -> Example:
             f"{where}: there is no assistant message, so there is nothing to learn; add one or remove the line"
         )
     weight, meta = row.get("weight", 1.0), row.get("meta", {})
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not (math.isfinite(weight) and weight >= 0):
-        raise UserError(f"{where}: the weight {weight!r} must be a number of at least 0")
+    if not is_number(weight) or not 0 <= weight <= MOST_WEIGHT:
+        raise UserError(f"{where}: the weight {repr(weight)[:40]} must be a number from 0 to {MOST_WEIGHT:g}")
+    if not is_text(json.dumps(messages, ensure_ascii=False)):
+        raise UserError(f"{where}: a message holds half of a character (a lone surrogate); correct or remove the line")
     if not isinstance(meta, dict):
         raise UserError(f"{where}: meta must be an object, not {meta!r}")
     return Example(messages, float(weight), meta, parse_spans(where, row.get("spans", []), messages))
@@ -113,14 +129,16 @@ def parse_spans(where: str, rows: Any, messages: list[dict[str, Any]]) -> list[S
     """A line's spans.
 
     Raises:
-        UserError: one is not within an assistant's message, or has a weight that is not above 0.
+        UserError: one is not within an assistant's message, or its weight is not above 0 and at most 10⁶.
     """
     try:
         spans = [Span(**row) for row in rows]
         for span in spans:
             message = messages[span.message]
             inside = span.message >= 0 and 0 <= span.start < span.end <= len(message["content"])
-            if message["role"] != "assistant" or not inside or not (math.isfinite(span.weight) and span.weight > 0):
+            if message["role"] != "assistant" or not inside or not is_number(span.weight):
+                raise ValueError
+            if not 0 < span.weight <= MOST_WEIGHT:
                 raise ValueError
     except (TypeError, ValueError, IndexError):
         raise UserError(

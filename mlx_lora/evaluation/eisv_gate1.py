@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..data.example import parse_example, read_jsonl
+from ..data.example import is_number, parse_example, read_jsonl
 from ..errors import UserError
 from ..sources.eisv import (
     GATE1_COHERENCE,
@@ -90,18 +89,14 @@ def _checked_shape(where: str, shape: Any) -> str:
     return shape
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _checked_summary(where: str, row: dict[str, Any]) -> dict[str, Any]:
     for name in ("n_states", "duration_s"):
-        if not _is_number(row.get(name)):
+        if not is_number(row.get(name)):
             raise UserError(f"{where}: {name} is {row.get(name)!r}, and a window needs a number there")
     for group, keys in GROUPS.items():
         values = row.get(group)
         for key in keys:
-            if not isinstance(values, dict) or not _is_number(values.get(key)):
+            if not isinstance(values, dict) or not is_number(values.get(key)):
                 raise UserError(f"{where}: {group}.{key} is missing or no finite number")
     return row
 
@@ -110,8 +105,10 @@ def _checked_states(where: str, states: Any) -> list[dict[str, Any]]:
     if not isinstance(states, list) or not states:
         raise UserError(f"{where}: states must be a list of at least one state")
     for number, state in enumerate(states, 1):
-        for key in ("t", *GROUPS["mean"]):
-            if not isinstance(state, dict) or not _is_number(state.get(key)):
+        if not isinstance(state, dict):
+            raise UserError(f"{where}: state {number} is no object")
+        for key in ("t", *GROUPS["mean"], *(["ethical_drift"] if "ethical_drift" in state else [])):
+            if not is_number(state.get(key)):
                 raise UserError(f"{where}: state {number} has no finite number for {key}")
         if number > 1 and state["t"] <= states[number - 2]["t"]:
             how = "shares its time with" if state["t"] == states[number - 2]["t"] else "is earlier than"
@@ -165,7 +162,7 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], EvalResults]:
     """
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: these results cannot be read ({error}); write them with `mlx-lora eval --out`"
         ) from error
@@ -174,7 +171,7 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], EvalResults]:
     if missing:
         raise UserError(f"{path}: the results lack {missing[0]}; write them with `mlx-lora eval --suite {SUITE} --out`")
     for name in ("mean_coherence", "valid_rate", "n_total"):
-        if not _is_number(report[name]):
+        if not is_number(report[name]):
             raise UserError(f"{path}: {name} is {report[name]!r}, and it must be a finite number")
     return report, EvalResults(**{name: report[name] for name in names})
 

@@ -59,7 +59,7 @@ def tensorboard(directory: Path) -> Listener:
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Listener]:
     """A bar on standard error with loss, tokens a second, memory and the time left."""
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet, markup=False)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -56,7 +56,8 @@ def train_increment(
         if not directory.exists():
             valid = [example for path in sources for example in read_split(path, "valid")]
             write_dataset(directory / "data", {"train": taken.examples, "valid": valid}, {"source": "increment"})
-        begin = str(out) if (out / PUBLISHED[1]).exists() else config.init_adapter
+        # By the rounds that are complete: a kill after publishing must not make a round start from its own end.
+        begin = str(out) if read_state(state).rounds else config.init_adapter
         trained = train(
             replace(config, data=str(directory / "data"), output_dir=str(directory / "run"), init_adapter=begin),
             quiet=quiet,

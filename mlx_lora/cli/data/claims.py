@@ -18,7 +18,7 @@ FILES = click.Path(path_type=Path)
 @click.option("--out", type=FILES, required=True, help="Directory to make; it must not exist.")
 @click.option(
     "--citation-validity-weight",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, max=1e6, min_open=True),
     callback=finite,
     default=5.0,
     show_default=True,

@@ -30,7 +30,7 @@ from ..output import json_option, print_json, print_table
     help="feedback: varied and coherent, from the rules after their feedback loop. generator: the published labels.",
 )
 @click.option("--skip-invalid", is_flag=True, help="Leave out states that hold no finite number.")
-@click.option("--seed", type=click.IntRange(0), default=42, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=42, show_default=True)
 @json_option
 def eisv(
     out: Path,

@@ -55,6 +55,7 @@ def make_claims_dataset(
         report.notes.append("There are too few documents to hold any out: all examples are in train.")
     card = {
         "source": "claims",
+        "counts": {"read": report.read, "examples": len(examples)},
         "claims": [str(path) for path in claims],
         "corpus": [str(path) for path in corpus],
         "documents": len(documents),

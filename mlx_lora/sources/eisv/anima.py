@@ -160,9 +160,18 @@ def extract_state_history(db_path: str | Path, *, compute_eisv: bool = False, li
         record: Row = {"id": row[0], "timestamp": row[1], **dict(zip(columns, row[2:], strict=True))}
         record["sensors"] = _json_object(record["sensors"]) or {}
         if compute_eisv:
+            _check_states(db_path, record)
             record["eisv"] = anima_to_eisv(*(record[name] for name in STATE_COLUMNS))
         out.append(record)
     return out
+
+
+def _check_states(where: str | Path, row: Mapping[str, Any]) -> None:
+    for name in STATE_COLUMNS:
+        if not _is_number(row[name]):
+            raise UserError(
+                f"{where}: row {row.get('id')} of state_history has no finite number for {name}; correct it"
+            )
 
 
 def _json_object(text: Any) -> dict[str, Any] | None:
@@ -171,6 +180,15 @@ def _json_object(text: Any) -> dict[str, Any] | None:
     except (TypeError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _signals(feedback: str | None) -> dict[str, Any]:
+    """Feedback as written in JSON (a list under ``signals``), or its comma-separated parts."""
+    try:
+        value = json.loads(feedback or "")
+    except ValueError:
+        return {"signals": _csv(feedback)}
+    return value if isinstance(value, dict) else {"signals": value if isinstance(value, list) else [value]}
 
 
 def _csv(text: str | None) -> list[str]:
@@ -192,7 +210,6 @@ def extract_primitive_history(
         *values, score, feedback = rest
         if min_score is not None and (score is None or score < min_score):
             continue
-        signals = _json_object(feedback)
         out.append(
             {
                 "id": identity,
@@ -201,7 +218,7 @@ def extract_primitive_history(
                 "category_pattern": _csv(pattern),
                 "state_at_generation": dict(zip(state, values, strict=True)),
                 "score": score,
-                "feedback_signals": {"signals": _csv(feedback)} if signals is None else signals,
+                "feedback_signals": _signals(feedback),
             }
         )
     return out[:limit]
@@ -209,13 +226,12 @@ def extract_primitive_history(
 
 def states_to_eisv_series(states: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
     """``{"t", "E", "I", "S", "V"}`` by ascending t, from rows of :func:`extract_state_history`."""
-    series = [
-        {
-            "t": parse_timestamp(state["timestamp"]),
-            **(state.get("eisv") or anima_to_eisv(*(state[name] for name in STATE_COLUMNS))),
-        }
-        for state in states
-    ]
+    series = []
+    for state in states:
+        if not state.get("eisv"):
+            _check_states("states", state)
+        eisv = state.get("eisv") or anima_to_eisv(*(state[name] for name in STATE_COLUMNS))
+        series.append({"t": parse_timestamp(state["timestamp"]), **eisv})
     return sorted(series, key=lambda state: state["t"])
 
 

@@ -135,6 +135,7 @@ def split_dataset(
         held = [round(len(texts) * val_ratio), round(len(texts) * (1 - train_ratio - val_ratio))]
         if len(texts) >= 3:
             held = [max(1, count) for count in held]
+            held[0] = min(held[0], len(texts) - 1 - held[1])
         train_end = max(1, len(texts) - sum(held))
         bounds = [0, train_end, train_end + held[0], len(texts)]
         for split, start, end in zip(splits, bounds, bounds[1:], strict=False):

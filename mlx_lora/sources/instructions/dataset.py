@@ -58,6 +58,7 @@ def make_instructions_dataset(
     found, kept = (Counter(row.bucket for row in some) for some in (rows, [*train, *test]))
     card: dict[str, Any] = {
         "source": "instructions",
+        "counts": {"read": report.read, "examples": len(train) + len(test)},
         "files": [str(path) for path in files],
         "buckets": {bucket: {"rows": count, "kept": kept[bucket]} for bucket, count in found.items()},
         "distinct_rows": len({conversation(row.example) for row in rows}),

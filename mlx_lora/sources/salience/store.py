@@ -39,7 +39,7 @@ class BufferStore:
         try:
             self.path = Path(path).expanduser().resolve()
             loop = self.path.is_symlink()
-        except (OSError, RuntimeError):
+        except RuntimeError:
             loop = True
         if loop:
             raise UserError(f"{path}: its symbolic links lead in a circle; correct them, or give another path")
