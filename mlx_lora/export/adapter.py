@@ -123,7 +123,7 @@ def _pairs(file: Path, arrays: dict[str, Any]) -> dict[str, Pair]:
         if not {"lora_a", "lora_b"} <= set(parts):
             raise UserError(f"{file}: {path} has only one of its two matrices, so this adapter is broken")
         if any(parts[part].ndim != 2 for part in ("lora_a", "lora_b")):
-            raise UserError(f"{file}: {path} is a layer of experts, which only `mlx-lora fuse` can carry over")
+            raise UserError(f"{file}: {path} is a layer of experts, which no export here can hold")
     if not found:
         raise UserError(f"{file}: there is nothing in this adapter; train it first")
     return {path: Pair(parts["lora_a"], parts["lora_b"], parts.get("m")) for path, parts in found.items()}
