@@ -70,7 +70,8 @@ def export_gguf(
             checks, notes = [*checks, *found], [*notes, *said]
         except LlamaCppFailed as error:
             checks.append(Check("llama.cpp quantizes it", str(error), "yes", False))
-            full.rename(temporary)
+            if not temporary.exists():
+                full.rename(temporary)
         finally:
             if full != temporary:
                 full.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from .source import Source
 
 # Enough positions to tell a good file from a bad one, few enough to keep in memory with any vocabulary.
 PROMPTS, POSITIONS, LONGEST, GREEDY = 8, 24, 512, 24
+UNCUT = 10**9
 
 
 @dataclass
@@ -30,7 +31,8 @@ class Reference:
     Attributes:
         conversations: where the prompts come from, with their answers.
         encoded: the same as training saw them; empty where the model has no chat template.
-        prompts, positions: token ids, and the tokens after which logits were taken.
+        prompts, positions: token ids, and the tokens after which logits were taken; of conversations that are not too
+            long.
         logits: float32 [positions, vocabulary], one a prompt; the last is the greedy answer's.
         greedy_prompt, greedy: token ids of a prompt and of the greedy answer to it.
         end_of_turn: the special token that ends an answer in training, if one does.
@@ -56,20 +58,21 @@ def reference_of(source: Source, backend: Backend) -> Reference:
     if getattr(tokenizer, "chat_template", None) is None:
         return _without_template(model, tokenizer)
     chats = conversations(rows)
-    encoded = [encode_example(tokenizer, Example(chat), LONGEST) for chat in chats]
+    encoded = [encode_example(tokenizer, Example(chat), UNCUT) for chat in chats]
     prompts, positions = [], []
     for example in encoded:
         answered = np.flatnonzero(example.supervised)[:POSITIONS]
         prompts.append(example.ids[: answered[-1] + 1].tolist())
         positions.append((answered - 1).tolist())
-    shortest = min(range(len(chats)), key=lambda i: len(prompts[i]))
-    start = encode_prompt(tokenizer, chats[shortest][: _last_answer(chats[shortest])])[-LONGEST:]
+    by_length = sorted(range(len(chats)), key=lambda i: len(prompts[i]))
+    used = [i for i in by_length if len(prompts[i]) <= LONGEST] or by_length[:1]
+    shortest = chats[used[0]]
+    start = encode_prompt(tokenizer, shortest[: _last_answer(shortest)])[-LONGEST:]
     last = int(encoded[0].ids[encoded[0].supervised][-1])
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return _ask(
-        model,
-        Reference(chats, encoded, prompts, positions, [], start, [], last if last in special else None, bool(rows)),
-    )
+    asked = [prompts[i] for i in used], [positions[i] for i in used]
+    end_of_turn = last if last in special else None
+    return _ask(model, Reference(chats, encoded, *asked, [], start, [], end_of_turn, held_out=bool(rows)))
 
 
 def held_out(source: Source) -> list[list[dict[str, Any]]]:

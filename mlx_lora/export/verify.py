@@ -113,12 +113,11 @@ def _vocabulary(answer: Answer, vocabulary: Vocabulary, ids: Sequence[Sequence[i
 def _template(answer: Answer, reference: Reference, tokens: list[list[int]]) -> list[Check]:
     """Training's token ids are what the file's template and llama.cpp's tokenizer make, and its end is an end."""
     pairs = zip(reference.encoded, tokens, strict=True)
-    same = sum(example.ids.tolist() == theirs for example, theirs in pairs if not example.cut)
-    whole = sum(not example.cut for example in reference.encoded)
+    same = sum(example.ids.tolist() == theirs for example, theirs in pairs)
     last = {int(example.ids[example.supervised][-1]) for example in reference.encoded}
     stops = sum(token in answer.ends for token in last)
     return [
-        equal("conversations with training's own ids", same, whole),
+        equal("conversations with training's own ids", same, len(tokens)),
         Check("tokens trained to end an answer that end it", stops, len(last), stops == len(last) > 0),
     ]
 

@@ -84,7 +84,7 @@ def test_a_program_on_the_path_will_do(float_file, tmp_path, monkeypatch):
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(llamacpp, "bindings", list)
+    monkeypatch.setattr(llamacpp, "bindings", lambda: ["one that fails"])
     assert quantize(float_file, tmp_path / "out.gguf", type_numbers()["q4_k_m"]) == "llama-quantize"
     assert open_gguf(tmp_path / "out.gguf").bits < 7
 

@@ -19,9 +19,12 @@ import numpy as np
 
 from ...errors import UserError
 
-# The first that is installed is used.
+# The first that is installed is used; to quantize, the next where one fails.
 BINDINGS = {"llama-cpp-python": "llama_cpp", "cyllama": "cyllama"}
-HOW_TO_GET = "install it with `pip install 'mlx-lora[gguf]'` (a wheel; no compiler is needed)"
+HOW_TO_GET = (
+    "install it with `pip install 'mlx-lora[gguf]'` (wheels for Linux x86-64 and macOS arm64; "
+    "elsewhere `pip install gguf llama-cpp-python` compiles it)"
+)
 QUANTIZE_PROGRAM = "llama-quantize"
 LOG_LINES = 3
 
@@ -109,24 +112,33 @@ def quantize(file: Path, out: Path, number: int) -> str:
         number: llama.cpp's number of the file type (``gguf.LlamaFileType``).
 
     Raises:
-        LlamaCppFailed: it refused, or died; nothing is left at ``out``.
+        LlamaCppFailed: all that are there refused, or died; nothing is left at ``out``.
         UserError: no llama.cpp is installed.
     """
     program = shutil.which(QUANTIZE_PROGRAM)
-    provider = next(iter(bindings()), QUANTIZE_PROGRAM if program else None)
-    if provider is None:
+    providers = [*bindings(), *([QUANTIZE_PROGRAM] if program else [])]
+    if not providers:
         raise UserError(f"quantizing needs llama.cpp, and none is installed; {HOW_TO_GET}")
-    try:
-        if provider == QUANTIZE_PROGRAM:
-            _run([str(program), str(file), str(out), str(number)])
+    failures = []
+    for provider in providers:
+        try:
+            _quantize_by(provider, program, file, out, number)
+        except LlamaCppFailed as error:
+            # An older one may not know the type.
+            out.unlink(missing_ok=True)
+            failures.append(f"{provider} {error}")
         else:
-            with tempfile.TemporaryDirectory(prefix="mlx-lora-") as folder:
-                request = {"action": "quantize", "binding": provider, "model": str(file), "out": str(out)}
-                _work({**request, "type": number}, Path(folder))
-    except LlamaCppFailed:
-        out.unlink(missing_ok=True)
-        raise
-    return provider
+            return provider
+    raise LlamaCppFailed("; ".join(failures))
+
+
+def _quantize_by(provider: str, program: str | None, file: Path, out: Path, number: int) -> None:
+    if provider == QUANTIZE_PROGRAM:
+        _run([str(program), str(file), str(out), str(number)])
+        return
+    with tempfile.TemporaryDirectory(prefix="mlx-lora-") as folder:
+        request = {"action": "quantize", "binding": provider, "model": str(file), "out": str(out), "type": number}
+        _work(request, Path(folder))
 
 
 def _work(content: dict[str, Any], folder: Path) -> dict[str, Any]:

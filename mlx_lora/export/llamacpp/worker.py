@@ -140,22 +140,30 @@ def _greedy(model: Any, prompt: list[int], count: int) -> list[int]:
     return answer
 
 
-def quantize(request: dict[str, Any]) -> dict[str, Any]:
-    """Quantize ``model`` to the file ``out``, with all cores; ``type`` is llama.cpp's number of the type."""
-    if request["binding"] == "cyllama":
-        from cyllama.llama import llama_cpp as cyllama
+def _quantize_with_cyllama(model: str, out: str, number: int) -> None:
+    from cyllama.llama import llama_cpp
 
-        options = cyllama.LlamaModelQuantizeParams()
-        options.ftype, options.nthread = request["type"], os.cpu_count() or 1
-        cyllama.model_quantize(request["model"], request["out"], options)
-        return {}
+    options = llama_cpp.LlamaModelQuantizeParams()
+    options.ftype, options.nthread = number, os.cpu_count() or 1
+    llama_cpp.model_quantize(model, out, options)
+
+
+def _quantize_with_llama_cpp_python(model: str, out: str, number: int) -> None:
     import llama_cpp
 
-    parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype, parameters.nthread = request["type"], os.cpu_count() or 1
-    status = llama_cpp.llama_model_quantize(request["model"].encode(), request["out"].encode(), parameters)
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype, options.nthread = number, os.cpu_count() or 1
+    status = llama_cpp.llama_model_quantize(model.encode(), out.encode(), options)
     if status:
         raise RuntimeError(f"llama_model_quantize returned {status}")
+
+
+QUANTIZERS = {"cyllama": _quantize_with_cyllama, "llama-cpp-python": _quantize_with_llama_cpp_python}
+
+
+def quantize(request: dict[str, Any]) -> dict[str, Any]:
+    """Quantize ``model`` to the file ``out``, with all cores; ``type`` is llama.cpp's number of the type."""
+    QUANTIZERS[request["binding"]](request["model"], request["out"], request["type"])
     return {}
 
 
