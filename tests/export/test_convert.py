@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -163,3 +164,17 @@ def test_a_run_with_a_real_tokenizer(realdata, trained_run, tmp_path, values, fo
     report = export_gguf(str(run), tmp_path / "model.gguf", "f16")
     assert failed(report) == []
     assert values(report)["vocabulary in llama.cpp"] == rows
+
+
+def test_held_out_answers_of_any_length(make_model, tmp_path):
+    from runs import make_run
+
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "valid", "test"):
+        rows = [{"role": "user", "content": "tell"}, {"role": "assistant", "content": "so it goes, and on " * 300}]
+        (data / f"{split}.jsonl").write_text(json.dumps({"messages": rows}) + "\n")
+    run = make_run(make_model("llama"), tmp_path / "run", data=str(data))
+    report = export_gguf(str(run), tmp_path / "model.gguf", "f16")
+    assert failed(report) == []
+    assert not any("held-out" in note for note in report.notes)
