@@ -359,20 +359,22 @@ def test_only_a_modelfile(run, exported, tmp_path, monkeypatch):
 def test_what_is_wrong_is_found_before_the_weights_are_made(server, refused, run, tmp_path):
     out = tmp_path / "out"
 
-    def said(*options, path=run, name="lumen", host=server.url):
-        asked = ("export", "ollama", "--run", path, "--name", name, "--host", host, "--out", out)
-        sentence = refused(*asked, *options)
+    def said(path=run, name="lumen", host=server.url, **wish):
+        with pytest.raises(UserError) as caught:
+            export_ollama(Wish(str(path), name, host=host, out=out, **wish))
         assert not out.exists()
-        return sentence
+        return str(caught.value)
 
     assert "no Ollama answers there" in said(host="127.0.0.1:1")
     assert "Ollama takes names like" in said(name="a b")
-    assert "there is no such type" in said("--type", "q9_x")
-    assert "there is no such file" in said("--gguf", tmp_path / "absent.gguf")
-    assert "this template cannot be read" in said("--template", tmp_path / "absent.txt")
+    assert "there is no such type" in said(kind="q9_x")
+    assert "there is no such file" in said(gguf=tmp_path / "absent.gguf")
     assert "no run directory" in said(path=tmp_path / "absent")
     quoting = make_run(TINY, tmp_path / "quoting", 'Answer in """\nand nothing else')
-    assert "a Modelfile cannot hold this text" in said("--modelfile-only", path=quoting)
+    assert "a Modelfile cannot hold this text" in said(path=quoting, modelfile_only=True)
+    asked = ("export", "ollama", "--run", run, "--name", "lumen", "--host", "127.0.0.1:1", "--out", out)
+    assert "no Ollama answers there" in refused(*asked)
+    assert "this template cannot be read" in refused(*asked, "--template", tmp_path / "absent.txt")
 
 
 def test_a_system_prompt_that_no_modelfile_holds_still_goes_to_ollama(server, exported, tmp_path):

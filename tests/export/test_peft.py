@@ -163,6 +163,7 @@ def test_alpha_gives_the_scale_back(scale, rank):
     assert alpha_of(scale, rank) / rank == pytest.approx(scale, rel=2e-16, abs=0)
 
 
+@pytest.mark.slow
 def test_the_commands(command, refused, llama, tmp_path):
     run = make_run(llama, tmp_path / "run", system_prompt="Be brief.")
     done = command("export", "peft", "--run", run, "--out", tmp_path / "peft", "--json")
