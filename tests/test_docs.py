@@ -21,7 +21,7 @@ def blocks(language: str) -> list:
     found = []
     for file in DOCS:
         for number, block in enumerate(re.findall(rf"^```{language}\n(.*?)^```", file.read_text(), re.S | re.M)):
-            slow = pytest.mark.slow if file.name == "README.md" else ()
+            slow = pytest.mark.slow if file.name in ("README.md", "together.md") else ()
             found.append(pytest.param(block, id=f"{file.stem}-{number}", marks=slow))
     return found
 

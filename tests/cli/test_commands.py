@@ -133,7 +133,13 @@ def test_a_full_disk_is_named(tmp_path):
 
 def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     arguments = ["data", "eisv", "--out", str(tmp_path / "d"), "--min-per-shape", "20000"]
-    process = subprocess.Popen([sys.executable, "-m", "mlx_lora", *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlx_lora", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs inherit that they ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     time.sleep(2)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)

@@ -71,6 +71,7 @@ def test_two_processes_follow_the_curve_of_one(alone, launch, eisv_data, tmp_pat
     assert json.loads(again.stdout) == json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_run_begun_alone_goes_on_together(alone, command, launch, eisv_data, tmp_path):
     arguments = ("train", *SETTINGS, "--data", eisv_data, "--out", tmp_path / "a")
     shutil.copytree(alone, tmp_path / "a")
