@@ -82,17 +82,10 @@ def token_lengths(base: str) -> Any:
     """
     # Transformers would tell, at import, that a tokenizer is all it can do without torch.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers import AutoTokenizer
-
     from ...data.encode import encode_example
-    from ...errors import UserError
-    from ...models.resolve import resolve_model
+    from ...models.tokenizer import load_tokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(base).path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{base}: its tokenizer cannot be loaded ({first}); check the model's files") from error
+    tokenizer = load_tokenizer(base)
 
     def lengths(example: Example) -> tuple[int, int]:
         encoded = encode_example(tokenizer, example, max_seq_length=10**9)
