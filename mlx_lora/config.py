@@ -30,6 +30,8 @@ class TrainingConfig:
 
     model_name: str = "meta-llama/Llama-3.2-1B-Instruct"
     model_revision: str | None = None
+    load_in_4bit: bool = False
+    backend: Literal["auto", "mlx", "torch"] = "auto"
     data: str | list[dict[str, Any]] | None = None
     output_dir: str | None = None
     init_adapter: str | None = None
@@ -52,7 +54,7 @@ class TrainingConfig:
     train_on_prompt: bool = False
     weight_decay: float = 0.01
     grad_clip: float | None = None
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
     grad_checkpoint: bool = False
     eval_steps: int | None = None
     early_stopping_patience: int | None = None
@@ -80,7 +82,7 @@ class TrainingConfig:
 
 # How a run is carried out; these may differ when it goes on.
 RUN_ONLY = {
-    *("output_dir", "data", "save_steps", "save_total_limit", "log_steps", "tensorboard"),
+    *("backend", "output_dir", "data", "save_steps", "save_total_limit", "log_steps", "tensorboard"),
     *("max_minutes", "until", "memory_limit_gb", "grad_checkpoint", "waive_checks"),
 }
 # The smallest (included) and largest value of each number, and whether the smallest is itself too small.

@@ -1,4 +1,4 @@
-"""What differs between machines, and nothing else: one Protocol, an implementation a library.
+"""What differs between machines, and nothing else: one Protocol, two implementations, the same numbers.
 
 A backend knows models, adapters and batches; it knows nothing of runs, files of metrics or sources.
 """
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from ..config import TrainingConfig
 from ..data.batches import Batch
 from ..models.resolve import ResolvedModel
+from .choose import choose
 
 
 @dataclass
@@ -37,6 +38,8 @@ class StepResult:
 class Backend(Protocol):
     """A base model in memory, with an adapter if one is attached or loaded."""
 
+    # ``mlx`` or ``torch``.
+    name: str
     tokenizer: Any
     # What the user should know about this machine or model, a sentence each.
     notes: list[str]
@@ -72,7 +75,10 @@ class Backend(Protocol):
         """Write ``adapters.safetensors`` and ``adapter_config.json`` in mlx-lm's format."""
 
     def save_state(self, file: Path) -> None:
-        """Write what is trained and the optimizer's state, so that training can go on bit for bit."""
+        """Write what is trained and the optimizer's state, so that training can go on bit for bit.
+
+        Names and layout are MLX's on every backend: what one has begun, the other goes on with.
+        """
 
     def load_state(self, file: Path) -> None:
         """Read what ``save_state`` wrote."""
@@ -87,8 +93,20 @@ class Backend(Protocol):
         """Bytes that this machine has for a model."""
 
 
-def load_backend(model: ResolvedModel) -> Backend:
-    """The backend of this machine with a model loaded: MLX, wherever it runs."""
+def load_backend(model: ResolvedModel, asked: str = "auto", load_in_4bit: bool = False) -> Backend:
+    """A backend with a model loaded.
+
+    Args:
+        asked: ``mlx``, ``torch``, or ``auto`` for the one that suits this machine; see ``choose``.
+        load_in_4bit: quantize the base on the way, in the backend's own 4-bit format.
+
+    Raises:
+        UserError: see ``choose``, and where the model does not load.
+    """
+    if choose(asked).name == "torch":
+        from .torch.backend import TorchBackend
+
+        return TorchBackend(model, load_in_4bit)
     from .mlx.backend import MLXBackend
 
-    return MLXBackend(model)
+    return MLXBackend(model, load_in_4bit)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .output import finite, json_option, print_json, print_table, progress
+from .output import backend_option, finite, json_option, print_json, print_table, progress
 
 SUITES = ["eisv_gate1"]
 file_path = click.Path(path_type=Path)
@@ -28,6 +28,7 @@ file_path = click.Path(path_type=Path)
 @click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Longest answer.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--out", type=file_path, help="Write the results, with every answer, to this JSON file.")
+@backend_option
 @json_option
 def evaluate(
     suite: str,
@@ -37,6 +38,7 @@ def evaluate(
     max_tokens: int,
     seed: int,
     out: Path | None,
+    backend: str | None,
     as_json: bool,
 ) -> None:
     """Measure a model or an adapter; `mlx-lora gate` judges what this writes.
@@ -49,7 +51,7 @@ def evaluate(
     from ..files import write_json
 
     found = read_cases(cases)
-    loaded = load_target(target)
+    loaded = load_target(target, backend or "auto")
     with progress(f"{suite}: {target}", len(found)) as advance:
         report = run_gate1(loaded, found, temperature=temperature, seed=seed, max_tokens=max_tokens, advance=advance)
     report["cases"] = str(cases)

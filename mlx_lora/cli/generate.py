@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from .output import finite, json_option, print_json
+from .output import backend_option, finite, json_option, print_json
 
 
 @click.command()
@@ -20,9 +20,17 @@ from .output import finite, json_option, print_json
 )
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@backend_option
 @json_option
 def generate(
-    target: str, prompt: str, system: str | None, temperature: float, max_tokens: int, seed: int, as_json: bool
+    target: str,
+    prompt: str,
+    system: str | None,
+    temperature: float,
+    max_tokens: int,
+    seed: int,
+    backend: str | None,
+    as_json: bool,
 ) -> None:
     """Ask a model or an adapter.
 
@@ -38,7 +46,7 @@ def generate(
         prompt = sys.stdin.read()
     if not is_text(prompt):
         raise UserError("--prompt holds bytes that are no UTF-8 text; correct it")
-    loaded = load_target(target)
+    loaded = load_target(target, backend or "auto")
     system = loaded.system_prompt if system is None else system
     messages = [{"role": "user", "content": prompt}]
     if system:

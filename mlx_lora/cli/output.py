@@ -50,4 +50,9 @@ def finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
     return value
 
 
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["auto", "mlx", "torch"]),
+    help="mlx, torch (CUDA or the CPU; extra torch), or auto: what suits this machine; `mlx-lora doctor` says which.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..errors import UserError
-from .output import json_option, print_json, print_table, progress
+from .output import backend_option, json_option, print_json, print_table, progress
 
 RESULTS = "quickstart.json"
 SHOWN = 5
@@ -27,8 +27,9 @@ PER_SHAPE = 80
     show_default=True,
     help="Directory for dataset, run and results; an earlier quickstart there is replaced.",
 )
+@backend_option
 @json_option
-def quickstart(out: Path, as_json: bool) -> None:
+def quickstart(out: Path, backend: str | None, as_json: bool) -> None:
     """Make EISV data, ask the base, train an adapter, ask again, and judge both by Gate 1.
 
     Exit status 0: the adapter passed the gate. 1: it did not.
@@ -43,7 +44,7 @@ def quickstart(out: Path, as_json: bool) -> None:
     if not as_json:
         _say("1. A dataset: trajectories of the nine shapes, and what Lumen would say")
         print_card(out / "data", card)
-    reports = _train_and_ask(out, as_json)
+    reports = _train_and_ask(out, backend or "auto", as_json)
     for name, report in reports.items():
         write_json(out / f"{name}.json", report)
     summary = {name: {k: v for k, v in report.items() if k != "answers"} for name, report in reports.items()}
@@ -63,24 +64,26 @@ def _clear(out: Path) -> None:
     out.mkdir(parents=True)
 
 
-def _train_and_ask(out: Path, quiet: bool) -> dict[str, dict[str, Any]]:
+def _train_and_ask(out: Path, backend: str, quiet: bool) -> dict[str, dict[str, Any]]:
     from ..config import load_config
     from ..evaluation.eisv_gate1 import read_cases, run_gate1
     from ..evaluation.targets import Target, load_target
     from ..training.run import train
 
-    config = replace(load_config("quickstart"), data=str(out / "data"), output_dir=str(out / "run"))
+    config = replace(
+        load_config("quickstart", [f"backend={backend}"]), data=str(out / "data"), output_dir=str(out / "run")
+    )
     cases = read_cases(out / "data" / "test.jsonl")
 
     def ask(target: Target, temperature: float = 0.0) -> dict[str, Any]:
         with progress(f"asking {target.name}", len(cases)) as advance:
             return run_gate1(target, cases, temperature=temperature, advance=advance)
 
-    base = ask(load_target(config.model_name))
+    base = ask(load_target(config.model_name, backend))
     if not quiet:
         _say(f"2. Training an adapter for {config.model_name}")
     train(config, quiet=quiet)
-    adapter = load_target(str(out / "run"))
+    adapter = load_target(str(out / "run"), backend)
     return {"base": base, "adapter": ask(adapter), "adapter_sampled": ask(adapter, 1.0)}
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import json_option, print_json, print_table
+from .output import backend_option, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from ..config import TrainingConfig
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--max-minutes", type=float, help="Stop after so many minutes; the same command goes on later.")
 @click.option("--until", metavar="HH:MM", help="Stop at this time of day; the same command goes on later.")
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, its memory and time, and one example.")
+@backend_option
 @json_option
 def train(
     config_path: str | None,
@@ -48,6 +49,7 @@ def train(
     max_minutes: float | None,
     until: str | None,
     dry_run: bool,
+    backend: str | None,
     as_json: bool,
 ) -> None:
     """Train a LoRA adapter, or go on with an interrupted run: the same command resumes it, bit for bit.
@@ -66,7 +68,7 @@ def train(
     from ..training.increment import progress_of, train_increment
     from ..training.run import train as run
 
-    limits = {"max_minutes": max_minutes, "until": None if until is None else f'"{until}"'}
+    limits = {"max_minutes": max_minutes, "until": None if until is None else f'"{until}"', "backend": backend}
     given = [f"{key}={value}" for key, value in limits.items() if value is not None]
     config = load_config(config_path, [*overrides, *given])
     config = replace(config, data=data or config.data, output_dir=out or config.output_dir)
@@ -117,6 +119,7 @@ def _dry_run(config: TrainingConfig, as_json: bool) -> None:
         return
     rows = [
         ("model", report["model"]),
+        ("backend", f"{report['backend']}: {report['backend_why']}"),
         ("trainable parameters", f"{report['trainable_parameters']:,}"),
         ("examples", f"{report['train_examples']} to train on, {report['valid_examples']} to validate"),
         ("tokens", f"{report['tokens']:,}, of which {report['supervised_tokens']:,} supervised"),

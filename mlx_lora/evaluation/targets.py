@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import Backend, load_backend
+from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
 from ..data.encode import encode_prompt
 from ..errors import UserError
 from ..models.resolve import resolve_model
 from ..training.directory import read_run
 
-ADAPTER_CONFIG, ADAPTER_FILE = "adapter_config.json", "adapters.safetensors"
 # Prompts answered together: enough to fill the machine, few enough to show progress.
 GROUP = 32
 
@@ -29,19 +29,23 @@ class Target:
     system_prompt: str | None = None
 
 
-def load_target(name: str) -> Target:
+def load_target(name: str, asked: str = "auto") -> Target:
     """A run directory (base and adapter), or a base model by name or directory.
+
+    Args:
+        asked: the backend; see ``load_backend``.
 
     Raises:
         UserError: there is no such run or model, or the run has no adapter yet.
     """
     directory = Path(name)
     if not ((directory / "run.json").exists() or (directory / ADAPTER_CONFIG).exists()):
-        return Target(name, load_backend(resolve_model(name)))
+        return Target(name, load_backend(resolve_model(name), asked))
     if not (directory / ADAPTER_FILE).exists():
         raise UserError(f"{directory}: this run has no {ADAPTER_FILE}; train it to the end first")
     run = read_run(directory)
-    backend = load_backend(resolve_model(run["model"], run.get("model_revision")))
+    in_4bit = bool(run.get("learned_from", {}).get("load_in_4bit"))
+    backend = load_backend(resolve_model(run["model"], run.get("model_revision")), asked, in_4bit)
     backend.load_adapter(directory)
     return Target(name, backend, run.get("system_prompt"))
 

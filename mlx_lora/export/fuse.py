@@ -124,7 +124,7 @@ def _contents(weights: dict[str, Weight], directory: Path, total: int) -> list[C
 def _answers(directory: Path, weights: dict[str, Weight], reference: Reference, probes: list[list[int]]) -> list[Check]:
     """The fused model loaded like any other, against the adapter on its base."""
     try:
-        backend = load_backend(resolve_model(str(directory)))
+        backend = load_backend(resolve_model(str(directory)), "mlx")
     except UserError as error:
         return [Check("loads in mlx-lm", str(error), "yes", False)]
     same = sum(

@@ -117,7 +117,7 @@ def own_logits(plan: Plan, opened: Opened, reference: Reference) -> list[np.ndar
     import mlx.core as mx
     from mlx_lm.utils import dequantize_model
 
-    backend = load_backend(plan.source.model)
+    backend = load_backend(plan.source.model, "mlx")
     backend.model = dequantize_model(backend.model)  # type: ignore[attr-defined]
     for name, _, weight in plan.tensors:
         if weight is not None:

@@ -36,7 +36,7 @@ class Source:
 
     def load(self) -> Backend:
         """The model in MLX, with the adapter on it: what every export is compared with."""
-        backend = load_backend(self.model)
+        backend = load_backend(self.model, "mlx")
         if self.adapter is not None:
             backend.load_adapter(self.adapter)
         return backend

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..config import TrainingConfig
 from ..data.mix import hashes_of, record_of
 from ..errors import UserError
 from ..files import new_directory, write_json
@@ -40,7 +41,9 @@ def make_directory(ready: Prepared) -> None:
 def check_same(ready: Prepared, extend: bool) -> None:
     """Raises UserError, with what changed, if the directory's run is not the one asked for."""
     run = read_run(ready.out)
-    then, now = run.get("learned_from", {}), ready.config.learned_from()
+    # A key that is younger than the run had its default's effect.
+    then = {**TrainingConfig().learned_from(), **run.get("learned_from", {})}
+    now = ready.config.learned_from()
     changed = [f"{key} was {then.get(key)!r} and is {now[key]!r}" for key in now if then.get(key) != now[key]]
     if extend:
         changed = [c for c in changed if not c.startswith(("num_epochs ", "max_steps "))]

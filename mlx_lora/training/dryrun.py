@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from ..backends import Backend
+from ..backends.choose import choose
 from ..data.encode import EncodedExample
 from .prepare import Prepared
 from .trainer import epoch_steps, total_steps, training_steps
@@ -40,6 +41,8 @@ def dry_run(ready: Prepared) -> dict[str, Any]:
         seconds.append(time.perf_counter() - started)
     return {
         "model": ready.model.name,
+        "backend": ready.backend.name,
+        "backend_why": choose(config.backend).why,
         "trainable_parameters": trainable,
         "train_examples": len(train),
         "valid_examples": len(ready.valid),

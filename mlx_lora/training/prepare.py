@@ -75,7 +75,7 @@ def prepare(config: TrainingConfig) -> Prepared:
     valid_sets = [read_split(path, "valid") for path in data]
     mix = Mix([len(rows) for rows in train_sets], weights, config.seed) if len(data) > 1 else None
     model = resolve_model(config.model_name, config.model_revision)
-    backend = load_backend(model)
+    backend = load_backend(model, config.backend, config.load_in_4bit)
     wrong = errors_that_stop(data, backend.tokenizer, config.max_seq_length, config.waive_checks)
     if wrong:
         raise UserError(stop_sentence(wrong, data, config.waive_checks))

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from ..backends import Backend
+from ..backends.adapters import ADAPTER_FILE
 from ..config import TrainingConfig
 from ..errors import UserError
 from ..files import write_atomic, write_json, writing
@@ -25,17 +26,14 @@ from .report import write_report
 from .stopping import deadline_of, interruption
 from .trainer import Limits, Trainer, TrainingResult, total_steps
 
-# As every backend names it.
-ADAPTER_FILE = "adapters.safetensors"
-
 
 def train(
     config: TrainingConfig, *, fresh: bool = False, extend: bool = False, quiet: bool = False
 ) -> tuple[Path, TrainingResult] | None:
     """Train one adapter, or go on with the run that is there; returns its directory and the last measurements.
 
-    Several processes launched together (`mlx.launch`) train one adapter: the first reads and writes the run, and
-    for the others the result is ``None``.
+    Several processes launched together (`mlx.launch`, `torchrun`) train one adapter: the first reads and writes the
+    run, and for the others the result is ``None``.
 
     Args:
         fresh: replace the run that is there.
@@ -89,6 +87,7 @@ def _lead(ready: Prepared, trainable: int, listeners: Sequence[Listener]) -> Tra
             "event": "start",
             "step": state.step,
             "model": ready.model.name,
+            "backend": backend.name,
             "trainable_parameters": trainable,
             "train_examples": len(ready.train),
             "valid_examples": len(ready.valid),

@@ -37,7 +37,7 @@ def peft(tmp_path_factory):
     """Let PEFT do some jobs, in this environment or the one MLX_LORA_PEFT_PYTHON names."""
     python = os.environ.get("MLX_LORA_PEFT_PYTHON", sys.executable)
     if python == sys.executable and importlib.util.find_spec("peft") is None:
-        pytest.skip("PEFT is not installed: pip install '.[peft]', or name its Python with MLX_LORA_PEFT_PYTHON")
+        pytest.skip("PEFT is not installed: pip install '.[torch]', or name its Python with MLX_LORA_PEFT_PYTHON")
 
     def run(jobs: list[dict]) -> None:
         request = tmp_path_factory.mktemp("peft") / "request.json"

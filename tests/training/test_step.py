@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from mlx_lora.backends.adapters import initial_a
 from mlx_lora.backends.mlx.backend import MLXBackend
-from mlx_lora.backends.mlx.lora import initial_a
 from mlx_lora.backends.mlx.loss import BatchArrays, loss_sums
 from mlx_lora.config import TrainingConfig
 from mlx_lora.data.batches import collate

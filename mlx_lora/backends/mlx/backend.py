@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm import batch_generate
 from mlx_lm.sample_utils import make_sampler
-from mlx_lm.utils import load_model, load_tokenizer
+from mlx_lm.utils import load_model, load_tokenizer, quantize_model
 
 from ...config import TrainingConfig
 from ...data.batches import Batch
@@ -20,6 +19,15 @@ from ...errors import UserError
 from ...files import replace_file, write_json, writing
 from ...models.resolve import ResolvedModel, check_safetensors
 from .. import StepResult
+from ..adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    cannot_begin,
+    check_can_begin_from,
+    does_not_fit,
+    first_line,
+    read_description,
+)
 from . import FAST_BLAS
 from .checkpointing import checkpoint_layers
 from .limits import explained, set_limits, usable_memory
@@ -32,23 +40,31 @@ SLOW_BLAS = (
     "OpenBLAS was not found, and the BLAS inside MLX's wheel is some 15 times slower; "
     "install it (Debian, Ubuntu: apt install libopenblas0-pthread)"
 )
-ADAPTER_FILE, ADAPTER_CONFIG = "adapters.safetensors", "adapter_config.json"
+# mlx-lm's own default.
+GROUP_SIZE = 64
 
 
 class MLXBackend:
     """A base model of mlx-lm in memory; see :class:`mlx_lora.backends.Backend`.
 
+    Args:
+        load_in_4bit: quantize the base to four bits, in groups of 64 (MLX's affine format).
+
     Raises:
         UserError: mlx-lm does not have the architecture, or the weights do not fit it.
     """
 
-    def __init__(self, model: ResolvedModel) -> None:
+    name = "mlx"
+
+    def __init__(self, model: ResolvedModel, load_in_4bit: bool = False) -> None:
         set_limits()
         try:
             self.model, self.model_config = load_model(model.path, model_config=model.config_overrides)
+            if load_in_4bit and "quantization" not in self.model_config:
+                self.model, self.model_config = quantize_model(self.model, self.model_config, GROUP_SIZE, 4)
             self.tokenizer: Any = load_tokenizer(model.path, eos_token_ids=self.model_config.get("eos_token_id"))
         except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-            raise UserError(f"{model.name}: mlx-lm cannot load this model ({_first_line(error)})") from error
+            raise UserError(f"{model.name}: mlx-lm cannot load this model ({first_line(error)})") from error
         self.model.freeze()
         self.path = find_path(self.model)
         self.notes = [] if FAST_BLAS else [SLOW_BLAS]
@@ -65,31 +81,27 @@ class MLXBackend:
             self._begin_from(Path(config.init_adapter))
         if config.grad_checkpoint:
             checkpoint_layers(self.model)
+        if config.optimizer == "adamw8bit":
+            self.notes.append("optimizer: MLX has no adamw8bit; adamw is used, whose state takes four times the memory")
         self._step = TrainStep(self.model, self.path, config, self._group)
         return sum(value.size for _, value in tree_flatten(self.model.trainable_parameters()))
 
     def _begin_from(self, directory: Path) -> None:
         """Give the fresh adapter another's values."""
         try:
-            described = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-            different = [key for key in self._adapter if _shape(described.get(key)) != _shape(self._adapter[key])]
-            if different:
-                raise ValueError(f"its {different[0]} differs from this run's config")
+            check_can_begin_from(read_description(directory), self._adapter)
             check_safetensors(directory / ADAPTER_FILE)
             load_weights(self.model, mx.load(str(directory / ADAPTER_FILE)))
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise UserError(
-                f"init_adapter {directory}: this run cannot start from it ({_first_line(error)}); "
-                "use its settings, or leave init_adapter out"
-            ) from error
+            raise cannot_begin(directory, error) from error
 
     def load_adapter(self, directory: Path) -> None:
         try:
             check_safetensors(directory / ADAPTER_FILE)
-            add_adapter(self.model, json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8")))
+            add_adapter(self.model, read_description(directory))
             load_weights(self.model, mx.load(str(directory / ADAPTER_FILE)))
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise UserError(f"{directory}: this adapter does not fit its base model ({_first_line(error)})") from error
+            raise does_not_fit(directory, error) from error
         self.model.eval()
 
     def train_step(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
@@ -158,13 +170,3 @@ def save_arrays(file: Path, arrays: dict[str, mx.array]) -> None:
         except (RuntimeError, UserError) as error:
             file.unlink(missing_ok=True)
             raise OSError(errno.ENOSPC, "the file came out incomplete") from error
-
-
-def _shape(described: Any) -> Any:
-    """What two adapters must share for one to start from the other: all but dropout."""
-    return {k: v for k, v in described.items() if k != "dropout"} if isinstance(described, dict) else described
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.dora import DoRALinear
@@ -16,6 +13,7 @@ from mlx_lm.tuner.lora import LoRASwitchLinear
 
 from ...config import TrainingConfig
 from ...errors import UserError
+from ..adapters import check_shapes, describe, initial_a, matching_keys
 
 LINEAR = (nn.Linear, nn.QuantizedLinear)
 EXPERTS = (SwitchLinear, QuantizedSwitchLinear)
@@ -48,29 +46,10 @@ class LoRALinear(nn.Module):
 
 
 def target_keys(model: nn.Module, names: list[str]) -> list[str]:
-    """Paths within a layer (``self_attn.q_proj``) of the modules whose last part is one of ``names``.
-
-    Raises:
-        UserError: a name that no module has; the ones there are named.
-    """
+    """Paths within a layer of the modules to adapt; see ``matching_keys``."""
     kinds = LINEAR + EXPERTS
-    paths = {path for layer in model.layers for path, module in layer.named_modules() if isinstance(module, kinds)}
-    available = sorted({path.rsplit(".", 1)[-1] for path in paths})
-    for name in names:
-        if name not in available:
-            raise UserError(f"lora_target_modules: this model has no {name}; it has {', '.join(available)}")
-    return sorted(path for path in paths if path.rsplit(".", 1)[-1] in names)
-
-
-def initial_a(seed: int, name: str, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
-    """float32, even in ±1/√fan_in, drawn on the host from the seed and the parameter's name.
-
-    The bound is that of Kaiming's rule with a = √5, which mlx-lm and PEFT use.
-    """
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
-    bound = 1 / math.sqrt(fan_in)
-    return generator.uniform(-bound, bound, shape).astype(np.float32)
+    paths = (path for layer in model.layers for path, module in layer.named_modules() if isinstance(module, kinds))
+    return matching_keys(paths, names)
 
 
 def _adapted(module: nn.Module, kind: str, parameters: dict[str, Any]) -> nn.Module:
@@ -113,17 +92,7 @@ def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
     Raises:
         UserError: a target module the model does not have, or full fine-tuning of a quantized base.
     """
-    scale = config.lora_alpha / (math.sqrt(config.lora_rank) if config.use_rslora else config.lora_rank)
-    adapter = {
-        "fine_tune_type": config.fine_tune_type,
-        "num_layers": min(config.num_layers or len(model.layers), len(model.layers)),
-        "lora_parameters": {
-            "rank": config.lora_rank,
-            "scale": scale,
-            "dropout": config.lora_dropout,
-            "keys": target_keys(model, config.lora_target_modules),
-        },
-    }
+    adapter = describe(config, len(model.layers), target_keys(model, config.lora_target_modules))
     quantized = any(isinstance(m, (nn.QuantizedLinear, QuantizedSwitchLinear)) for _, m in model.named_modules())
     if config.fine_tune_type == "full" and quantized:
         raise UserError("fine_tune_type: a quantized base cannot be trained in full; use lora, or an unquantized base")
@@ -146,7 +115,5 @@ def load_weights(model: nn.Module, weights: Any) -> None:
         ValueError: names or shapes differ from the model's.
     """
     expected = {name: value.shape for name, value in tree_flatten(model.trainable_parameters())}
-    if {name: value.shape for name, value in weights.items()} != expected:
-        odd = sorted(set(weights) ^ set(expected)) or [n for n in weights if weights[n].shape != expected[n]]
-        raise ValueError(f"{odd[0]} is missing, unknown or of another shape")
+    check_shapes({name: value.shape for name, value in weights.items()}, expected)
     model.update(tree_unflatten(list(weights.items())))

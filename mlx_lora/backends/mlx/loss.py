@@ -12,10 +12,12 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from ...data.batches import Batch
+from ..paths import LossPath, agrees
 
 # Logits held at once, in elements: 64 MB in float32 on a GPU, and what fits a CPU's caches, whatever the vocabulary.
 LOGITS_AT_ONCE = {mx.gpu: 2**24, mx.cpu: 2**20}
@@ -78,30 +80,6 @@ class NarrowedLayer:
         return h + self.layer.mlp(self.layer.post_attention_layernorm(h))
 
 
-@dataclass
-class LossPath:
-    """How losses are computed for a model.
-
-    Attributes:
-        plain: whether every position's logits must be computed, by the model itself.
-        share_prefix: whether a prefix may be computed once for a batch.
-        narrow: whether the last layer's MLP may see supervised positions only.
-    """
-
-    plain: bool = False
-    share_prefix: bool = False
-    narrow: bool = False
-
-    @property
-    def note(self) -> str | None:
-        """What the user should know, if something is slower than it could be."""
-        if self.plain:
-            return "this architecture's logits are not a plain product of hidden states: every position's are computed"
-        if not self.share_prefix:
-            return "this architecture's caches are not plain keys and values: common prefixes are computed in each row"
-        return None
-
-
 def head_of(model: nn.Module) -> tuple[nn.Module, Callable[[mx.array], mx.array]]:
     """(module, function from hidden states [..., hidden] to logits [..., vocabulary])."""
     if "lm_head" in model:
@@ -135,13 +113,10 @@ def _after_prefix(model: nn.Module, tokens: mx.array) -> mx.array:
 
 
 def _agree(attempt: Callable[[], mx.array], expected: mx.array) -> bool:
-    """Whether another way gives the same logits, but for rounding."""
-    try:
-        got, whole = attempt().astype(mx.float32), expected.astype(mx.float32)
-        tolerance = 1e-4 if expected.dtype == mx.float32 else 5e-2
-        return bool((mx.abs(got - whole).max() <= tolerance * (1 + mx.abs(whole).max())).item())
-    except (AttributeError, TypeError, ValueError):
-        return False
+    def numbers(logits: mx.array) -> np.ndarray:
+        return np.array(logits.astype(mx.float32))
+
+    return agrees(lambda: numbers(attempt()), numbers(expected), expected.dtype == mx.float32)
 
 
 def _hidden(

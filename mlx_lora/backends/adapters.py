@@ -1,0 +1,109 @@
+"""Adapters at rest, whichever backend trains them: mlx-lm's format, and the values that a fresh one begins with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import TrainingConfig
+from ..errors import UserError
+
+ADAPTER_FILE, ADAPTER_CONFIG = "adapters.safetensors", "adapter_config.json"
+
+
+def initial_a(seed: int, name: str, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
+    """float32, even in ±1/√fan_in, drawn on the host from the seed and the parameter's name.
+
+    The bound is that of Kaiming's rule with a = √5, which mlx-lm and PEFT use.
+    """
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
+    bound = 1 / math.sqrt(fan_in)
+    return generator.uniform(-bound, bound, shape).astype(np.float32)
+
+
+def matching_keys(paths: Iterable[str], names: list[str]) -> list[str]:
+    """Those paths within a layer (``self_attn.q_proj``) whose last part is one of ``names``, sorted.
+
+    Raises:
+        UserError: a name that no path has; the ones there are named.
+    """
+    paths = set(paths)
+    available = sorted({path.rsplit(".", 1)[-1] for path in paths})
+    for name in names:
+        if name not in available:
+            raise UserError(f"lora_target_modules: this model has no {name}; it has {', '.join(available)}")
+    return sorted(path for path in paths if path.rsplit(".", 1)[-1] in names)
+
+
+def describe(config: TrainingConfig, depth: int, keys: list[str]) -> dict[str, Any]:
+    """What ``adapter_config.json`` says of a fresh adapter.
+
+    Args:
+        depth: layers of the model.
+        keys: paths within a layer of the modules to adapt.
+    """
+    scale = config.lora_alpha / (math.sqrt(config.lora_rank) if config.use_rslora else config.lora_rank)
+    return {
+        "fine_tune_type": config.fine_tune_type,
+        "num_layers": min(config.num_layers or depth, depth),
+        "lora_parameters": {
+            "rank": config.lora_rank,
+            "scale": scale,
+            "dropout": config.lora_dropout,
+            "keys": keys,
+        },
+    }
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """A directory's ``adapter_config.json``.
+
+    Raises:
+        OSError, ValueError: it is missing, or no JSON.
+    """
+    return json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+
+
+def check_can_begin_from(described: dict[str, Any], adapter: dict[str, Any]) -> None:
+    """Raises ValueError if an adapter is of another kind or size than the one that is to begin from it."""
+    different = [key for key in adapter if _shape(described.get(key)) != _shape(adapter[key])]
+    if different:
+        raise ValueError(f"its {different[0]} differs from this run's config")
+
+
+def _shape(described: Any) -> Any:
+    """What two adapters must share for one to begin from the other: all but dropout."""
+    return {k: v for k, v in described.items() if k != "dropout"} if isinstance(described, dict) else described
+
+
+def cannot_begin(directory: Path, error: Exception) -> UserError:
+    """The sentence for an ``init_adapter`` that does not fit."""
+    return UserError(
+        f"init_adapter {directory}: this run cannot start from it ({first_line(error)}); "
+        "use its settings, or leave init_adapter out"
+    )
+
+
+def does_not_fit(directory: Path, error: Exception) -> UserError:
+    """The sentence for an adapter that its base does not take."""
+    return UserError(f"{directory}: this adapter does not fit its base model ({first_line(error)})")
+
+
+def check_shapes(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
+    """Raises ValueError, with one that differs, unless names and shapes are the same."""
+    if found != expected:
+        odd = sorted(set(found) ^ set(expected)) or [name for name in found if found[name] != expected[name]]
+        raise ValueError(f"{odd[0]} is missing, unknown or of another shape")
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of what an error says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__

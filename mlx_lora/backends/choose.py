@@ -1,0 +1,61 @@
+"""Which backend trains on this machine: the one that was asked for, or the one that suits it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+from dataclasses import dataclass
+
+from ..errors import UserError
+
+# What the torch backend imports; the extra of the same name brings them.
+TORCH_PACKAGES = ("torch", "transformers", "peft", "accelerate")
+NEEDS_TORCH = "the torch backend needs the extra torch; pip install 'mlx-lora[torch]'"
+NEEDS_MLX = "the MLX backend needs MLX, which has no wheel for this machine; use --backend torch"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend's name, ``mlx`` or ``torch``, and why it is this one."""
+
+    name: str
+    why: str
+
+
+def choose(asked: str = "auto") -> Choice:
+    """The backend to load: what was asked for, or what this machine is best at.
+
+    Args:
+        asked: ``auto``, ``mlx`` or ``torch``.
+
+    Raises:
+        UserError: what was asked for, or any at all, is not installed.
+    """
+    has_mlx = importlib.util.find_spec("mlx") is not None
+    has_torch = all(importlib.util.find_spec(name) is not None for name in TORCH_PACKAGES)
+    if asked == "torch" or (asked == "mlx" and has_mlx):
+        if asked == "torch" and not has_torch:
+            raise UserError(NEEDS_TORCH)
+        return Choice(asked, "it was asked for")
+    if asked == "mlx":
+        raise UserError(NEEDS_MLX)
+    if has_torch and "TORCHELASTIC_RUN_ID" in os.environ:
+        return Choice("torch", "torchrun has launched this process")
+    if has_mlx and sys.platform == "darwin" and platform.machine() == "arm64":
+        return Choice("mlx", "this is Apple silicon")
+    if has_torch and has_cuda():
+        return Choice("torch", "there is a CUDA device")
+    if has_mlx:
+        return Choice("mlx", "there is no CUDA device that torch could use, and MLX runs on the CPU")
+    if has_torch:
+        return Choice("torch", "MLX is not installed")
+    raise UserError(f"neither MLX nor torch is installed here; {NEEDS_TORCH}")
+
+
+def has_cuda() -> bool:
+    """Whether torch, which must be installed, sees a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()

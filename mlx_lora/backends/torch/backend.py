@@ -1,0 +1,152 @@
+"""The torch backend: transformers' models and PEFT's layers, with our training step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ...config import TrainingConfig
+from ...data.batches import Batch
+from ...files import replace_file, write_json, writing
+from ...models.resolve import ResolvedModel, check_safetensors
+from ...models.tokenizer import load_tokenizer
+from .. import StepResult
+from ..adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    cannot_begin,
+    check_can_begin_from,
+    does_not_fit,
+    read_description,
+)
+from .load import load_model
+from .lora import add_adapter, load_weights, start_adapter, stored_weights, trained
+from .loss import BatchArrays, find_path, in_base_dtype, loss_sums
+from .machine import explained, find_device, peak_memory, usable_memory
+from .step import TrainStep
+from .together import join, message_from_leader, summed
+
+
+class TorchBackend:
+    """A base model of transformers in memory; see :class:`mlx_lora.backends.Backend`.
+
+    Args:
+        load_in_4bit: quantize the base to NF4 (bitsandbytes).
+
+    Raises:
+        UserError: transformers does not have the architecture, or the weights do not fit it.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: ResolvedModel, load_in_4bit: bool = False) -> None:
+        self._processes = join()
+        self.rank, self.ranks = self._processes.rank, self._processes.size
+        self.device = find_device()
+        self.tokenizer: Any = load_tokenizer(str(model.path))
+        self.model, self.notes = load_model(model, self.device, load_in_4bit)
+        self.path = find_path(self.model)
+        if self.path.note:
+            self.notes.append(f"{model.name}: {self.path.note}")
+        self._step: TrainStep | None = None
+        self._adapter: dict[str, Any] = {}
+
+    def attach_lora(self, config: TrainingConfig) -> int:
+        self._adapter = start_adapter(self.model, config)
+        if config.init_adapter:
+            directory = Path(config.init_adapter)
+            try:
+                check_can_begin_from(read_description(directory), self._adapter)
+                self._load(directory)
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                raise cannot_begin(directory, error) from error
+        self._step = TrainStep(self.model, self.path, config, self._processes)
+        return sum(value.numel() for value in trained(self.model).values())
+
+    def _load(self, directory: Path) -> None:
+        check_safetensors(directory / ADAPTER_FILE)
+        load_weights(self.model, load_file(directory / ADAPTER_FILE))
+
+    def load_adapter(self, directory: Path) -> None:
+        try:
+            add_adapter(self.model, read_description(directory))
+            self._load(directory)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise does_not_fit(directory, error) from error
+        self.model.eval()
+
+    def train_step(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
+        with explained():
+            return self._training(micro_batches, step, learning_rate)
+
+    @property
+    def _training(self) -> TrainStep:
+        if self._step is None:
+            raise RuntimeError("attach_lora must be called before training")
+        return self._step
+
+    def summed(self, values: Sequence[float]) -> list[float]:
+        return summed(values, self._processes)
+
+    def from_leader(self, message: bytes) -> bytes:
+        return message_from_leader(message, self._processes)
+
+    def share_state(self) -> None:
+        self._training.share()
+
+    def save_state(self, file: Path) -> None:
+        with writing(file):
+            save_file(self._training.state(), file)
+
+    def load_state(self, file: Path) -> None:
+        self._training.set_state(load_file(file))
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> float:
+        self.model.eval()
+        return float(loss_sums(self.model, self.path, BatchArrays.of(batch, self.device))[1])
+
+    def save_adapter(self, directory: Path, base: ResolvedModel) -> None:
+        write_json(
+            directory / ADAPTER_CONFIG,
+            {"model": str(base.path) if base.revision is None else base.name, **self._adapter},
+        )
+        temporary = directory / f".{ADAPTER_FILE}.tmp.safetensors"
+        with writing(directory / ADAPTER_FILE):
+            save_file(stored_weights(self.model), temporary, metadata={"format": "mlx"})
+        replace_file(temporary, directory / ADAPTER_FILE)
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[list[int]], max_tokens: int, temperature: float, seed: int) -> list[str]:
+        self.model.eval()
+        torch.manual_seed(seed)
+        length = max(map(len, prompts))
+        rows = [[0] * (length - len(prompt)) + list(prompt) for prompt in prompts]
+        seen = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        # Without top-k and top-p, which transformers would add.
+        drawn = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
+        with in_base_dtype(self.model):
+            found = self.model.generate(
+                input_ids=torch.tensor(rows, device=self.device),
+                attention_mask=torch.tensor(seen, device=self.device),
+                max_new_tokens=max_tokens,
+                do_sample=temperature > 0,
+                **drawn,
+            )
+        return [self._text(row) for row in found[:, length:].tolist()]
+
+    def _text(self, tokens: list[int]) -> str:
+        ends = self.model.generation_config.eos_token_id
+        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        end = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+        return self.tokenizer.decode(tokens[:end])
+
+    def peak_memory(self) -> int:
+        return peak_memory(self.device)
+
+    def machine_memory(self) -> int:
+        return usable_memory(self.device)

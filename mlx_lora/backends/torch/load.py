@@ -1,0 +1,101 @@
+"""A base model through transformers: plain weights, MLX's quantized ones, or quantized here to four bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from transformers.utils import is_flash_attn_2_available
+
+from ...errors import UserError
+from ...models.resolve import ResolvedModel
+from ..adapters import first_line
+
+SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+
+def load_model(model: ResolvedModel, device: torch.device, load_in_4bit: bool) -> tuple[Any, list[str]]:
+    """(the model on the device, frozen; what the user should know of it, a sentence each).
+
+    Raises:
+        UserError: transformers does not have the architecture, or the weights do not fit it.
+    """
+    notes: list[str] = []
+    try:
+        config = AutoConfig.from_pretrained(model.path, **SAFELY)
+        # As in mlx-lm: nothing of the base is dropped at random.
+        for name in ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "hidden_dropout"):
+            if hasattr(config, name):
+                setattr(config, name, 0.0)
+        if getattr(config, "quantization", None):
+            loaded = _dequantized(model.path, config, device)
+            notes.append(f"{model.name}: MLX's quantized weights are held as {str(loaded.dtype)[6:]} here")
+        else:
+            loaded = _loaded(model.path, config, device, load_in_4bit)
+    except ImportError as error:
+        raise UserError(
+            f"{model.name}: a library that this model needs is missing ({first_line(error)}); "
+            "pip install 'mlx-lora[torch]'"
+        ) from error
+    except (ValueError, KeyError, TypeError, RuntimeError, OSError, AttributeError) as error:
+        raise UserError(f"{model.name}: transformers cannot load this model ({first_line(error)})") from error
+    if device.type == "cuda" and loaded.dtype != torch.float32 and is_flash_attn_2_available():
+        loaded.set_attn_implementation("flash_attention_2")
+    # Only what is asked for decides how answers are drawn, not what the model's author preferred.
+    ends = loaded.generation_config.eos_token_id or config.eos_token_id
+    loaded.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=config.pad_token_id or 0)
+    return loaded.requires_grad_(False).eval(), notes
+
+
+def _loaded(path: Path, config: Any, device: torch.device, load_in_4bit: bool) -> Any:
+    options: dict[str, Any] = {}
+    if load_in_4bit:
+        # NF4 with its scales quantized too, as in QLoRA (Dettmers et al. 2023).
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+        )
+    return AutoModelForCausalLM.from_pretrained(
+        path, config=config, dtype="auto", device_map={"": device}, use_safetensors=True, **SAFELY, **options
+    )
+
+
+def _dequantized(path: Path, config: Any, device: torch.device) -> Any:
+    """A model from a directory that mlx-lm quantized: the very values that MLX computes with."""
+    weights = dict(_dequantized_arrays(path, config.quantization))
+    del config.quantization
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with device:
+        model = AutoModelForCausalLM.from_config(config, dtype=next(iter(weights.values())).dtype)
+    missing, unknown = model.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if name != "lm_head.weight" or not config.tie_word_embeddings]
+    if missing or unknown:
+        raise ValueError(f"{(missing + unknown)[0]} is missing or unknown")
+    return model
+
+
+def _dequantized_arrays(path: Path, quantization: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    # MLX itself, since it alone knows all of its formats; this module's other half needs none of it.
+    import mlx.core as mx
+    import numpy as np
+
+    for file in sorted(path.glob("model*.safetensors")):
+        arrays: dict[str, Any] = mx.load(str(file))  # type: ignore[assignment]
+        for name, value in arrays.items():
+            module, _, part = name.rpartition(".")
+            if part in ("scales", "biases") and f"{module}.scales" in arrays:
+                continue
+            if f"{module}.scales" in arrays and part == "weight":
+                own = quantization.get(module)
+                how = {key: quantization[key] for key in ("group_size", "bits", "mode") if key in quantization}
+                how |= own if isinstance(own, dict) else {}
+                value = mx.dequantize(value, arrays[f"{module}.scales"], arrays.get(f"{module}.biases"), **how)
+            bits = value.view(mx.uint16) if value.dtype == mx.bfloat16 else value
+            tensor = torch.from_numpy(np.array(bits))
+            yield name, tensor.view(torch.bfloat16) if value.dtype == mx.bfloat16 else tensor

@@ -1,0 +1,141 @@
+"""What trains: PEFT's LoRA or DoRA layers on the named modules, or whole layers; named and kept as mlx-lm does."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
+from torch import nn
+
+from ...config import TrainingConfig
+from ...errors import UserError
+from ..adapters import check_shapes, describe, initial_a, matching_keys
+
+# PEFT's name of the one adapter in a model.
+NAME = "default"
+# PEFT's parameters of a module, and mlx-lm's, whose two matrices are the transposed ones.
+PARTS = {
+    f"lora_A.{NAME}.weight": "lora_a",
+    f"lora_B.{NAME}.weight": "lora_b",
+    f"lora_magnitude_vector.{NAME}.weight": "m",
+}
+TRANSPOSED = ("lora_a", "lora_b")
+
+
+def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """(path in the model, its decoder layers)."""
+    layers = model.get_decoder().layers
+    return next(name for name, module in model.named_modules() if module is layers), layers
+
+
+def target_keys(model: nn.Module, names: list[str]) -> list[str]:
+    """Paths within a layer of the modules to adapt; see ``matching_keys``."""
+    _, layers = decoder_layers(model)
+    paths = (path for layer in layers for path, module in layer.named_modules() if isinstance(module, nn.Linear))
+    return matching_keys(paths, names)
+
+
+def add_adapter(model: nn.Module, adapter: dict[str, Any]) -> None:
+    """Make trainable what mlx-lm's ``adapter_config.json`` describes; everything else is frozen.
+
+    LoRA's values are float32, whatever the base's dtype.
+    """
+    model.requires_grad_(False)
+    prefix, layers = decoder_layers(model)
+    adapted = range(len(layers) - adapter["num_layers"], len(layers))
+    kind = adapter.get("fine_tune_type", "lora")
+    if kind == "full":
+        for number in adapted:
+            layers[number].requires_grad_(True)
+        return
+    parameters = adapter["lora_parameters"]
+    keys, numbers = "|".join(map(re.escape, parameters["keys"])), "|".join(map(str, adapted))
+    config = LoraConfig(
+        r=parameters["rank"],
+        lora_alpha=parameters["rank"],
+        lora_dropout=parameters["dropout"],
+        target_modules=rf"{re.escape(prefix)}\.({numbers})\.({keys})",
+        use_dora=kind == "dora",
+    )
+    inject_adapter_in_model(config, model, NAME)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.scaling[NAME] = parameters["scale"]
+            # Under autocast the two products are made in the base's dtype.
+            module.cast_input_dtype_enabled = False
+    for parameter in trained(model).values():
+        parameter.data = parameter.data.float()
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable parameters by mlx-lm's names."""
+    return {own_name(name): value for name, value in model.named_parameters() if value.requires_grad}
+
+
+def own_name(name: str) -> str:
+    """mlx-lm's name of a parameter of PEFT, or of the model itself."""
+    for ending, part in PARTS.items():
+        if name.endswith(f".{ending}"):
+            return f"{name.removesuffix(ending)}{part}"
+    return name
+
+
+def in_mlx_layout(name: str, value: torch.Tensor) -> torch.Tensor:
+    """A parameter, or something of its shape, as mlx-lm keeps it, and back again: A is [in, rank], B [rank, out]."""
+    return value.T.contiguous() if name.rsplit(".", 1)[-1] in TRANSPOSED else value
+
+
+def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
+    """A fresh adapter as the config asks for it; returns what ``adapter_config.json`` says of it.
+
+    Raises:
+        UserError: a target module the model does not have, or full fine-tuning of a quantized base.
+    """
+    _, layers = decoder_layers(model)
+    adapter = describe(config, len(layers), target_keys(model, config.lora_target_modules))
+    if config.fine_tune_type == "full" and not all(p.is_floating_point() for p in layers.parameters()):
+        raise UserError("fine_tune_type: a quantized base cannot be trained in full; use lora, or an unquantized base")
+    add_adapter(model, adapter)
+    with torch.no_grad():
+        for name, value in trained(model).items():
+            if name.endswith(".lora_a"):
+                drawn = initial_a(config.seed, name, value.T.shape, value.shape[1])
+                value.copy_(in_mlx_layout(name, torch.from_numpy(drawn)))
+            elif name.endswith(".lora_b"):
+                value.zero_()
+        if config.fine_tune_type == "dora":
+            _set_magnitudes(model)
+    return adapter
+
+
+def _set_magnitudes(model: nn.Module) -> None:
+    """DoRA begins with the lengths of the base's rows, in float32 whatever its dtype."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            weight = dequantize_module_weight(module.get_base_layer()).float()
+            module.lora_magnitude_vector[NAME].weight.copy_(torch.linalg.norm(weight, dim=1))
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Set the trainable parameters, by name, from mlx-lm's layout.
+
+    Raises:
+        ValueError: names or shapes differ from the model's.
+    """
+    parameters = trained(model)
+    expected = {name: tuple(in_mlx_layout(name, value).shape) for name, value in parameters.items()}
+    check_shapes({name: tuple(value.shape) for name, value in weights.items()}, expected)
+    for name, value in parameters.items():
+        value.copy_(in_mlx_layout(name, weights[name]))
+    # What DoRA derived from the values before is kept until the mode changes.
+    model.train()
+
+
+def stored_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The trainable parameters by name in mlx-lm's layout, on the host."""
+    return {name: in_mlx_layout(name, value.detach()).cpu() for name, value in trained(model).items()}

@@ -1,0 +1,228 @@
+"""The loss of a batch: logits at supervised positions only, a common prefix computed once; exact, and proved so.
+
+The same ways as on MLX, found in the same way: at load a few tokens go through each of them, and where one does not
+agree with the model's own logits (scaled logits, sliding windows, recurrent layers), it is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from ...data.batches import Batch
+from ..paths import LossPath, agrees
+from .lora import decoder_layers
+
+# Logits held at once, in elements: 256 MB in float32 on a GPU, and what fits a CPU's caches, whatever the vocabulary.
+LOGITS_AT_ONCE = {"cuda": 2**26, "cpu": 2**20}
+# Fewer positions than these at once make slow products.
+LEAST_POSITIONS = 16
+PROBE = 12
+
+
+class Prefix(DynamicLayer):
+    """A layer's keys and values of the common prefix, [1, heads, length, dimension], left in the graph."""
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        # Set, not appended to: a checkpointed layer is computed twice.
+        self.keys, self.values, self.is_initialized = keys, values, True
+        return keys, values
+
+
+class AfterPrefix(DynamicLayer):
+    """The same in front of each row of a batch."""
+
+    def __init__(self, prefix: DynamicLayer) -> None:
+        super().__init__()
+        self.keys, self.values, self.is_initialized = prefix.keys, prefix.values, True
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        def prepend(prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+            return torch.cat([prefix.expand(own.shape[0], -1, -1, -1), own], dim=-2)
+
+        return prepend(self.keys, keys), prepend(self.values, values)
+
+
+def narrowed(layer: nn.Module, positions: torch.Tensor, hidden_states: torch.Tensor, **options: Any) -> torch.Tensor:
+    """A model's last layer whose MLP sees only the positions that will be spoken from: no other is used after it.
+
+    Args:
+        layer: a pre-norm layer, as in Llama, Qwen and Mistral.
+        positions: int [positions], flat indices into [batch, length].
+    """
+    attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **options)
+    h = (hidden_states + attended).flatten(0, 1).index_select(0, positions)[None]
+    return h + layer.mlp(layer.post_attention_layernorm(h))
+
+
+@contextmanager
+def _computed_as(layers: nn.ModuleList, path: LossPath, positions: torch.Tensor | None) -> Iterator[None]:
+    """The layers as the path wants them, for one pass: the last one narrowed, all of them checkpointed."""
+    forwards: dict[nn.Module, Callable] = {}
+    if positions is not None and path.narrow:
+        forwards[layers[-1]] = partial(narrowed, layers[-1], positions)
+    if path.checkpoint and torch.is_grad_enabled():
+        plain = {layer: forwards.get(layer, layer.forward) for layer in layers}
+        forwards = {layer: partial(checkpoint, forward, use_reentrant=False) for layer, forward in plain.items()}
+    try:
+        for layer, forward in forwards.items():
+            layer.forward = forward
+        yield
+    finally:
+        for layer in forwards:
+            del layer.forward
+
+
+def find_path(model: nn.Module) -> LossPath:
+    """What the model allows, by trying it on a few tokens."""
+    with torch.no_grad(), in_base_dtype(model):
+        tokens = torch.arange(1, PROBE + 1, device=model.device)[None]
+        expected = model(input_ids=tokens, use_cache=False).logits
+        head = model.get_output_embeddings()
+        try:
+            # The very same operations: not one bit may differ.
+            if type(head) is not nn.Linear or not torch.equal(head(_decoded(model, tokens)), expected):
+                return LossPath(plain=True)
+        except (AttributeError, TypeError, ValueError):
+            return LossPath(plain=True)
+        shares = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+        shares = shares and _agree(lambda: head(_after_prefix(model, tokens)), expected[:, 5:])
+        positions, narrow = torch.tensor([3, 7, 8], device=model.device), LossPath(narrow=True)
+        narrows = _agree(lambda: head(_hidden(model, narrow, tokens, positions, None)), expected[:, positions])
+    return LossPath(False, shares, narrows)
+
+
+def _agree(attempt: Callable[[], torch.Tensor], expected: torch.Tensor) -> bool:
+    def numbers(logits: torch.Tensor) -> np.ndarray:
+        return logits.float().cpu().numpy()
+
+    return agrees(lambda: numbers(attempt()), numbers(expected), expected.dtype == torch.float32)
+
+
+def _after_prefix(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    return _decoded(model, tokens[:, 5:], _prefix_of(model, tokens[:, :5], LossPath()))
+
+
+def in_base_dtype(model: nn.Module) -> AbstractContextManager:
+    """Products in the base's dtype where that is half as long as the adapter's float32."""
+    return nullcontext() if model.dtype == torch.float32 else torch.autocast(model.device.type, model.dtype)
+
+
+def _decoded(model: nn.Module, ids: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
+    """Post-norm hidden states [batch, length, hidden]."""
+    return model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+
+
+def _prefix_of(model: nn.Module, ids: torch.Tensor, path: LossPath) -> Cache:
+    """The cache that a batch sees after a prefix [1, length]."""
+    _, layers = decoder_layers(model)
+    cache = Cache(layers=[Prefix() for _ in layers])
+    with _computed_as(layers, path, None):
+        _decoded(model, ids, cache)
+    return Cache(layers=[AfterPrefix(layer) for layer in cache.layers])
+
+
+def _hidden(
+    model: nn.Module, path: LossPath, ids: torch.Tensor, positions: torch.Tensor, cache: Cache | None
+) -> torch.Tensor:
+    """Post-norm hidden states [positions, hidden] at flat positions of ``ids`` [batch, length]."""
+    _, layers = decoder_layers(model)
+    with _computed_as(layers, path, positions):
+        hidden = _decoded(model, ids, cache)
+    return hidden[0] if path.narrow else hidden.flatten(0, 1).index_select(0, positions)
+
+
+@dataclass
+class BatchArrays:
+    """A :class:`Batch` on the device."""
+
+    prefix: torch.Tensor
+    ids: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+
+    @classmethod
+    def of(cls, batch: Batch, device: torch.device) -> BatchArrays:
+        """Put a batch on the device."""
+        arrays = (batch.prefix, batch.ids, batch.positions, batch.targets, batch.weights)
+        prefix, ids, positions, targets, weights = (torch.from_numpy(array).to(device) for array in arrays)
+        return cls(prefix.long(), ids.long(), positions.long(), targets.long(), weights)
+
+
+class HeadSums(torch.autograd.Function):
+    """(weighted, plain) sums of the cross-entropy of a frozen head, so many positions at a time.
+
+    A chunk's gradient is taken while its logits are there, so that none are kept or computed again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, head: nn.Linear, targets: torch.Tensor, weights: torch.Tensor, rows: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        weighted, plain = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(hidden), rows):
+            part = slice(start, start + rows)
+            logits = functional.linear(hidden[part], head.weight, head.bias).float()
+            columns, row_weights = targets[part, None], weights[part, None]
+            at_target, total = logits.gather(1, columns), logits.logsumexp(1, keepdim=True)
+            losses = total - at_target
+            weighted += (losses * row_weights).sum()
+            plain += (losses * (row_weights > 0)).sum()
+            if gradient is not None:
+                # Softmax minus one at the target, times the weight.
+                by_logits = logits.sub_(total).exp_().mul_(row_weights)
+                by_logits.scatter_(1, columns, by_logits.gather(1, columns) - row_weights)
+                gradient[part] = by_logits.to(head.weight.dtype) @ head.weight
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(plain)
+        return weighted, plain
+
+    @staticmethod
+    def backward(ctx: Any, by_weighted: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return (by_weighted.to(gradient.dtype) * gradient, None, None, None, None)
+
+
+def loss_sums(model: nn.Module, path: LossPath, batch: BatchArrays) -> tuple[torch.Tensor, torch.Tensor]:
+    """(weighted, plain) sums of the cross-entropy over a batch's supervised tokens, in float32."""
+    if path.plain:
+        return plain_loss_sums(model, batch, path)
+    with in_base_dtype(model):
+        if len(batch.prefix) and path.share_prefix:
+            cache = _prefix_of(model, batch.prefix[None], path)
+            spoken = _hidden(model, path, batch.ids, batch.positions, cache)
+        else:
+            row = batch.positions // batch.ids.shape[1]
+            positions = batch.positions + (row + 1) * len(batch.prefix)
+            spoken = _hidden(model, path, _with_prefix(batch), positions, None)
+    head = model.get_output_embeddings()
+    rows = max(LEAST_POSITIONS, LOGITS_AT_ONCE[spoken.device.type] // head.out_features)
+    return HeadSums.apply(spoken.to(head.weight.dtype), head, batch.targets, batch.weights, rows)
+
+
+def _with_prefix(batch: BatchArrays) -> torch.Tensor:
+    return torch.cat([batch.prefix[None].expand(len(batch.ids), -1), batch.ids], dim=1)
+
+
+def plain_loss_sums(
+    model: nn.Module, batch: BatchArrays, path: LossPath | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same sums from every position's logits: what any model allows, and what the fast path must equal."""
+    _, layers = decoder_layers(model)
+    with in_base_dtype(model), _computed_as(layers, path or LossPath(), None):
+        logits = model(input_ids=_with_prefix(batch), use_cache=False).logits[:, len(batch.prefix) :]
+    spoken = logits.flatten(0, 1).index_select(0, batch.positions).float()
+    losses = functional.cross_entropy(spoken, batch.targets, reduction="none")
+    return (losses * batch.weights).sum(), (losses * (batch.weights > 0)).sum()

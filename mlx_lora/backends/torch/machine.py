@@ -1,0 +1,59 @@
+"""The device that torch trains on, its memory, and what it refuses, explained."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ...errors import UserError
+
+
+def find_device() -> torch.device:
+    """This process's CUDA device, or the CPU.
+
+    On CUDA the kernels are those whose results do not depend on the order in which threads finish.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # cuBLAS reads this when it is first used; see torch's notes on reproducibility.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def usable_memory(device: torch.device) -> int:
+    """Bytes this machine has for a model: the GPU's, or all memory where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use: on the GPU by tensors, on the CPU by the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn a lack of memory into one sentence.
+
+    Raises:
+        UserError: there was none left.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(
+            "there is not enough memory for this step; the last checkpoint is kept: lower batch_size or "
+            "max_seq_length, or set grad_checkpoint: true"
+        ) from error

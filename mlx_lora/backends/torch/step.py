@@ -1,0 +1,83 @@
+"""One optimizer step on torch: exact accumulation over micro-batches, clipping, the config's optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ...config import TrainingConfig
+from ...data.batches import Batch
+from .. import StepResult
+from ..paths import LossPath
+from .lora import load_weights, stored_weights, trained
+from .loss import BatchArrays, loss_sums
+from .optimizers import make_optimizer, set_state, state_of
+from .together import Processes, from_leader, sum_all, summed
+
+
+class TrainStep:
+    """One optimizer over the trainable parameters of a model, gradients summed over micro-batches.
+
+    Args:
+        processes: those whose gradients are summed.
+    """
+
+    def __init__(
+        self, model: nn.Module, path: LossPath, config: TrainingConfig, processes: Processes | None = None
+    ) -> None:
+        self.model, self.config, self.processes = model, config, processes or Processes()
+        self.path = replace(path, checkpoint=config.grad_checkpoint)
+        self.parameters = trained(model)
+        self.optimizer = make_optimizer(config, list(self.parameters.values()))
+
+    def __call__(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
+        self.model.train()
+        # Dropout of a step is a function of seed, step and process, so nothing random has to be carried along.
+        torch.manual_seed((self.config.seed * 1_000_003 + step + self.processes.rank * 7_919_000_011) % 2**63)
+        parameters = list(self.parameters.values())
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        sums = torch.zeros(2, device=parameters[0].device)
+        for batch in micro_batches:
+            weighted, plain = loss_sums(self.model, self.path, BatchArrays.of(batch, parameters[0].device))
+            weighted.backward()
+            sums += torch.stack([weighted.detach(), plain.detach()])
+        counts = [sum(batch.tokens for batch in micro_batches), sum(batch.seen for batch in micro_batches)]
+        tokens, seen, *losses = summed([*counts, *sums.tolist()], self.processes)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        sum_all(gradients, self.processes)
+        torch._foreach_div_(gradients, tokens)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip or math.inf)
+        result = StepResult(losses[0] / tokens, losses[1] / tokens, float(norm), int(tokens), int(seen))
+        if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return result
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Trained parameters and optimizer state, by MLX's names and in its layout, on the host."""
+        optimizer = state_of(self.optimizer, self.parameters)
+        return {
+            **{f"model.{name}": value for name, value in stored_weights(self.model).items()},
+            **{f"optimizer.{name}": value for name, value in optimizer.items()},
+        }
+
+    def set_state(self, arrays: dict[str, torch.Tensor]) -> None:
+        """Go on from what ``state`` gave, here or on MLX."""
+
+        def under(prefix: str) -> dict[str, torch.Tensor]:
+            return {n.removeprefix(prefix): value for n, value in arrays.items() if n.startswith(prefix)}
+
+        load_weights(self.model, under("model."))
+        set_state(self.optimizer, self.parameters, under("optimizer."))
+
+    def share(self) -> None:
+        """Give every process the first one's state."""
+        if self.processes.size > 1:
+            self.set_state({n: from_leader(value, self.processes) for n, value in sorted(self.state().items())})
