@@ -12,8 +12,8 @@ SCALE = 1.2
 TIME, MEMORY = "#2a6f97", "#d1a03d"
 
 
-def picture(results: Sequence[dict[str, Any]]) -> str:
-    """An SVG: for each comparison our step time and memory as shares of mlx-lm's, which is 1."""
+def picture(results: Sequence[dict[str, Any]], rival: str) -> str:
+    """An SVG: for each comparison our time and memory as shares of the rival's, which is 1."""
 
     def across(ratio: float) -> float:
         return LABEL + min(ratio, SCALE) / SCALE * (WIDTH - LABEL - 60)
@@ -22,8 +22,8 @@ def picture(results: Sequence[dict[str, Any]]) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-        '<text x="8" y="20" font-size="13">mlx-lora / mlx_lm.lora, smaller is better: '
-        f'<tspan fill="{TIME}">step time</tspan>, <tspan fill="{MEMORY}">peak memory above the weights</tspan>, '
+        f'<text x="8" y="20" font-size="13">mlx-lora / {html.escape(rival)}, smaller is better: '
+        f'<tspan fill="{TIME}">time</tspan>, <tspan fill="{MEMORY}">peak memory above the weights</tspan>, '
         "| what the arithmetic allows</text>",
     ]
     for number, result in enumerate(results):
@@ -40,7 +40,6 @@ def picture(results: Sequence[dict[str, Any]]) -> str:
         parts.append(f'<path d="M{limit:.1f} {top + 1}v{BAR + 6}" stroke="#222" stroke-width="2"/>')
     one = across(1.0)
     parts.append(f'<path d="M{one:.1f} 32V{height - 20}" stroke="#999" stroke-dasharray="3 3"/>')
-    parts.append(
-        f'<text x="{one:.1f}" y="{height - 6}" font-size="11" text-anchor="middle">1 = mlx_lm.lora</text></svg>'
-    )
+    name = html.escape(rival)
+    parts.append(f'<text x="{one:.1f}" y="{height - 6}" font-size="11" text-anchor="middle">1 = {name}</text></svg>')
     return "\n".join(parts) + "\n"

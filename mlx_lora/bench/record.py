@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,35 +13,60 @@ from typing import Any
 
 from ..files import write_atomic, write_json, writing
 from .picture import picture
+from .rivals import RIVALS
 
-COLUMNS = ("data", "shape", "batch", "step time", "arithmetic", "memory", "loss ours", "loss theirs")
+Cell = Callable[[dict[str, Any]], str]
+RATIOS: dict[str, Cell] = {
+    "data": lambda r: r["data"],
+    "shape": lambda r: r["shape"],
+    "batch": lambda r: str(r["batch_size"]),
+    "time": lambda r: f"{r['step_time_ratio']:.2f}",
+    "arithmetic": lambda r: f"{r['arithmetic_ratio']:.2f}",
+    "memory": lambda r: f"{r['peak_memory_ratio']:.2f}",
+    "loss ours": lambda r: f"{r['loss_ours']:.3f}",
+    "loss theirs": lambda r: f"{r['loss_theirs']:.3f}",
+}
+# Of torch, where a file has room for them; MFU is known for few devices.
+SPEEDS: dict[str, Cell] = {
+    "tokens/s ours": lambda r: f"{r['ours']['real_tokens_per_second']:,.0f}",
+    "tokens/s theirs": lambda r: f"{r['theirs']['real_tokens_per_second']:,.0f}",
+    "peak GB ours": lambda r: f"{r['ours']['peak_mb'] / 1000:.2f}",
+    "peak GB theirs": lambda r: f"{r['theirs']['peak_mb'] / 1000:.2f}",
+}
+MFU: dict[str, Cell] = {
+    "MFU ours": lambda r: f"{r['ours']['mfu']:.0%}",
+    "MFU theirs": lambda r: f"{r['theirs']['mfu']:.0%}",
+}
 
 
-def table_rows(results: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """The cells of each comparison, in the order of ``COLUMNS``; ratios are ours over theirs."""
-    return [
-        (
-            r["data"],
-            r["shape"],
-            str(r["batch_size"]),
-            f"{r['step_time_ratio']:.2f}",
-            f"{r['arithmetic_ratio']:.2f}",
-            f"{r['peak_memory_ratio']:.2f}",
-            f"{r['loss_ours']:.3f}",
-            f"{r['loss_theirs']:.3f}",
-        )
-        for r in results
-    ]
+def table(results: Sequence[dict[str, Any]], speeds: bool = False) -> tuple[list[str], list[list[str]]]:
+    """(column names, the cells of each comparison); ratios are ours over theirs.
+
+    Args:
+        results: of one backend.
+        speeds: also what the ratios are of, on torch.
+    """
+    columns = dict(RATIOS)
+    if speeds and results[0]["backend"] == "torch":
+        columns |= SPEEDS | (MFU if all(r["ours"]["mfu"] is not None for r in results) else {})
+    return list(columns), [[cell(r) for cell in columns.values()] for r in results]
 
 
-def machine() -> dict[str, str]:
+def title(backend: str) -> str:
+    """What the ratios are of."""
+    return f"mlx-lora ({backend}) / {RIVALS[backend].name}"
+
+
+def machine(results: Sequence[dict[str, Any]]) -> dict[str, str]:
     """What the figures were taken on, and when (UTC)."""
+    backend = results[0]["backend"]
+    devices = sorted({r["ours"].get("device", "cpu") for r in results} - {"cpu"})
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        **({"device": ", ".join(devices)} if devices else {}),
         "processor": _processor(),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "mlx": version("mlx"),
-        "mlx_lm": version("mlx-lm"),
+        **{name: version(distribution) for name, distribution in RIVALS[backend].versions.items()},
     }
 
 
@@ -59,6 +84,7 @@ def write_results(out: Path, results: Sequence[dict[str, Any]], how: str) -> Non
     """Write ``bench.json``, ``bench.md`` and ``bench.svg``, replacing earlier ones.
 
     Args:
+        results: of one backend.
         how: the command line that was run.
 
     Raises:
@@ -66,10 +92,10 @@ def write_results(out: Path, results: Sequence[dict[str, Any]], how: str) -> Non
     """
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    about = machine()
+    backend, about = results[0]["backend"], machine(results)
     write_json(out / "bench.json", {"command": how, "machine": about, "results": list(results)})
-    write_atomic(out / "bench.svg", picture(results))
-    lines = [" | ".join(row) for row in (COLUMNS, ("---",) * len(COLUMNS), *table_rows(results))]
+    write_atomic(out / "bench.svg", picture(results, RIVALS[backend].name))
+    columns, rows = table(results, speeds=True)
     facts = "\n".join(f"- {name}: {value}" for name, value in about.items())
-    table = "\n".join(f"| {line} |" for line in lines)
-    write_atomic(out / "bench.md", f"`{how}`\n\n{facts}\n\n{table}\n\n![ratios](bench.svg)\n")
+    lines = "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows))
+    write_atomic(out / "bench.md", f"`{how}`: {title(backend)}\n\n{facts}\n\n{lines}\n\n![ratios](bench.svg)\n")

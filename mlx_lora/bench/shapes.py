@@ -12,6 +12,7 @@ SHAPES: dict[str, tuple[str, int, int, int, int, int, int, int, bool]] = {
     "llama-3.2-3b": ("llama", 3072, 8192, 28, 24, 8, 128, 128256, True),
     "llama-3.1-8b": ("llama", 4096, 14336, 32, 32, 8, 128, 128256, False),
     "qwen2.5-0.5b": ("qwen2", 896, 4864, 24, 14, 2, 64, 151936, True),
+    "qwen2.5-7b": ("qwen2", 3584, 18944, 28, 28, 4, 128, 152064, False),
     "qwen2.5-coder-7b": ("qwen2", 3584, 18944, 28, 28, 4, 128, 152064, False),
     "qwen3-0.6b": ("qwen3", 1024, 3072, 28, 16, 8, 128, 151936, True),
     "small-8k": ("llama", 256, 1024, 6, 4, 2, 64, 8192, True),

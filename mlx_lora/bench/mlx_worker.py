@@ -1,0 +1,148 @@
+"""A side of a comparison on MLX, with mlx-lm's own trainer, in a process of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mlx_lora.backends.mlx as mlx_backend  # first: it loads a fast BLAS before MLX, for both sides
+
+# isort: split
+import mlx.core as mx
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten
+from mlx_lm.tuner.datasets import CacheDataset
+from mlx_lm.tuner.trainer import TrainingArgs, iterate_batches, train
+from mlx_lm.tuner.utils import linear_to_lora_layers
+from mlx_lm.utils import _get_classes
+
+from ..backends.mlx.lora import load_weights, start_adapter
+from ..backends.mlx.loss import BatchArrays, find_path, plain_loss_sums
+from ..backends.mlx.step import TrainStep
+from ..data.batches import collate
+from .ours import timed_steps
+from .report import JUDGED, MODULES, RATE, Report, Spec, Step, flops, run_worker, training_config
+from .rows import Row
+
+
+def build(config: dict[str, Any]) -> Any:
+    """A model of a config with random weights, frozen."""
+    model_class, arguments = _get_classes(config)
+    mx.random.seed(0)
+    model = model_class(arguments.from_dict(config))
+    mx.eval(model.parameters())
+    model.freeze()
+    return model
+
+
+def ours(spec: Spec, rows: list[Row]) -> Report:
+    """Our trainer's step."""
+    config = training_config(spec)
+    model = build(spec.config)
+    start_adapter(model, config)
+    if config.grad_checkpoint:
+        from ..backends.mlx.checkpointing import checkpoint_layers
+
+        checkpoint_layers(model)
+    path = find_path(model)
+    step = TrainStep(model, path, config)
+    weights = mx.get_active_memory()
+    mx.reset_peak_memory()
+    steps = timed_steps(spec, rows, config, step, path)
+    return _report(model, rows, steps, mx.get_peak_memory() - weights)
+
+
+class Rows:
+    """A dataset as mlx-lm's trainer takes it."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"messages": self.rows[index]}
+
+    def process(self, row: dict[str, Any]) -> tuple[list[int], int]:
+        return row["messages"].ids.tolist(), row["messages"].prompt
+
+
+class Timer:
+    """mlx-lm's callback: its own measurement of each step."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_loss_report(self, info: dict[str, Any]) -> None:
+        self.times.append(1 / info["iterations_per_second"])
+
+    def on_val_loss_report(self, info: dict[str, Any]) -> None:
+        pass
+
+
+def theirs(spec: Spec, rows: list[Row]) -> Report:
+    """mlx-lm's trainer."""
+    model = build(spec.config)
+    keys = [f"self_attn.{name}" for name in MODULES]
+    linear_to_lora_layers(model, len(model.layers), {"rank": 16, "scale": 2.0, "dropout": 0.0, "keys": keys})
+    # The very same initial values as ours.
+    twin = build(spec.config)
+    start_adapter(twin, training_config(spec))
+    load_weights(model, dict(tree_flatten(twin.trainable_parameters())))
+    del twin
+    mx.eval(model.parameters())
+    weights = mx.get_active_memory()
+    mx.reset_peak_memory()
+    timer, batches = Timer(), list[Any]()
+
+    def counted_batches(*arguments: Any, **options: Any) -> Any:
+        for batch, lengths in iterate_batches(*arguments, **options):
+            batches.append((batch.shape, lengths))
+            yield batch, lengths
+
+    with tempfile.TemporaryDirectory() as directory:
+        arguments = TrainingArgs(
+            batch_size=spec.batch_size,
+            iters=spec.steps,
+            val_batches=0,
+            steps_per_report=1,
+            steps_per_eval=10**9,
+            steps_per_save=10**9,
+            max_seq_length=8192,
+            adapter_file=str(Path(directory) / "adapters.safetensors"),
+            grad_checkpoint=spec.grad_checkpoint,
+        )
+        optimizer = optim.AdamW(learning_rate=RATE, weight_decay=0.01, bias_correction=True)
+        train(
+            *(model, optimizer, CacheDataset(Rows(rows)), None, arguments),
+            training_callback=timer,
+            iterate_batches=counted_batches,
+        )
+    steps = [
+        Step(
+            seconds=seconds,
+            flops=flops(spec.config, count * (length - 1), count * (length - 1), count * (length - 1) ** 2),
+            supervised=int((lengths[:, 1] - lengths[:, 0]).sum().item()),
+            real=int(lengths[:, 1].sum().item()),
+        )
+        for seconds, ((count, length), lengths) in zip(timer.times, batches, strict=False)
+    ]
+    return _report(model, rows, steps, mx.get_peak_memory() - weights)
+
+
+def _report(model: Any, rows: list[Row], steps: list[Step], peak: int) -> Report:
+    return Report(steps, loss_after(model, rows), peak, {"fast_blas": mlx_backend.FAST_BLAS})
+
+
+def loss_after(model: Any, rows: list[Row]) -> float:
+    """Mean loss over the answers of the first rows, by the plain computation, whoever trained."""
+    model.eval()
+    batches = [BatchArrays.of(collate([row.encoded()])) for row in rows[:JUDGED]]
+    plain = [float(plain_loss_sums(model, batch)[1]) for batch in batches]
+    return sum(plain) / sum(len(row.ids) - row.prompt for row in rows[:JUDGED])
+
+
+if __name__ == "__main__":
+    run_worker({"ours": ours, "theirs": theirs})

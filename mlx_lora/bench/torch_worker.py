@@ -1,0 +1,41 @@
+"""A side of a comparison on torch, with TRL's SFTTrainer, in a process of its own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ..backends.torch.lora import start_adapter
+from ..backends.torch.loss import find_path
+from ..backends.torch.machine import find_device
+from ..backends.torch.step import TrainStep
+from .gauge import Gauge, about_device, finish
+from .ours import timed_steps
+from .report import CLIP, Report, Spec, run_worker, training_config
+from .rows import Row
+from .torch_model import build, loss_after
+
+
+def ours(spec: Spec, rows: list[Row]) -> Report:
+    """Our trainer's step."""
+    config = training_config(spec, CLIP)
+    device = find_device()
+    model = build(spec, device)
+    start_adapter(model, config)
+    path = find_path(model)
+    gauge = Gauge(device)
+    step = TrainStep(model, path, config)
+    steps = timed_steps(spec, rows, config, step, path, partial(finish, device))
+    peak = gauge.peak()
+    about = {**about_device(device, model.dtype), "attention": model.config._attn_implementation}
+    return Report(steps, loss_after(model, rows), peak, about)
+
+
+def theirs(spec: Spec, rows: list[Row]) -> Report:
+    """TRL's trainer."""
+    from .trl_side import train
+
+    return train(spec, rows)
+
+
+if __name__ == "__main__":
+    run_worker({"ours": ours, "theirs": theirs})
