@@ -24,6 +24,7 @@ COMMANDS = {
     "export": ("mlx_lora.cli.export", "export", "An adapter for other programs: llama.cpp and more."),
     "import": ("mlx_lora.cli.imports", "imports", "Make a run of another program's adapter."),
     "generate": ("mlx_lora.cli.generate", "generate", "Ask a model or an adapter by hand."),
+    "doctor": ("mlx_lora.cli.doctor", "doctor", "What this machine has, and what to do about what it lacks."),
 }
 
 

@@ -1,0 +1,65 @@
+"""What this machine has for mlx-lora, what it lacks, and what to do about each.
+
+Every look survives what it looks at: libraries are tried in processes of their own, and what cannot be found out is a
+finding too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import libraries, machine, services
+from .ask import PROBES, ask
+from .finding import MISSING, NOTE, Finding, first_line
+
+__all__ = ["Examination", "Finding", "examine"]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All findings.
+
+    Attributes:
+        backend: ``name``, ``mlx`` or ``torch`` (``None`` where auto cannot pick one), and ``why``.
+        can_train: whether one of the two backends works.
+    """
+
+    findings: list[Finding]
+    backend: dict[str, str | None]
+    can_train: bool
+
+
+def examine() -> Examination:
+    """Look at everything; takes as long as importing the libraries does."""
+    with ThreadPoolExecutor() as pool:
+        mlx, torch, chosen, llamacpp = pool.map(ask, PROBES)
+    on_mlx, on_torch = libraries.mlx(mlx, torch), libraries.torch(torch)
+    works = {"mlx": on_mlx.state != MISSING, "torch": on_torch.state != MISSING}
+    findings = [
+        _looked("machine", machine.machine),
+        _looked("memory", lambda: machine.memory(libraries.recommended_memory(mlx, torch))),
+        _looked("disk", lambda: machine.disk("disk", Path.cwd(), "work in a directory elsewhere")),
+        libraries.gpu(mlx, torch),
+        on_mlx,
+        _looked("BLAS", lambda: libraries.blas(mlx)),
+        on_torch,
+        libraries.backend(chosen, works),
+        libraries.llamacpp(llamacpp),
+        _looked("Ollama", services.ollama),
+        _looked("hub token", services.hub_token),
+        _looked("hub cache", services.hub_cache),
+    ]
+    backend = {"name": chosen.get("name"), "why": chosen.get("why") or chosen.get("failed")}
+    return Examination(findings, backend, any(works.values()))
+
+
+def _looked(name: str, look: Callable[[], Finding]) -> Finding:
+    """What it finds, or why it could not look."""
+    try:
+        return look()
+    except Exception as error:
+        said = f"it could not be looked at: {first_line(error)}"
+        return Finding(name, NOTE, said, "repair what this names; the other lines hold without it")

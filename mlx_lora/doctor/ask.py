@@ -1,0 +1,43 @@
+"""Libraries tried in processes of their own: one that is broken may raise, die of a signal, or never come back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+PROBES = ("mlx", "torch", "backend", "llamacpp")
+# The first import after an installation reads gigabytes.
+SECONDS = 120
+
+
+def ask(name: str) -> dict[str, Any]:
+    """What the probe of that name finds; ``{"failed": why}`` where a library killed it or took too long."""
+    # The process is to find just what this one would, and not what happens to lie in the current directory.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "mlx_lora.doctor.probe", name],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"no answer in {SECONDS} seconds"}
+    if done.returncode:
+        return {"failed": _last_words(done)}
+    # Libraries print too while they are imported.
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _last_words(done: subprocess.CompletedProcess[str]) -> str:
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()][-1:]
+    if done.returncode > 0:
+        return said[0] if said else f"exit status {done.returncode}"
+    return ": ".join([f"it died of {signal.Signals(-done.returncode).name}", *said])
