@@ -22,7 +22,7 @@ from ..backends.mlx.loss import BatchArrays, find_path, plain_loss_sums
 from ..backends.mlx.step import TrainStep
 from ..data.batches import collate
 from .ours import timed_steps
-from .report import JUDGED, MODULES, RATE, Report, Spec, Step, flops, run_worker, training_config
+from .report import JUDGED, MODULES, RATE, Report, Spec, Step, flops, serve, training_config
 from .rows import Row
 
 
@@ -145,4 +145,4 @@ def loss_after(model: Any, rows: list[Row]) -> float:
 
 
 if __name__ == "__main__":
-    run_worker({"ours": ours, "theirs": theirs})
+    serve({"ours": ours, "theirs": theirs})

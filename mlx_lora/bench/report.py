@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..backends.paths import LossPath
@@ -19,6 +20,8 @@ MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
 RATE = 1e-3
 # Gradients longer than this are shortened, where a rival does so by default.
 CLIP = 1.0
+# Steps that compile or warm caches; both sides' are left out.
+WARM_UP = 2
 # Rows whose loss both sides are asked for afterwards.
 JUDGED = 32
 
@@ -74,12 +77,33 @@ class Report:
         loss: mean over the answers of the first rows afterwards, by the plain computation.
         peak_bytes: the most memory in use above the weights.
         about: what else should be known of the side.
+        warm_up: the first steps, which are left out of what is timed.
     """
 
     steps: list[Step]
     loss: float
     peak_bytes: int
     about: dict[str, Any] = field(default_factory=dict)
+    warm_up: int = WARM_UP
+
+    @property
+    def timed(self) -> list[Step]:
+        return self.steps[self.warm_up :]
+
+    @property
+    def step_seconds(self) -> float:
+        """The mean, since lengths differ from step to step; each side's sum is over the same examples."""
+        return sum(step.seconds for step in self.timed) / len(self.timed)
+
+    @property
+    def token_seconds(self) -> float:
+        """Seconds for a thousand real tokens, whatever a step holds."""
+        return 1000 * sum(step.seconds for step in self.timed) / sum(step.real for step in self.timed)
+
+    @property
+    def token_flops(self) -> float:
+        """Arithmetic for a real token, over all steps: both sides see the same examples."""
+        return sum(step.flops for step in self.steps) / sum(step.real for step in self.steps)
 
 
 def training_config(spec: Spec, clip: float | None = None) -> TrainingConfig:
@@ -132,15 +156,24 @@ def batch_flops(config: dict[str, Any], batch: Batch, path: LossPath) -> float:
     return flops(config, body, head, pairs, head if path.narrow else None)
 
 
-def run_worker(sides: dict[str, Callable[[Spec, list[Row]], Report]]) -> None:
-    """The main function of a worker: ``python -m WORKER SPEC FILE`` writes the report of a spec, both JSON."""
-    spec = Spec(**json.loads(sys.argv[1]))
-    rows = make_rows(spec.data, spec.rows, spec.config["vocab_size"], spec.seed)
-    report = sides[spec.side](spec, rows)
-    Path(sys.argv[2]).write_text(json.dumps(asdict(report)), encoding="utf-8")
+def serve(sides: dict[str, Callable[[Spec, list[Row]], Report]]) -> None:
+    """The main function of a worker: a spec a line on standard input, its report a line on standard output.
+
+    What fails is answered with ``{"error": ...}``. Both are JSON; whatever a trainer prints goes to standard error.
+    """
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        spec = Spec(**json.loads(line))
+        rows = make_rows(spec.data, spec.rows, spec.config["vocab_size"], spec.seed)
+        try:
+            answer = asdict(sides[spec.side](spec, rows))
+        except Exception as error:  # whatever a library raises: the comparison says it
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
-def read_report(file: Path) -> Report:
-    """What ``run_worker`` wrote."""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    return Report(**{**content, "steps": [Step(**step) for step in content["steps"]]})
+def report_of(answer: dict[str, Any]) -> Report:
+    """A report as ``serve`` writes it."""
+    return Report(**{**answer, "steps": [Step(**step) for step in answer["steps"]]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -26,6 +27,10 @@ def dtype_of(spec: Spec, device: torch.device) -> torch.dtype:
 
 def build(spec: Spec, device: torch.device) -> Any:
     """A model of the spec's config with random weights, the same each time, frozen."""
+    # What a worker did before this spec.
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     values = dict(spec.config)
     dtype = dtype_of(spec, device)
     config = AutoConfig.for_model(values.pop("model_type"), **values)

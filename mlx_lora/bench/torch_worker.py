@@ -10,7 +10,7 @@ from ..backends.torch.machine import find_device
 from ..backends.torch.step import TrainStep
 from .gauge import Gauge, about_device, finish
 from .ours import timed_steps
-from .report import CLIP, Report, Spec, run_worker, training_config
+from .report import CLIP, Report, Spec, serve, training_config
 from .rows import Row
 from .torch_model import build, loss_after
 
@@ -38,4 +38,4 @@ def theirs(spec: Spec, rows: list[Row]) -> Report:
 
 
 if __name__ == "__main__":
-    run_worker({"ours": ours, "theirs": theirs})
+    serve({"ours": ours, "theirs": theirs})

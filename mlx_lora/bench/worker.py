@@ -1,0 +1,80 @@
+"""A side's own process, which answers one spec after another."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from types import TracebackType
+
+from ..errors import UserError
+from .report import Report, Spec, report_of
+from .rivals import RIVALS
+
+
+class Worker:
+    """A process of a backend's worker module; a context manager that ends it."""
+
+    def __init__(self, backend: str) -> None:
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 closed at exit
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", RIVALS[backend].worker],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            # Nothing has to be fetched, and nobody told.
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
+
+    def ask(self, spec: Spec) -> Report:
+        """Let it do a spec and wait.
+
+        Raises:
+            UserError: it failed; says why.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            print(json.dumps(asdict(spec)), file=self.process.stdin, flush=True)
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        answer = json.loads(line) if line else {"error": self._last_words()}
+        if "error" in answer:
+            reason = " ".join(answer["error"].split())
+            raise UserError(f"bench: the run of {spec.side} on {spec.data} failed ({reason})")
+        return report_of(answer)
+
+    def log(self) -> list[str]:
+        """The lines it has written to standard error."""
+        # By its descriptor: the process writes where this file's own position is.
+        size = os.fstat(self.errors.fileno()).st_size
+        return os.pread(self.errors.fileno(), size, 0).decode(errors="replace").strip().splitlines()
+
+    def _last_words(self) -> str:
+        status, lines = self.process.wait(), self.log()
+        # What an error says may go on for several lines.
+        raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
+        return (raised or lines or [f"it ended with status {status}"])[-1]
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.process.kill()
+        self.process.communicate()
+        self.errors.close()
+
+
+def ask_new(backend: str, spec: Spec) -> Report:
+    """``Worker.ask`` of a process that ends with it, so that no side finds another's memory."""
+    with Worker(backend) as worker:
+        return worker.ask(spec)
