@@ -56,6 +56,8 @@ def choose(asked: str = "auto") -> Choice:
 
 def has_cuda() -> bool:
     """Whether torch, which must be installed, sees a CUDA device."""
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        raise UserError(f"torch is installed here and does not load ({error}); install it again") from error
     return torch.cuda.is_available()

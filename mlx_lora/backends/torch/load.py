@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import is_flash_attn_2_available
 
@@ -14,6 +15,7 @@ from ...errors import UserError
 from ...models.resolve import ResolvedModel
 from ..adapters import first_line
 
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -61,8 +63,21 @@ def _loaded(path: Path, config: Any, device: torch.device, load_in_4bit: bool) -
             bnb_4bit_compute_dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
         )
     return AutoModelForCausalLM.from_pretrained(
-        path, config=config, dtype="auto", device_map={"": device}, use_safetensors=True, **SAFELY, **options
+        path,
+        config=config,
+        dtype=_stored_dtype(path),
+        device_map={"": device},
+        use_safetensors=True,
+        **SAFELY,
+        **options,
     )
+
+
+def _stored_dtype(path: Path) -> torch.dtype | str:
+    """The dtype of the weights as they lie there, as MLX has it: a config may name another."""
+    with safe_open(str(min(path.glob("model*.safetensors"))), framework="pt") as tensors:
+        found = {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118  no mapping
+    return DTYPES[found.pop()] if len(found) == 1 and found <= set(DTYPES) else "auto"
 
 
 def _dequantized(path: Path, config: Any, device: torch.device) -> Any:

@@ -86,7 +86,8 @@ def own_name(name: str) -> str:
 
 def in_mlx_layout(name: str, value: torch.Tensor) -> torch.Tensor:
     """A parameter, or something of its shape, as mlx-lm keeps it, and back again: A is [in, rank], B [rank, out]."""
-    return value.T.contiguous() if name.rsplit(".", 1)[-1] in TRANSPOSED else value
+    turned = value.ndim == 2 and name.rsplit(".", 1)[-1] in TRANSPOSED
+    return value.T.contiguous() if turned else value
 
 
 def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:

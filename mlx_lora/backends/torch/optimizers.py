@@ -75,12 +75,28 @@ def state_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Param
     return {**counted, **arrays}
 
 
+def eight_bit_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+    """What of it is held in eight bits, as it is: quantizing ``state_of`` again would not give the very same."""
+    arrays: dict[str, torch.Tensor] = {}
+    for _, part, state, key in _remembered(optimizer, parameters):
+        if state[key].dtype == torch.uint8:
+            arrays |= {f"{part}.codes": state[key].cpu(), f"{part}.scales": state[f"absmax{key[-1]}"].cpu()}
+    return arrays
+
+
 def set_state(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], arrays: Mapping[str, torch.Tensor]
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    arrays: Mapping[str, torch.Tensor],
+    eight_bit: Mapping[str, torch.Tensor],
 ) -> None:
-    """Go on from what ``state_of`` gave, here or from MLX."""
+    """Go on from what ``state_of`` and ``eight_bit_of`` gave; MLX gives nothing for the second."""
     for name, part, state, key in _remembered(optimizer, parameters):
-        _write(state, key, in_mlx_layout(name, arrays[part]))
+        if state[key].dtype == torch.uint8 and f"{part}.codes" in eight_bit:
+            state[key].copy_(eight_bit[f"{part}.codes"])
+            state[f"absmax{key[-1]}"].copy_(eight_bit[f"{part}.scales"])
+        else:
+            _write(state, key, in_mlx_layout(name, arrays[part]))
     set_steps(optimizer, int(arrays["step"]))
 
 

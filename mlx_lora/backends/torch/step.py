@@ -15,7 +15,7 @@ from .. import StepResult
 from ..paths import LossPath
 from .lora import load_weights, stored_weights, trained
 from .loss import BatchArrays, loss_sums
-from .optimizers import make_optimizer, set_state, state_of
+from .optimizers import eight_bit_of, make_optimizer, set_state, state_of
 from .together import Processes, from_leader, sum_all, summed
 
 
@@ -66,6 +66,7 @@ class TrainStep:
         return {
             **{f"model.{name}": value for name, value in stored_weights(self.model).items()},
             **{f"optimizer.{name}": value for name, value in optimizer.items()},
+            **{f"eight_bit.{name}": value for name, value in eight_bit_of(self.optimizer, self.parameters).items()},
         }
 
     def set_state(self, arrays: dict[str, torch.Tensor]) -> None:
@@ -75,7 +76,7 @@ class TrainStep:
             return {n.removeprefix(prefix): value for n, value in arrays.items() if n.startswith(prefix)}
 
         load_weights(self.model, under("model."))
-        set_state(self.optimizer, self.parameters, under("optimizer."))
+        set_state(self.optimizer, self.parameters, under("optimizer."), under("eight_bit."))
 
     def share(self) -> None:
         """Give every process the first one's state."""
