@@ -3,13 +3,27 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: quickstart test lint setup blas
+.PHONY: quickstart test test-torch lint setup blas
 
 quickstart: setup
 	$(VENV)/bin/mlx-lora quickstart
 
 test: setup
 	$(VENV)/bin/pytest
+
+# The tests that need the extras torch and bench, in .venv-torch; torch==... chooses its build (here the CPU's).
+TORCH ?= torch==2.13.0
+test-torch: $(VENV)-torch/installed
+	$(VENV)-torch/bin/pytest -m "" tests/backends tests/bench tests/cli/test_doctor.py tests/test_docs.py \
+		tests/export/test_peft.py tests/export/test_fuse.py tests/sources/test_claims_text.py \
+		--deselect tests/test_docs.py::test_examples_of_the_command --deselect tests/test_docs.py::test_examples_in_python
+
+$(VENV)-torch/installed: pyproject.toml | blas
+	@test -n "$(PYTHON)" || { echo "mlx-lora needs Python 3.11 or newer; install it and try again"; exit 2; }
+	$(PYTHON) -m venv $(VENV)-torch
+	$(VENV)-torch/bin/pip install --quiet '$(TORCH)'
+	$(VENV)-torch/bin/pip install --quiet --editable '.[test,torch,bench]'
+	touch $@
 
 lint: setup
 	$(VENV)/bin/ruff check .

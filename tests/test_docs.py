@@ -21,7 +21,7 @@ def blocks(language: str) -> list:
     found = []
     for file in DOCS:
         for number, block in enumerate(re.findall(rf"^```{language}\n(.*?)^```", file.read_text(), re.S | re.M)):
-            slow = pytest.mark.slow if file.name in ("README.md", "together.md") else ()
+            slow = [pytest.mark.slow] if file.name in ("README.md", "together.md") else []
             found.append(pytest.param(block, id=f"{file.stem}-{number}", marks=slow))
     return found
 
@@ -36,6 +36,12 @@ def test_examples_of_the_command(block, tmp_path):
     environment = {**os.environ, "PATH": f"{program.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(["sh", "-e"], input=block, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("block", blocks("sh test torch"))
+def test_examples_with_torch(block, tmp_path):
+    pytest.importorskip("peft", reason="needs the extra torch")
+    test_examples_of_the_command(block, tmp_path)
 
 
 @pytest.mark.parametrize("block", blocks("python"))

@@ -20,8 +20,9 @@ def find_device() -> torch.device:
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    # cuBLAS reads this when it is first used; see torch's notes on reproducibility.
+    # cuBLAS reads this when it is first used, see torch's notes on reproducibility; transformers reads the other.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
     torch.use_deterministic_algorithms(True, warn_only=True)
     return torch.device("cuda", torch.cuda.current_device())
 
