@@ -56,6 +56,7 @@ class TrainingConfig:
     grad_clip: float | None = None
     optimizer: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
     grad_checkpoint: bool = False
+    torch_compile: bool = False
     eval_steps: int | None = None
     early_stopping_patience: int | None = None
     keep_best: bool = True
@@ -83,7 +84,7 @@ class TrainingConfig:
 # How a run is carried out; these may differ when it goes on.
 RUN_ONLY = {
     *("backend", "output_dir", "data", "save_steps", "save_total_limit", "log_steps", "tensorboard"),
-    *("max_minutes", "until", "memory_limit_gb", "grad_checkpoint", "waive_checks"),
+    *("max_minutes", "until", "memory_limit_gb", "grad_checkpoint", "torch_compile", "waive_checks"),
 }
 # The smallest (included) and largest value of each number, and whether the smallest is itself too small.
 RANGES: dict[str, tuple[float, float, bool]] = {

@@ -41,6 +41,8 @@ def choose(asked: str = "auto") -> Choice:
         return Choice(asked, "it was asked for")
     if asked == "mlx":
         raise UserError(NEEDS_MLX)
+    if has_mlx and "MLX_RANK" in os.environ:
+        return Choice("mlx", "mlx.launch has launched this process")
     if has_torch and "TORCHELASTIC_RUN_ID" in os.environ:
         return Choice("torch", "torchrun has launched this process")
     if has_mlx and sys.platform == "darwin" and platform.machine() == "arm64":

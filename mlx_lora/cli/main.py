@@ -19,7 +19,7 @@ COMMANDS = {
     "eval": ("mlx_lora.cli.evaluate", "evaluate", "Measure a model or an adapter with a suite."),
     "gate": ("mlx_lora.cli.evaluate", "gate", "Judge the results of eval: exit status 0 passed, 1 failed."),
     "baseline": ("mlx_lora.cli.evaluate", "baseline", "What the same cases score without a model."),
-    "bench": ("mlx_lora.cli.bench", "bench", "Time our trainer against mlx-lm's own."),
+    "bench": ("mlx_lora.cli.bench", "bench", "Time our trainer against mlx-lm's own, or TRL's."),
     "fuse": ("mlx_lora.cli.fuse", "fuse", "Merge an adapter into its base: a model of its own."),
     "export": ("mlx_lora.cli.export", "export", "An adapter for other programs: llama.cpp and more."),
     "import": ("mlx_lora.cli.imports", "imports", "Make a run of another program's adapter."),

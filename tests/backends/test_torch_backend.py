@@ -48,6 +48,24 @@ def test_accumulation_equals_one_large_batch(make_model):
         assert many.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
 
 
+@pytest.mark.slow
+def test_the_compiled_step_is_the_plain_one(make_model):
+    """With a prefix and checkpointing, over batches of several shapes; what cannot compile is one sentence."""
+    path = make_model("qwen3")
+    plain = steps(fresh("torch", path, grad_checkpoint=True), range(1, 6))
+    assert steps(fresh("torch", path, grad_checkpoint=True, torch_compile=True), range(1, 6)) == pytest.approx(plain)
+
+
+def test_what_cannot_compile_is_one_sentence(make_model, monkeypatch):
+    from torch._inductor import config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+    torch._dynamo.reset()
+    backend = fresh("torch", make_model("llama", intermediate_size=136), torch_compile=True)
+    with pytest.raises(UserError, match=r"install a C\+\+ compiler, or leave it out"):
+        steps(backend, [1])
+
+
 def test_dropout_follows_from_seed_and_step(make_model):
     path, found = make_model("llama"), []
     for numbers in ((1, 2), (1, 2), (1, 3)):
@@ -155,6 +173,10 @@ def test_which_backend_is_chosen(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     assert choose().name == "torch"
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    machine(["mlx", *torch_packages], cuda=True)
+    monkeypatch.setenv("MLX_RANK", "0")
+    assert choose().name == "mlx"
+    monkeypatch.delenv("MLX_RANK")
     machine(["mlx", *torch_packages], cuda=True, system="darwin", processor="arm64")
     assert choose() == module.Choice("mlx", "this is Apple silicon")
     machine(torch_packages)

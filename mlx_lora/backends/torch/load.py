@@ -34,7 +34,10 @@ def load_model(model: ResolvedModel, device: torch.device, load_in_4bit: bool) -
                 setattr(config, name, 0.0)
         if getattr(config, "quantization", None):
             loaded = _dequantized(model.path, config, device)
-            notes.append(f"{model.name}: MLX's quantized weights are held as {str(loaded.dtype)[6:]} here")
+            notes.append(
+                f"{model.name}: MLX's quantized weights are held as {str(loaded.dtype)[6:]} here; for less memory use "
+                "the model that was quantized, with load_in_4bit"
+            )
         else:
             loaded = _loaded(model.path, config, device, load_in_4bit)
     except ImportError as error:

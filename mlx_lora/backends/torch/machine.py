@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from ...errors import UserError
+from ..adapters import first_line
 
 
 def find_device() -> torch.device:
@@ -24,6 +25,8 @@ def find_device() -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # That is for finding what reads memory before it is written, and costs a pass over it.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     return torch.device("cuda", torch.cuda.current_device())
 
 
@@ -44,14 +47,19 @@ def peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn a lack of memory into one sentence.
+    """Turn a lack of memory, or of a compiler, into one sentence.
 
     Raises:
-        UserError: there was none left.
+        UserError: there was none.
     """
     try:
         yield
     except RuntimeError as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise UserError(
+                f"torch_compile: torch cannot compile here ({first_line(error)}); "
+                "install a C++ compiler, or leave it out"
+            ) from error
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise UserError(

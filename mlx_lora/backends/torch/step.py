@@ -13,10 +13,19 @@ from ...config import TrainingConfig
 from ...data.batches import Batch
 from .. import StepResult
 from ..paths import LossPath
-from .lora import load_weights, stored_weights, trained
+from .lora import decoder_layers, load_weights, stored_weights, trained
 from .loss import BatchArrays, loss_sums
 from .optimizers import eight_bit_of, make_optimizer, set_state, state_of
 from .together import Processes, from_leader, sum_all, summed
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compile each layer but its attention, once for batches of all shapes: norms and the MLP, their LoRA included."""
+    _, layers = decoder_layers(model)
+    for layer in layers:
+        for name, part in layer.named_children():
+            if "attn" not in name:
+                part.compile(dynamic=True)
 
 
 class TrainStep:
@@ -31,6 +40,8 @@ class TrainStep:
     ) -> None:
         self.model, self.config, self.processes = model, config, processes or Processes()
         self.path = replace(path, checkpoint=config.grad_checkpoint)
+        if config.torch_compile:
+            compile_layers(model)
         self.parameters = trained(model)
         self.optimizer = make_optimizer(config, list(self.parameters.values()))
 
