@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..doctor.machine import chip
 from ..files import write_atomic, write_json, writing
 from .picture import picture
 from .rivals import RIVALS
@@ -64,20 +64,10 @@ def machine(results: Sequence[dict[str, Any]]) -> dict[str, str]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         **({"device": ", ".join(devices)} if devices else {}),
-        "processor": _processor(),
+        "processor": f"{os.cpu_count()} × {chip()}",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         **{name: version(distribution) for name, distribution in RIVALS[backend].versions.items()},
     }
-
-
-def _processor() -> str:
-    if sys.platform == "darwin":
-        done = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
-        return done.stdout.strip() or platform.processor()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} × {names[0]}" if names else platform.processor()
 
 
 def write_results(out: Path, results: Sequence[dict[str, Any]], how: str) -> None:
