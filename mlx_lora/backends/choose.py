@@ -61,5 +61,6 @@ def has_cuda() -> bool:
     try:
         import torch
     except (ImportError, OSError) as error:
-        raise UserError(f"torch is installed here and does not load ({error}); install it again") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"torch is installed here and does not load ({reason}); install it again") from error
     return torch.cuda.is_available()
