@@ -21,8 +21,11 @@ def _checkpointed(plain: type) -> Any:
     call = plain.__call__
 
     def forward(self: nn.Module, x: mx.array, mask: Any = None, cache: Any = None, **options: Any) -> Any:
+        if cache is not None and not isinstance(cache, PrefixCache):
+            # A cache that is written to, when answers are generated: nothing to compute again there.
+            return call(self, x, mask, cache, **options)
         # What a checkpointed function leaves in a cache has no gradient: keys and values go in and out as arrays.
-        shared = cache if isinstance(cache, PrefixCache) else None
+        shared: PrefixCache | None = cache
 
         def inner(parameters: dict, x: mx.array, *prefix: mx.array) -> Any:
             self.update(parameters)
