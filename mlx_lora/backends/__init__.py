@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ..config import TrainingConfig
 from ..data.batches import Batch
 from ..models.resolve import ResolvedModel
-from .choose import choose
+from .choose import choose, library_fails
 
 
 @dataclass
@@ -104,7 +104,10 @@ def load_backend(model: ResolvedModel, asked: str = "auto", load_in_4bit: bool =
         UserError: see ``choose``, and where the model does not load.
     """
     if choose(asked).name == "torch":
-        from .torch.backend import TorchBackend
+        try:
+            from .torch.backend import TorchBackend
+        except (ImportError, OSError) as error:
+            raise library_fails(error) from error
 
         return TorchBackend(model, load_in_4bit)
     from .mlx.backend import MLXBackend

@@ -96,6 +96,14 @@ def does_not_fit(directory: Path, error: Exception) -> UserError:
     return UserError(f"{directory}: this adapter does not fit its base model ({first_line(error)})")
 
 
+def does_not_go_on(file: Path, error: Exception) -> UserError:
+    """The sentence for a checkpoint of other parameters than the model's: some architectures' differ by backend."""
+    return UserError(
+        f"{file}: this checkpoint does not fit this run ({first_line(error)}); "
+        "go on with the backend that wrote it, or start over with --fresh"
+    )
+
+
 def check_shapes(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
     """Raises ValueError, with one that differs, unless names and shapes are the same."""
     if found != expected:

@@ -56,6 +56,12 @@ def choose(asked: str = "auto") -> Choice:
     raise UserError(f"neither MLX nor torch is installed here; {NEEDS_TORCH}")
 
 
+def library_fails(error: Exception) -> UserError:
+    """The sentence for a library of the torch backend that is installed and cannot be imported."""
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return UserError(f"a library of the torch backend does not load ({reason}); `mlx-lora doctor` says which to repair")
+
+
 def has_cuda() -> bool:
     """Whether torch, which must be installed, sees a CUDA device."""
     try:

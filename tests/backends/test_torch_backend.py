@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -198,3 +199,14 @@ def test_a_torch_that_does_not_load_is_one_sentence(tmp_path):
         [sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
     )
     assert "UserError: torch is installed here and does not load (libcudart" in done.stderr
+
+
+@pytest.mark.parametrize("broken", ["peft", "bitsandbytes"])
+def test_a_library_that_does_not_load_is_one_sentence(tmp_path, broken, eisv_data, command):
+    (tmp_path / broken).mkdir()
+    (tmp_path / broken / "__init__.py").write_text("raise ImportError('no such symbol')")
+    options = ("--data", eisv_data, "--out", tmp_path / "run", "--backend", "torch", "--set", f"model_name={TINY}")
+    done = command("train", *options, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2
+    assert "a library of the torch backend does not load (no such symbol); `mlx-lora doctor`" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -25,6 +25,7 @@ from ..adapters import (
     cannot_begin,
     check_can_begin_from,
     does_not_fit,
+    does_not_go_on,
     first_line,
     read_description,
 )
@@ -127,8 +128,10 @@ class MLXBackend:
         save_arrays(file, self._training.state())
 
     def load_state(self, file: Path) -> None:
-        arrays = mx.load(str(file))
-        self._training.set_state(arrays)  # type: ignore[arg-type]
+        try:
+            self._training.set_state(mx.load(str(file)))  # type: ignore[arg-type]
+        except (ValueError, KeyError) as error:
+            raise does_not_go_on(file, error) from error
 
     def evaluate(self, batch: Batch) -> float:
         self.model.eval()

@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from ...config import TrainingConfig
 from ...data.batches import Batch
 from .. import StepResult
+from ..adapters import check_shapes
 from .loss import BatchArrays, LossPath, loss_sums
 from .together import from_leader, summed
 
@@ -88,7 +89,15 @@ class TrainStep:
         }
 
     def set_state(self, arrays: dict[str, mx.array]) -> None:
-        """Go on from what ``state`` gave."""
+        """Go on from what ``state`` gave, here or on torch.
+
+        Raises:
+            ValueError: names or shapes differ from this model's.
+        """
+        expected = {name: value.shape for name, value in self.state().items()}
+        # Torch's adamw8bit writes its state a second time, in eight bits.
+        arrays = {name: value for name, value in arrays.items() if not name.startswith("eight_bit.")}
+        check_shapes({name: value.shape for name, value in arrays.items()}, expected)
 
         def under(prefix: str) -> Any:
             return tree_unflatten([(n.removeprefix(prefix), v) for n, v in arrays.items() if n.startswith(prefix)])

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
 
 from ...config import TrainingConfig
 from ...data.batches import Batch
@@ -21,9 +22,10 @@ from ..adapters import (
     cannot_begin,
     check_can_begin_from,
     does_not_fit,
+    does_not_go_on,
     read_description,
 )
-from .load import load_model
+from .load import ends_of, load_model
 from .lora import add_adapter, load_weights, start_adapter, stored_weights, trained
 from .loss import BatchArrays, find_path, in_base_dtype, loss_sums
 from .machine import explained, find_device, peak_memory, usable_memory
@@ -49,6 +51,9 @@ class TorchBackend:
         self.device = find_device()
         self.tokenizer: Any = load_tokenizer(str(model.path))
         self.model, self.notes = load_model(model, self.device, load_in_4bit)
+        self._ends = ends_of(model.path, self.tokenizer)
+        # Only what is asked for decides how answers are drawn, not what the model's author preferred.
+        self.model.generation_config = GenerationConfig(eos_token_id=self._ends or None, pad_token_id=0)
         self.path = find_path(self.model)
         if self.path.note:
             self.notes.append(f"{model.name}: {self.path.note}")
@@ -103,7 +108,10 @@ class TorchBackend:
             save_file(self._training.state(), file)
 
     def load_state(self, file: Path) -> None:
-        self._training.set_state(load_file(file))
+        try:
+            self._training.set_state(load_file(file))
+        except (ValueError, KeyError) as error:
+            raise does_not_go_on(file, error) from error
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> float:
@@ -140,9 +148,7 @@ class TorchBackend:
         return [self._text(row) for row in found[:, length:].tolist()]
 
     def _text(self, tokens: list[int]) -> str:
-        ends = self.model.generation_config.eos_token_id
-        ends = {ends} if isinstance(ends, int) else set(ends or ())
-        end = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+        end = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens))
         return self.tokenizer.decode(tokens[:end])
 
     def peak_memory(self) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
 
 from ...errors import UserError
@@ -16,6 +17,8 @@ from ...models.resolve import ResolvedModel
 from ..adapters import first_line
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+# What transformers raises for a config or weights that do not fit one of its classes.
+WRONG = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -28,10 +31,7 @@ def load_model(model: ResolvedModel, device: torch.device, load_in_4bit: bool) -
     notes: list[str] = []
     try:
         config = AutoConfig.from_pretrained(model.path, **SAFELY)
-        # As in mlx-lm: nothing of the base is dropped at random.
-        for name in ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "hidden_dropout"):
-            if hasattr(config, name):
-                setattr(config, name, 0.0)
+        _drop_nothing(config)
         if getattr(config, "quantization", None):
             loaded = _dequantized(model.path, config, device)
             notes.append(
@@ -45,14 +45,31 @@ def load_model(model: ResolvedModel, device: torch.device, load_in_4bit: bool) -
             f"{model.name}: a library that this model needs is missing ({first_line(error)}); "
             "pip install 'mlx-lora[torch]'"
         ) from error
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError, AttributeError) as error:
+    except WRONG as error:
         raise UserError(f"{model.name}: transformers cannot load this model ({first_line(error)})") from error
     if device.type == "cuda" and loaded.dtype != torch.float32 and is_flash_attn_2_available():
         loaded.set_attn_implementation("flash_attention_2")
-    # Only what is asked for decides how answers are drawn, not what the model's author preferred.
-    ends = loaded.generation_config.eos_token_id or config.eos_token_id
-    loaded.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=config.pad_token_id or 0)
     return loaded.requires_grad_(False).eval(), notes
+
+
+def _drop_nothing(config: Any) -> None:
+    """As in mlx-lm: nothing of the base is dropped at random, whatever the architecture calls it."""
+    for part in (config, config.get_text_config()):
+        for name, value in part.to_dict().items():
+            if "drop" in name and isinstance(value, float):
+                setattr(part, name, 0.0)
+
+
+def ends_of(path: Path, tokenizer: Any) -> list[int]:
+    """The tokens that end an answer, found as mlx-lm finds them: transformers' configs have defaults of their own."""
+    found: Any = None
+    for name in ("generation_config.json", "config.json"):
+        try:
+            found = found or json.loads((path / name).read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError, AttributeError):
+            continue
+    found = tokenizer.eos_token_id if found is None else found
+    return list(found) if isinstance(found, list) else [] if found is None else [found]
 
 
 def _loaded(path: Path, config: Any, device: torch.device, load_in_4bit: bool) -> Any:
@@ -65,15 +82,24 @@ def _loaded(path: Path, config: Any, device: torch.device, load_in_4bit: bool) -
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
         )
-    return AutoModelForCausalLM.from_pretrained(
+    model, found = AutoModelForCausalLM.from_pretrained(
         path,
         config=config,
         dtype=_stored_dtype(path),
         device_map={"": device},
         use_safetensors=True,
+        output_loading_info=True,
         **SAFELY,
         **options,
     )
+    for module in model.modules():
+        # On some CPUs bitsandbytes would pack a weight anew at its first use, for a product without a gradient.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    # Transformers would go on with random values there.
+    if missing := found["missing_keys"]:
+        raise ValueError(f"{len(missing)} of its weights are missing: {min(missing)}")
+    return model
 
 
 def _stored_dtype(path: Path) -> torch.dtype | str:

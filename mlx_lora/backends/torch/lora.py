@@ -14,6 +14,7 @@ from torch import nn
 from ...config import TrainingConfig
 from ...errors import UserError
 from ..adapters import check_shapes, describe, initial_a, matching_keys
+from ..choose import library_fails
 
 # PEFT's name of the one adapter in a model.
 NAME = "default"
@@ -27,8 +28,14 @@ TRANSPOSED = ("lora_a", "lora_b")
 
 
 def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """(path in the model, its decoder layers)."""
-    layers = model.get_decoder().layers
+    """(path in the model, its decoder layers).
+
+    Raises:
+        ValueError: the architecture keeps them elsewhere than Llama and its kin do.
+    """
+    layers = getattr(model.get_decoder(), "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise ValueError(f"the layers of a {type(model).__name__} are not where the torch backend looks for them")
     return next(name for name, module in model.named_modules() if module is layers), layers
 
 
@@ -61,7 +68,11 @@ def add_adapter(model: nn.Module, adapter: dict[str, Any]) -> None:
         target_modules=rf"{re.escape(prefix)}\.({numbers})\.({keys})",
         use_dora=kind == "dora",
     )
-    inject_adapter_in_model(config, model, NAME)
+    try:
+        inject_adapter_in_model(config, model, NAME)
+    except ImportError as error:
+        # PEFT asks each library that quantizes whether a module is its own.
+        raise library_fails(error) from error
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.scaling[NAME] = parameters["scale"]
@@ -94,9 +105,13 @@ def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
     """A fresh adapter as the config asks for it; returns what ``adapter_config.json`` says of it.
 
     Raises:
-        UserError: a target module the model does not have, or full fine-tuning of a quantized base.
+        UserError: a target module the model does not have, layers that are not found, or full fine-tuning of a
+            quantized base.
     """
-    _, layers = decoder_layers(model)
+    try:
+        _, layers = decoder_layers(model)
+    except ValueError as error:
+        raise UserError(f"{error}; use another base, or --backend mlx") from error
     adapter = describe(config, len(layers), target_keys(model, config.lora_target_modules))
     if config.fine_tune_type == "full" and not all(p.is_floating_point() for p in layers.parameters()):
         raise UserError("fine_tune_type: a quantized base cannot be trained in full; use lora, or an unquantized base")
