@@ -121,3 +121,22 @@ def test_a_base_in_four_bits_has_the_gradient_of_its_values(kind):
         results.append([(result.loss, result.grad_norm) for result in found])
     for one, other in zip(*results, strict=True):
         assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_a_fresh_dora_changes_nothing_in_half_precision():
+    """PEFT would divide by lengths rounded to bfloat16."""
+    import mlx.core as mx
+
+    path = changed_model(TINY, lambda _, value: value.astype(mx.bfloat16))
+    plain, dora = BACKENDS["torch"](resolve_model(str(path))), fresh("torch", path, fine_tune_type="dora")
+    assert dora.evaluate(collate(examples())) == pytest.approx(plain.evaluate(collate(examples())), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mlx", "torch"])
+def test_a_base_that_mlx_quantized_is_not_trained_in_full(name, tmp_path):
+    """Torch holds it unquantized, but what it would learn fits no quantized base."""
+    from mlx_lm import convert
+
+    convert(str(TINY), str(tmp_path / "q4"), quantize=True, q_bits=4, q_group_size=64)
+    with pytest.raises(UserError, match="a quantized base cannot be trained in full"):
+        fresh(name, tmp_path / "q4", fine_tune_type="full")

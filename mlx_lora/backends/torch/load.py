@@ -121,6 +121,8 @@ def _dequantized(path: Path, config: Any, device: torch.device) -> Any:
     missing = [name for name in missing if name != "lm_head.weight" or not config.tie_word_embeddings]
     if missing or unknown:
         raise ValueError(f"{(missing + unknown)[0]} is missing or unknown")
+    # Transformers' own mark: its layers in full would not fit the base as it lies there.
+    model.is_quantized = True
     return model
 
 

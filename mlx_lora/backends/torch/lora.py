@@ -78,8 +78,15 @@ def add_adapter(model: nn.Module, adapter: dict[str, Any]) -> None:
             module.scaling[NAME] = parameters["scale"]
             # Under autocast the two products are made in the base's dtype.
             module.cast_input_dtype_enabled = False
+            if kind == "dora":
+                module.lora_magnitude_vector[NAME].get_weight_norm = _row_lengths
     for parameter in trained(model).values():
         parameter.data = parameter.data.float()
+
+
+def _row_lengths(weight: torch.Tensor, lora_weight: torch.Tensor, scaling: float, **_: Any) -> torch.Tensor:
+    """What DoRA divides by, in float32 as on MLX: PEFT rounds it to the base's dtype, which changes every row."""
+    return torch.linalg.norm(weight.float() + scaling * lora_weight.float(), dim=1)
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -113,7 +120,7 @@ def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{error}; use another base, or --backend mlx") from error
     adapter = describe(config, len(layers), target_keys(model, config.lora_target_modules))
-    if config.fine_tune_type == "full" and not all(p.is_floating_point() for p in layers.parameters()):
+    if config.fine_tune_type == "full" and getattr(model, "is_quantized", False):
         raise UserError("fine_tune_type: a quantized base cannot be trained in full; use lora, or an unquantized base")
     add_adapter(model, adapter)
     with torch.no_grad():
