@@ -140,3 +140,14 @@ def test_a_base_that_mlx_quantized_is_not_trained_in_full(name, tmp_path):
     convert(str(TINY), str(tmp_path / "q4"), quantize=True, q_bits=4, q_group_size=64)
     with pytest.raises(UserError, match="a quantized base cannot be trained in full"):
         fresh(name, tmp_path / "q4", fine_tune_type="full")
+
+
+def test_a_model_without_flash_attention_keeps_its_own(monkeypatch):
+    from mlx_lora.backends.torch import load
+
+    model = BACKENDS["torch"](resolve_model(str(TINY))).model.to(torch.bfloat16)
+    before = model.config._attn_implementation
+    monkeypatch.setattr(load, "is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr(type(model), "_supports_flash_attn", False)
+    load.attend_fast(model, torch.device("cuda"))
+    assert model.config._attn_implementation == before

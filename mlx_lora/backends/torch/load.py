@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,16 @@ def load_model(model: ResolvedModel, device: torch.device, load_in_4bit: bool) -
         ) from error
     except WRONG as error:
         raise UserError(f"{model.name}: transformers cannot load this model ({first_line(error)})") from error
-    if device.type == "cuda" and loaded.dtype != torch.float32 and is_flash_attn_2_available():
-        loaded.set_attn_implementation("flash_attention_2")
+    attend_fast(loaded, device)
     return loaded.requires_grad_(False).eval(), notes
+
+
+def attend_fast(model: Any, device: torch.device) -> None:
+    """FlashAttention where it is installed and the model can; otherwise the attention it has."""
+    if device.type == "cuda" and model.dtype != torch.float32 and is_flash_attn_2_available():
+        # Some architectures cannot, and say so by raising.
+        with suppress(ValueError, ImportError):
+            model.set_attn_implementation("flash_attention_2")
 
 
 def _drop_nothing(config: Any) -> None:
