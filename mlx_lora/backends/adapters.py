@@ -47,7 +47,7 @@ def describe(config: TrainingConfig, depth: int, keys: list[str]) -> dict[str, A
 
     Args:
         depth: layers of the model.
-        keys: paths within a layer of the modules to adapt.
+        keys: paths within a layer of the modules to adapt; none where whole layers are trained.
     """
     scale = config.lora_alpha / (math.sqrt(config.lora_rank) if config.use_rslora else config.lora_rank)
     return {
@@ -102,6 +102,17 @@ def does_not_go_on(file: Path, error: Exception) -> UserError:
         f"{file}: this checkpoint does not fit this run ({first_line(error)}); "
         "go on with the backend that wrote it, or start over with --fresh"
     )
+
+
+def check_full(quantized: bool, float16: bool) -> None:
+    """Raises UserError if a base of this kind cannot be trained in full."""
+    if quantized:
+        raise UserError("fine_tune_type: a quantized base cannot be trained in full; use lora, or an unquantized base")
+    if float16:
+        raise UserError(
+            "fine_tune_type: float16 is too narrow to train a base's own values in full; "
+            "use lora, or a base in bfloat16 or float32"
+        )
 
 
 def check_shapes(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:

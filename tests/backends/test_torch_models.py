@@ -57,6 +57,21 @@ def test_the_base_drops_nothing(tmp_path):
     assert one == two == pytest.approx(fresh("mlx", path).train_step([collate(examples())], 1, 1e-3).loss, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["mlx", "torch"])
+def test_float16_is_not_trained_in_full(make_model, name):
+    import mlx.core as mx
+
+    half = changed_model(make_model("llama"), lambda _, value: value.astype(mx.float16))
+    with pytest.raises(UserError, match="float16 is too narrow to train"):
+        fresh(name, half, fine_tune_type="full")
+
+
+@pytest.mark.parametrize("name", ["mlx", "torch"])
+def test_target_modules_are_of_no_matter_in_full(make_model, name):
+    backend = fresh(name, make_model("llama"), fine_tune_type="full", num_layers=1, lora_target_modules=["wq"])
+    assert len(steps(backend, [1, 2])) == 2
+
+
 def test_layers_that_are_elsewhere_are_one_sentence(tmp_path):
     path = from_transformers(tmp_path, "gpt2", n_embd=64, n_head=4, n_layer=2, vocab_size=1024)
     with pytest.raises(UserError, match="the layers of a GPT2LMHeadModel are not where"):

@@ -83,6 +83,23 @@ def test_eight_bit_adamw_learns_as_adamw_does(command, settings, tmp_path):
     assert losses["adamw8bit"] != losses["adamw"]
 
 
+def test_a_full_disk_is_one_sentence_and_keeps_the_last_good_state(command, settings, tmp_path):
+    import resource
+
+    def small_files():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    arguments = settings(max_steps=6)
+    whole = finish(command, *arguments, tmp_path / "whole")
+    done = command(*arguments, tmp_path / "run", preexec_fn=small_files)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "the disk is full" in done.stderr
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    assert finish(command, *arguments, tmp_path / "run")["loss"] == whole["loss"]
+
+
 @pytest.fixture(scope="module")
 def torchrun():
     """Run ``mlx-lora`` in two processes with gloo on loopback, as torchrun launches them."""

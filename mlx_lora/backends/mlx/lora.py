@@ -13,7 +13,7 @@ from mlx_lm.tuner.lora import LoRASwitchLinear
 
 from ...config import TrainingConfig
 from ...errors import UserError
-from ..adapters import check_shapes, describe, initial_a, matching_keys
+from ..adapters import check_full, check_shapes, describe, initial_a, matching_keys
 
 LINEAR = (nn.Linear, nn.QuantizedLinear)
 EXPERTS = (SwitchLinear, QuantizedSwitchLinear)
@@ -90,12 +90,13 @@ def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
     """A fresh adapter as the config asks for it; returns what ``adapter_config.json`` says of it.
 
     Raises:
-        UserError: a target module the model does not have, or full fine-tuning of a quantized base.
+        UserError: a target module the model does not have, or full fine-tuning of a base that does not allow it.
     """
-    adapter = describe(config, len(model.layers), target_keys(model, config.lora_target_modules))
-    quantized = any(isinstance(m, (nn.QuantizedLinear, QuantizedSwitchLinear)) for _, m in model.named_modules())
-    if config.fine_tune_type == "full" and quantized:
-        raise UserError("fine_tune_type: a quantized base cannot be trained in full; use lora, or an unquantized base")
+    full = config.fine_tune_type == "full"
+    if full:
+        quantized = any(isinstance(m, (nn.QuantizedLinear, QuantizedSwitchLinear)) for _, m in model.named_modules())
+        check_full(quantized, any(value.dtype == mx.float16 for _, value in tree_flatten(model.parameters())))
+    adapter = describe(config, len(model.layers), [] if full else target_keys(model, config.lora_target_modules))
     add_adapter(model, adapter)
     drawn = [
         # A LoRA of experts is [experts · rank, in], a plain one [in, rank].

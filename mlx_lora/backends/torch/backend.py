@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
@@ -104,8 +106,7 @@ class TorchBackend:
         self._training.share()
 
     def save_state(self, file: Path) -> None:
-        with writing(file):
-            save_file(self._training.state(), file)
+        save_arrays(file, self._training.state())
 
     def load_state(self, file: Path) -> None:
         try:
@@ -116,7 +117,8 @@ class TorchBackend:
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> float:
         self.model.eval()
-        return float(loss_sums(self.model, self.path, BatchArrays.of(batch, self.device))[1])
+        with explained():
+            return float(loss_sums(self.model, self.path, BatchArrays.of(batch, self.device))[1])
 
     def save_adapter(self, directory: Path, base: ResolvedModel) -> None:
         write_json(
@@ -124,8 +126,7 @@ class TorchBackend:
             {"model": str(base.path) if base.revision is None else base.name, **self._adapter},
         )
         temporary = directory / f".{ADAPTER_FILE}.tmp.safetensors"
-        with writing(directory / ADAPTER_FILE):
-            save_file(stored_weights(self.model), temporary, metadata={"format": "mlx"})
+        save_arrays(temporary, stored_weights(self.model))
         replace_file(temporary, directory / ADAPTER_FILE)
 
     @torch.no_grad()
@@ -137,7 +138,7 @@ class TorchBackend:
         seen = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         # Without top-k and top-p, which transformers would add.
         drawn = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
-        with in_base_dtype(self.model):
+        with in_base_dtype(self.model), explained():
             found = self.model.generate(
                 input_ids=torch.tensor(rows, device=self.device),
                 attention_mask=torch.tensor(seen, device=self.device),
@@ -156,3 +157,17 @@ class TorchBackend:
 
     def machine_memory(self) -> int:
         return usable_memory(self.device)
+
+
+def save_arrays(file: Path, arrays: dict[str, torch.Tensor]) -> None:
+    """Write safetensors.
+
+    Raises:
+        UserError: the disk is full, or refuses.
+    """
+    with writing(file):
+        try:
+            save_file(arrays, file, metadata={"format": "mlx"})
+        except SafetensorError as error:
+            file.unlink(missing_ok=True)
+            raise OSError(errno.ENOSPC, "the file came out incomplete") from error

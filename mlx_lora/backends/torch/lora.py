@@ -13,7 +13,7 @@ from torch import nn
 
 from ...config import TrainingConfig
 from ...errors import UserError
-from ..adapters import check_shapes, describe, initial_a, matching_keys
+from ..adapters import check_full, check_shapes, describe, initial_a, matching_keys
 from ..choose import library_fails
 
 # PEFT's name of the one adapter in a model.
@@ -112,16 +112,17 @@ def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
     """A fresh adapter as the config asks for it; returns what ``adapter_config.json`` says of it.
 
     Raises:
-        UserError: a target module the model does not have, layers that are not found, or full fine-tuning of a
-            quantized base.
+        UserError: a target module the model does not have, layers that are not found, or full fine-tuning of a base
+            that does not allow it.
     """
     try:
         _, layers = decoder_layers(model)
     except ValueError as error:
         raise UserError(f"{error}; use another base, or --backend mlx") from error
-    adapter = describe(config, len(layers), target_keys(model, config.lora_target_modules))
-    if config.fine_tune_type == "full" and getattr(model, "is_quantized", False):
-        raise UserError("fine_tune_type: a quantized base cannot be trained in full; use lora, or an unquantized base")
+    full = config.fine_tune_type == "full"
+    if full:
+        check_full(getattr(model, "is_quantized", False), model.dtype == torch.float16)
+    adapter = describe(config, len(layers), [] if full else target_keys(model, config.lora_target_modules))
     add_adapter(model, adapter)
     with torch.no_grad():
         for name, value in trained(model).items():
