@@ -13,6 +13,8 @@ import numpy as np
 
 from ..config import TrainingConfig
 from ..errors import UserError
+from ..files import write_json
+from ..models.resolve import ResolvedModel
 
 ADAPTER_FILE, ADAPTER_CONFIG = "adapters.safetensors", "adapter_config.json"
 
@@ -71,6 +73,12 @@ def read_description(directory: Path) -> dict[str, Any]:
     return json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
 
 
+def write_description(directory: Path, base: ResolvedModel, adapter: dict[str, Any]) -> None:
+    """Write ``adapter_config.json``, with the base that the adapter is for."""
+    model = str(base.path) if base.revision is None else base.name
+    write_json(directory / ADAPTER_CONFIG, {"model": model, **adapter})
+
+
 def check_can_begin_from(described: dict[str, Any], adapter: dict[str, Any]) -> None:
     """Raises ValueError if an adapter is of another kind or size than the one that is to begin from it."""
     different = [key for key in adapter if _shape(described.get(key)) != _shape(adapter[key])]
@@ -83,46 +91,8 @@ def _shape(described: Any) -> Any:
     return {k: v for k, v in described.items() if k != "dropout"} if isinstance(described, dict) else described
 
 
-def cannot_begin(directory: Path, error: Exception) -> UserError:
-    """The sentence for an ``init_adapter`` that does not fit."""
-    return UserError(
-        f"init_adapter {directory}: this run cannot start from it ({first_line(error)}); "
-        "use its settings, or leave init_adapter out"
-    )
-
-
-def does_not_fit(directory: Path, error: Exception) -> UserError:
-    """The sentence for an adapter that its base does not take."""
-    return UserError(f"{directory}: this adapter does not fit its base model ({first_line(error)})")
-
-
-def does_not_go_on(file: Path, error: Exception) -> UserError:
-    """The sentence for a checkpoint of other parameters than the model's: some architectures' differ by backend."""
-    return UserError(
-        f"{file}: this checkpoint does not fit this run ({first_line(error)}); "
-        "go on with the backend that wrote it, or start over with --fresh"
-    )
-
-
-def check_full(quantized: bool, float16: bool) -> None:
-    """Raises UserError if a base of this kind cannot be trained in full."""
-    if quantized:
-        raise UserError("fine_tune_type: a quantized base cannot be trained in full; use lora, or an unquantized base")
-    if float16:
-        raise UserError(
-            "fine_tune_type: float16 is too narrow to train a base's own values in full; "
-            "use lora, or a base in bfloat16 or float32"
-        )
-
-
 def check_shapes(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
     """Raises ValueError, with one that differs, unless names and shapes are the same."""
     if found != expected:
         odd = sorted(set(found) ^ set(expected)) or [name for name in found if found[name] != expected[name]]
         raise ValueError(f"{odd[0]} is missing, unknown or of another shape")
-
-
-def first_line(error: Exception) -> str:
-    """The beginning of what an error says."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__

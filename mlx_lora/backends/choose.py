@@ -8,7 +8,7 @@ import platform
 import sys
 from dataclasses import dataclass
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 # What the torch backend imports; the extra of the same name brings them.
 TORCH_PACKAGES = ("torch", "transformers", "peft", "accelerate")
@@ -58,8 +58,8 @@ def choose(asked: str = "auto") -> Choice:
 
 def library_fails(error: Exception) -> UserError:
     """The sentence for a library of the torch backend that is installed and cannot be imported."""
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return UserError(f"a library of the torch backend does not load ({reason}); `mlx-lora doctor` says which to repair")
+    said = f"a library of the torch backend does not load ({first_line(error)})"
+    return UserError(f"{said}; `mlx-lora doctor` says which to repair")
 
 
 def has_cuda() -> bool:
@@ -67,6 +67,5 @@ def has_cuda() -> bool:
     try:
         import torch
     except (ImportError, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"torch is installed here and does not load ({reason}); install it again") from error
+        raise UserError(f"torch is installed here and does not load ({first_line(error)}); install it again") from error
     return torch.cuda.is_available()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import libraries, machine, services
 from .ask import PROBES, ask
-from .finding import MISSING, NOTE, Finding, first_line
+from .finding import MISSING, NOTE, Finding, kind_and_line
 
 __all__ = ["Examination", "Finding", "examine"]
 
@@ -61,5 +61,5 @@ def _looked(name: str, look: Callable[[], Finding]) -> Finding:
     try:
         return look()
     except Exception as error:
-        said = f"it could not be looked at: {first_line(error)}"
+        said = f"it could not be looked at: {kind_and_line(error)}"
         return Finding(name, NOTE, said, "repair what this names; the other lines hold without it")

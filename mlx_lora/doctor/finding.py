@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..errors import first_line
+
 OK, MISSING, NOTE = "ok", "missing", "note"
 
 
@@ -24,10 +26,10 @@ class Finding:
     advice: str = ""
 
 
-def first_line(error: BaseException) -> str:
+def kind_and_line(error: BaseException) -> str:
     """An error's kind and the first line of its message: what fits into a table."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    kind, said = type(error).__name__, first_line(error)
+    return said if said == kind else f"{kind}: {said}"
 
 
 def gigabytes(size: float) -> str:

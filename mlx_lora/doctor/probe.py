@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..errors import UserError
-from .finding import first_line
+from .finding import kind_and_line
 
 
 def try_imports(modules: dict[str, str]) -> dict[str, dict[str, str]]:
@@ -30,7 +30,7 @@ def try_imports(modules: dict[str, str]) -> dict[str, dict[str, str]]:
         try:
             importlib.import_module(module)
         except Exception as error:
-            broken[package] = first_line(error)
+            broken[package] = kind_and_line(error)
     return {"versions": versions, "broken": broken}
 
 
@@ -44,7 +44,7 @@ def probe_mlx() -> dict[str, Any]:
         try:
             found["gpu"] = _mlx_gpu()
         except Exception as error:
-            found["broken"]["mlx"] = first_line(error)
+            found["broken"]["mlx"] = kind_and_line(error)
     return found
 
 
@@ -71,7 +71,7 @@ def probe_torch() -> dict[str, Any]:
         try:
             found |= _torch_gpus()
         except Exception as error:
-            found["broken"]["torch"] = first_line(error)
+            found["broken"]["torch"] = kind_and_line(error)
     return found
 
 
@@ -96,7 +96,7 @@ def probe_backend() -> dict[str, Any]:
     except UserError as error:
         return {"name": None, "why": str(error)}
     except Exception as error:
-        return {"name": None, "why": first_line(error)}
+        return {"name": None, "why": kind_and_line(error)}
 
 
 def probe_llamacpp() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UserError
-from .finding import MISSING, NOTE, OK, Finding, first_line
+from .finding import MISSING, NOTE, OK, Finding, kind_and_line
 from .machine import disk
 
 GET_OLLAMA = "get it at https://ollama.com/download, then `ollama serve`"
@@ -38,7 +38,7 @@ def ollama() -> Finding:
         # What it advises after the semicolon is for the commands that have --host.
         return Finding("Ollama", MISSING, str(error).partition("; ")[0], advice)
     except Exception as error:
-        return Finding("Ollama", MISSING, f"asking it failed: {first_line(error)}", advice)
+        return Finding("Ollama", MISSING, f"asking it failed: {kind_and_line(error)}", advice)
     return Finding("Ollama", OK, f"{version} at {url}")
 
 

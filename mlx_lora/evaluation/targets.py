@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import Backend, load_backend
-from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
 from ..data.encode import encode_prompt
-from ..errors import UserError
 from ..models.resolve import resolve_model
-from ..training.directory import read_run
+from ..training.directory import is_run, read_trained
 
 # Prompts answered together: enough to fill the machine, few enough to show progress.
 GROUP = 32
@@ -39,11 +37,9 @@ def load_target(name: str, asked: str = "auto") -> Target:
         UserError: there is no such run or model, or the run has no adapter yet.
     """
     directory = Path(name)
-    if not ((directory / "run.json").exists() or (directory / ADAPTER_CONFIG).exists()):
+    if not is_run(directory):
         return Target(name, load_backend(resolve_model(name), asked))
-    if not (directory / ADAPTER_FILE).exists():
-        raise UserError(f"{directory}: this run has no {ADAPTER_FILE}; train it to the end first")
-    run = read_run(directory)
+    run = read_trained(directory)
     in_4bit = bool(run.get("learned_from", {}).get("load_in_4bit"))
     backend = load_backend(resolve_model(run["model"], run.get("model_revision")), asked, in_4bit)
     backend.load_adapter(directory)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
 from ..config import TrainingConfig
 from ..errors import UserError
 from ..models.parameters import trainable_parameters
 from ..models.resolve import ResolvedModel, check_safetensors
 from .checks import Check, equal
-from .source import ADAPTER_CONFIG, ADAPTER_FILE, Source, read_source
+from .source import Source, read_source
 from .tensors import stored_tensors
 
 LAYER = re.compile(r"^(?P<prefix>.*\blayers)\.(?P<layer>\d+)\.(?P<within>.+)$")

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
 from ..errors import UserError
 from ..files import sha256_of, write_json, writing
 from ..models.resolve import ResolvedModel, resolve_model
+from ..training.directory import RUN_FILE
 from .adapter import LAYER, Pair, check_fit, differing, read_adapter
 from .checks import Check, Report, check_space, equal, new_file, refuse_existing, settle
 from .peft_read import PEFT_CONFIG, PEFT_FILE, PeftAdapter, read_peft
-from .source import ADAPTER_CONFIG, ADAPTER_FILE, RUN_FILE
 
 
 def import_peft(directory: str | Path, out: str | Path, base: str | None = None) -> Report:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import Backend, load_backend
+from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
 from ..errors import UserError
 from ..models.resolve import ResolvedModel, check_safetensors, resolve_model
-from ..training.directory import read_run
-
-ADAPTER_FILE, ADAPTER_CONFIG, RUN_FILE = "adapters.safetensors", "adapter_config.json", "run.json"
+from ..training.directory import RUN_FILE, is_run, read_trained
 
 
 @dataclass
@@ -52,17 +51,14 @@ def read_source(name: str, needs_adapter: bool = False) -> Source:
         UserError: there is no such run or model, the run has no adapter yet, or a file of it is broken.
     """
     directory = Path(name)
-    is_run = (directory / RUN_FILE).exists() or (directory / ADAPTER_CONFIG).exists()
-    if not is_run:
+    if not is_run(directory):
         if needs_adapter:
             raise UserError(
                 f"{name}: this is no run directory (there is no {RUN_FILE} in it); name one that `train` made"
             )
         model = resolve_model(name)
         return Source(name, model, _config(model), None, {}, {})
-    if not (directory / ADAPTER_FILE).exists():
-        raise UserError(f"{directory}: this run has no {ADAPTER_FILE}; train it to the end first")
-    run = read_run(directory)
+    run = read_trained(directory)
     model = resolve_model(run["model"], run.get("model_revision"))
     check_safetensors(directory / ADAPTER_FILE)
     return Source(name, model, _config(model), directory, _adapter_config(directory), run)

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.adapters import ADAPTER_FILE
 from ..errors import UserError
-from .source import ADAPTER_FILE, Source
+from .source import Source
 from .tensors import Stored, from_float32, read_header, stored_tensors, to_float32
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 BUILT_IN = {"builtin/tiny-lumen": Path(__file__).parent / "tiny_lumen"}
 # Weights as safetensors and the tokenizer's files; never pickles, never code.
@@ -82,7 +82,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 def _failed(error: BaseException | None) -> str:
-    return f"downloading it from the hub failed ({str(error).splitlines()[0]}); try again"
+    return f"downloading it from the hub failed ({first_line(error)}); try again"
 
 
 def _read_config(path: Path) -> dict[str, Any]:

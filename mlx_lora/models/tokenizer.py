@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .resolve import BUILT_IN, resolve_model
 
 
@@ -25,8 +25,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{name}: its tokenizer cannot be loaded ({first}); check the model's files") from error
+        raise UserError(
+            f"{name}: its tokenizer cannot be loaded ({first_line(error)}); check the model's files"
+        ) from error
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise UserError(f"{name}: its tokenizer has no fast form (tokenizer.json), which is needed to mark the answers")
     return tokenizer

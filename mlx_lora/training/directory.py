@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
 from ..config import TrainingConfig
 from ..data.mix import hashes_of, record_of
 from ..errors import UserError
@@ -59,6 +60,22 @@ def check_same(ready: Prepared, extend: bool) -> None:
             "choose another --out, or start over with --fresh"
             + (", or go on with --extend" if all(c.startswith(("num_epochs ", "max_steps ")) for c in changed) else "")
         )
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a directory is a run's, or at least an adapter's, rather than a model's."""
+    return (directory / RUN_FILE).exists() or (directory / ADAPTER_CONFIG).exists()
+
+
+def read_trained(directory: Path) -> dict[str, Any]:
+    """The ``run.json`` of a run that has an adapter.
+
+    Raises:
+        UserError: it has none yet, or see ``read_run``.
+    """
+    if not (directory / ADAPTER_FILE).exists():
+        raise UserError(f"{directory}: this run has no {ADAPTER_FILE}; train it to the end first")
+    return read_run(directory)
 
 
 def read_run(directory: Path) -> dict[str, Any]:

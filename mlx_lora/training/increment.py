@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
 from ..config import TrainingConfig
 from ..data.example import read_split, read_trainable, write_dataset
 from ..data.increment import finish_round, read_state, start_round, state_path
@@ -18,7 +19,7 @@ from .run import train
 from .trainer import TrainingResult
 
 ROUNDS = "rounds"
-PUBLISHED = ("adapter_config.json", "adapters.safetensors", "report.html", RUN_FILE)
+PUBLISHED = (ADAPTER_CONFIG, ADAPTER_FILE, "report.html", RUN_FILE)
 
 
 def train_increment(

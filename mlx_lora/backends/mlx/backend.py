@@ -15,20 +15,12 @@ from mlx_lm.utils import load_model, load_tokenizer, quantize_model
 
 from ...config import TrainingConfig
 from ...data.batches import Batch
-from ...errors import UserError
-from ...files import replace_file, write_json, writing
+from ...errors import UserError, first_line
+from ...files import replace_file, writing
 from ...models.resolve import ResolvedModel, check_safetensors
 from .. import StepResult
-from ..adapters import (
-    ADAPTER_CONFIG,
-    ADAPTER_FILE,
-    cannot_begin,
-    check_can_begin_from,
-    does_not_fit,
-    does_not_go_on,
-    first_line,
-    read_description,
-)
+from ..adapters import ADAPTER_FILE, check_can_begin_from, read_description, write_description
+from ..refusals import beginning_from, fitting_its_base, going_on_from
 from . import FAST_BLAS
 from .checkpointing import checkpoint_layers
 from .limits import explained, set_limits, usable_memory
@@ -65,7 +57,7 @@ class MLXBackend:
                 self.model, self.model_config = quantize_model(self.model, self.model_config, GROUP_SIZE, 4)
             self.tokenizer: Any = load_tokenizer(model.path, eos_token_ids=self.model_config.get("eos_token_id"))
         except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-            raise UserError(f"{model.name}: mlx-lm cannot load this model ({first_line(error)})") from error
+            raise UserError(f"{model.name}: mlx-lm cannot load this model ({first_line(error, 2)})") from error
         self.model.freeze()
         self.path = find_path(self.model)
         self.notes = [] if FAST_BLAS else [SLOW_BLAS]
@@ -79,7 +71,10 @@ class MLXBackend:
     def attach_lora(self, config: TrainingConfig) -> int:
         self._adapter = start_adapter(self.model, config)
         if config.init_adapter:
-            self._begin_from(Path(config.init_adapter))
+            directory = Path(config.init_adapter)
+            with beginning_from(directory):
+                check_can_begin_from(read_description(directory), self._adapter)
+                self._load(directory)
         if config.grad_checkpoint:
             checkpoint_layers(self.model)
         if config.optimizer == "adamw8bit":
@@ -87,22 +82,14 @@ class MLXBackend:
         self._step = TrainStep(self.model, self.path, config, self._group)
         return sum(value.size for _, value in tree_flatten(self.model.trainable_parameters()))
 
-    def _begin_from(self, directory: Path) -> None:
-        """Give the fresh adapter another's values."""
-        try:
-            check_can_begin_from(read_description(directory), self._adapter)
-            check_safetensors(directory / ADAPTER_FILE)
-            load_weights(self.model, mx.load(str(directory / ADAPTER_FILE)))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise cannot_begin(directory, error) from error
+    def _load(self, directory: Path) -> None:
+        check_safetensors(directory / ADAPTER_FILE)
+        load_weights(self.model, mx.load(str(directory / ADAPTER_FILE)))
 
     def load_adapter(self, directory: Path) -> None:
-        try:
-            check_safetensors(directory / ADAPTER_FILE)
+        with fitting_its_base(directory):
             add_adapter(self.model, read_description(directory))
-            load_weights(self.model, mx.load(str(directory / ADAPTER_FILE)))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise does_not_fit(directory, error) from error
+            self._load(directory)
         self.model.eval()
 
     def train_step(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
@@ -128,10 +115,8 @@ class MLXBackend:
         save_arrays(file, self._training.state())
 
     def load_state(self, file: Path) -> None:
-        try:
+        with going_on_from(file):
             self._training.set_state(mx.load(str(file)))  # type: ignore[arg-type]
-        except (ValueError, KeyError) as error:
-            raise does_not_go_on(file, error) from error
 
     def evaluate(self, batch: Batch) -> float:
         self.model.eval()
@@ -139,10 +124,7 @@ class MLXBackend:
 
     def save_adapter(self, directory: Path, base: ResolvedModel) -> None:
         weights = dict(tree_flatten(self.model.trainable_parameters()))
-        write_json(
-            directory / ADAPTER_CONFIG,
-            {"model": str(base.path) if base.revision is None else base.name, **self._adapter},
-        )
+        write_description(directory, base, self._adapter)
         temporary = directory / f".{ADAPTER_FILE}.tmp.safetensors"
         save_arrays(temporary, weights)
         replace_file(temporary, directory / ADAPTER_FILE)

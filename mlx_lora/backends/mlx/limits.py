@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import mlx.core as mx
 
 from ...errors import UserError
+from ..refusals import NO_MEMORY
 
 # Freed buffers kept for reuse, as a share of what the machine has for a model.
 CACHE_SHARE = 8
@@ -47,8 +48,5 @@ def explained() -> Iterator[None]:
                 "let the display sleep, or lower batch_size or max_seq_length, and run the same command again"
             ) from error
         if "nsufficient Memory" in text or "[malloc" in text or "out of memory" in text:
-            raise UserError(
-                "there is not enough memory for this step; the last checkpoint is kept: lower batch_size or "
-                "max_seq_length, or set grad_checkpoint: true"
-            ) from error
+            raise UserError(NO_MEMORY) from error
         raise

@@ -13,7 +13,8 @@ from mlx_lm.tuner.lora import LoRASwitchLinear
 
 from ...config import TrainingConfig
 from ...errors import UserError
-from ..adapters import check_full, check_shapes, describe, initial_a, matching_keys
+from ..adapters import check_shapes, describe, initial_a, matching_keys
+from ..refusals import check_full
 
 LINEAR = (nn.Linear, nn.QuantizedLinear)
 EXPERTS = (SwitchLinear, QuantizedSwitchLinear)

@@ -14,19 +14,12 @@ from transformers import GenerationConfig
 
 from ...config import TrainingConfig
 from ...data.batches import Batch
-from ...files import replace_file, write_json, writing
+from ...files import replace_file, writing
 from ...models.resolve import ResolvedModel, check_safetensors
 from ...models.tokenizer import load_tokenizer
 from .. import StepResult
-from ..adapters import (
-    ADAPTER_CONFIG,
-    ADAPTER_FILE,
-    cannot_begin,
-    check_can_begin_from,
-    does_not_fit,
-    does_not_go_on,
-    read_description,
-)
+from ..adapters import ADAPTER_FILE, check_can_begin_from, read_description, write_description
+from ..refusals import beginning_from, fitting_its_base, going_on_from
 from .load import ends_of, load_model
 from .lora import add_adapter, load_weights, start_adapter, stored_weights, trained
 from .loss import BatchArrays, find_path, in_base_dtype, loss_sums
@@ -66,11 +59,9 @@ class TorchBackend:
         self._adapter = start_adapter(self.model, config)
         if config.init_adapter:
             directory = Path(config.init_adapter)
-            try:
+            with beginning_from(directory):
                 check_can_begin_from(read_description(directory), self._adapter)
                 self._load(directory)
-            except (ValueError, KeyError, TypeError, OSError) as error:
-                raise cannot_begin(directory, error) from error
         self._step = TrainStep(self.model, self.path, config, self._processes)
         return sum(value.numel() for value in trained(self.model).values())
 
@@ -79,11 +70,9 @@ class TorchBackend:
         load_weights(self.model, load_file(directory / ADAPTER_FILE))
 
     def load_adapter(self, directory: Path) -> None:
-        try:
+        with fitting_its_base(directory):
             add_adapter(self.model, read_description(directory))
             self._load(directory)
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise does_not_fit(directory, error) from error
         self.model.eval()
 
     def train_step(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
@@ -109,10 +98,8 @@ class TorchBackend:
         save_arrays(file, self._training.state())
 
     def load_state(self, file: Path) -> None:
-        try:
+        with going_on_from(file):
             self._training.set_state(load_file(file))
-        except (ValueError, KeyError) as error:
-            raise does_not_go_on(file, error) from error
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> float:
@@ -121,10 +108,7 @@ class TorchBackend:
             return float(loss_sums(self.model, self.path, BatchArrays.of(batch, self.device))[1])
 
     def save_adapter(self, directory: Path, base: ResolvedModel) -> None:
-        write_json(
-            directory / ADAPTER_CONFIG,
-            {"model": str(base.path) if base.revision is None else base.name, **self._adapter},
-        )
+        write_description(directory, base, self._adapter)
         temporary = directory / f".{ADAPTER_FILE}.tmp.safetensors"
         save_arrays(temporary, stored_weights(self.model))
         replace_file(temporary, directory / ADAPTER_FILE)

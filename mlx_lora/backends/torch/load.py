@@ -13,9 +13,8 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
 
-from ...errors import UserError
+from ...errors import UserError, first_line
 from ...models.resolve import ResolvedModel
-from ..adapters import first_line
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 # What transformers raises for a config or weights that do not fit one of its classes.
@@ -43,11 +42,11 @@ def load_model(model: ResolvedModel, device: torch.device, load_in_4bit: bool) -
             loaded = _loaded(model.path, config, device, load_in_4bit)
     except ImportError as error:
         raise UserError(
-            f"{model.name}: a library that this model needs is missing ({first_line(error)}); "
+            f"{model.name}: a library that this model needs is missing ({first_line(error, 2)}); "
             "pip install 'mlx-lora[torch]'"
         ) from error
     except WRONG as error:
-        raise UserError(f"{model.name}: transformers cannot load this model ({first_line(error)})") from error
+        raise UserError(f"{model.name}: transformers cannot load this model ({first_line(error, 2)})") from error
     attend_fast(loaded, device)
     return loaded.requires_grad_(False).eval(), notes
 

@@ -13,8 +13,9 @@ from torch import nn
 
 from ...config import TrainingConfig
 from ...errors import UserError
-from ..adapters import check_full, check_shapes, describe, initial_a, matching_keys
+from ..adapters import check_shapes, describe, initial_a, matching_keys
 from ..choose import library_fails
+from ..refusals import check_full
 
 # PEFT's name of the one adapter in a model.
 NAME = "default"
@@ -27,8 +28,8 @@ PARTS = {
 TRANSPOSED = ("lora_a", "lora_b")
 
 
-def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """(path in the model, its decoder layers).
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """A model's decoder layers.
 
     Raises:
         ValueError: the architecture keeps them elsewhere than Llama and its kin do.
@@ -36,13 +37,17 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     layers = getattr(model.get_decoder(), "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise ValueError(f"the layers of a {type(model).__name__} are not where the torch backend looks for them")
-    return next(name for name, module in model.named_modules() if module is layers), layers
+    return layers
 
 
 def target_keys(model: nn.Module, names: list[str]) -> list[str]:
     """Paths within a layer of the modules to adapt; see ``matching_keys``."""
-    _, layers = decoder_layers(model)
-    paths = (path for layer in layers for path, module in layer.named_modules() if isinstance(module, nn.Linear))
+    paths = (
+        path
+        for layer in decoder_layers(model)
+        for path, module in layer.named_modules()
+        if isinstance(module, nn.Linear)
+    )
     return matching_keys(paths, names)
 
 
@@ -52,7 +57,7 @@ def add_adapter(model: nn.Module, adapter: dict[str, Any]) -> None:
     LoRA's values are float32, whatever the base's dtype.
     """
     model.requires_grad_(False)
-    prefix, layers = decoder_layers(model)
+    layers = decoder_layers(model)
     adapted = range(len(layers) - adapter["num_layers"], len(layers))
     kind = adapter.get("fine_tune_type", "lora")
     if kind == "full":
@@ -60,6 +65,7 @@ def add_adapter(model: nn.Module, adapter: dict[str, Any]) -> None:
             layers[number].requires_grad_(True)
         return
     parameters = adapter["lora_parameters"]
+    prefix = next(name for name, module in model.named_modules() if module is layers)
     keys, numbers = "|".join(map(re.escape, parameters["keys"])), "|".join(map(str, adapted))
     config = LoraConfig(
         r=parameters["rank"],
@@ -116,7 +122,7 @@ def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
             that does not allow it.
     """
     try:
-        _, layers = decoder_layers(model)
+        layers = decoder_layers(model)
     except ValueError as error:
         raise UserError(f"{error}; use another base, or --backend mlx") from error
     full = config.fine_tune_type == "full"

@@ -125,7 +125,7 @@ def _decoded(model: nn.Module, ids: torch.Tensor, cache: Cache | None = None) ->
 
 def _prefix_of(model: nn.Module, ids: torch.Tensor, path: LossPath) -> Cache:
     """The cache that a batch sees after a prefix [1, length]."""
-    _, layers = decoder_layers(model)
+    layers = decoder_layers(model)
     cache = Cache(layers=[Prefix() for _ in layers])
     with _computed_as(layers, path, None):
         _decoded(model, ids, cache)
@@ -136,7 +136,7 @@ def _hidden(
     model: nn.Module, path: LossPath, ids: torch.Tensor, positions: torch.Tensor, cache: Cache | None
 ) -> torch.Tensor:
     """Post-norm hidden states [positions, hidden] at flat positions of ``ids`` [batch, length]."""
-    _, layers = decoder_layers(model)
+    layers = decoder_layers(model)
     with _computed_as(layers, path, positions):
         hidden = _decoded(model, ids, cache)
     return hidden[0] if path.narrow else hidden.flatten(0, 1).index_select(0, positions)
@@ -220,7 +220,7 @@ def plain_loss_sums(
     model: nn.Module, batch: BatchArrays, path: LossPath | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same sums from every position's logits: what any model allows, and what the fast path must equal."""
-    _, layers = decoder_layers(model)
+    layers = decoder_layers(model)
     with in_base_dtype(model), _computed_as(layers, path or LossPath(), None):
         logits = model(input_ids=_with_prefix(batch), use_cache=False).logits[:, len(batch.prefix) :]
     spoken = logits.flatten(0, 1).index_select(0, batch.positions).float()

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
-from ...errors import UserError
-from ..adapters import first_line
+from ...errors import UserError, first_line
+from ..refusals import NO_MEMORY
 
 
 def find_device() -> torch.device:
@@ -57,12 +57,9 @@ def explained() -> Iterator[None]:
     except RuntimeError as error:
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise UserError(
-                f"torch_compile: torch cannot compile here ({first_line(error)}); "
+                f"torch_compile: torch cannot compile here ({first_line(error, 2)}); "
                 "install a C++ compiler, or leave it out"
             ) from error
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise UserError(
-            "there is not enough memory for this step; the last checkpoint is kept: lower batch_size or "
-            "max_seq_length, or set grad_checkpoint: true"
-        ) from error
+        raise UserError(NO_MEMORY) from error

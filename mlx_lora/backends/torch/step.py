@@ -21,8 +21,7 @@ from .together import Processes, from_leader, sum_all, summed
 
 def compile_layers(model: nn.Module) -> None:
     """Compile each layer but its attention, once for batches of all shapes: norms and the MLP, their LoRA included."""
-    _, layers = decoder_layers(model)
-    for layer in layers:
+    for layer in decoder_layers(model):
         for name, part in layer.named_children():
             if "attn" not in name:
                 part.compile(dynamic=True)
@@ -59,7 +58,7 @@ class TrainStep:
             sums += torch.stack([weighted.detach(), plain.detach()])
         counts = [sum(batch.tokens for batch in micro_batches), sum(batch.seen for batch in micro_batches)]
         tokens, seen, *losses = summed([*counts, *sums.tolist()], self.processes)
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters]
         sum_all(gradients, self.processes)
         torch._foreach_div_(gradients, tokens)
         norm = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip or math.inf)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, first_line
 from .examples import shared_words
 
 Pairs = Sequence[tuple[str, str]]
@@ -68,8 +68,7 @@ def nli_entailment(model: str | None) -> Entailment:
         tokenizer = AutoTokenizer.from_pretrained(model)
         network = AutoModelForSequenceClassification.from_pretrained(model, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{model}: this NLI model cannot be loaded ({reason})") from error
+        raise UserError(f"{model}: this NLI model cannot be loaded ({first_line(error)})") from error
     index = entailment_index(network.config.id2label, model)
 
     def score(pairs: Pairs) -> list[float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...data.example import Example
-from ...errors import UserError
+from ...errors import UserError, first_line
 from ...files import write_json
 from .buffer import decode_json, read_buffer, read_bytes
 from .collector import DEFAULT_BUFFER
@@ -67,10 +67,9 @@ class RaisingTrainingDataBuilder:
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(self.model_name)
             except (OSError, ValueError) as error:
-                reason = str(error).strip().splitlines()[0]
                 raise UserError(
-                    f"{self.model_name}: its tokenizer cannot be loaded ({reason}); give a local model directory, or "
-                    "a name on the hub"
+                    f"{self.model_name}: its tokenizer cannot be loaded ({first_line(error)}); give a local model "
+                    "directory, or a name on the hub"
                 ) from error
         return self._tokenizer
 
