@@ -72,6 +72,16 @@ ARCHITECTURES = {
     "llama": {"rope_theta": 500000.0},
     "qwen2": {"rope_theta": 1000000.0},
     "qwen3": {"rope_theta": 1000000.0, "head_dim": 16},
+    "qwen3_moe": {
+        "rope_theta": 1000000.0,
+        "head_dim": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "norm_topk_prob": True,
+    },
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from both import ALL_LINEAR, BACKENDS, changed_model, curve, examples, fresh, sharp_model, state_of, steps
+from quantized import quantized
 from safetensors.numpy import load_file
 
 from mlx_lora.config import TrainingConfig
@@ -170,16 +171,8 @@ def test_a_run_goes_on_elsewhere(runs, eisv_data, tmp_path, first):
 
 def test_a_base_of_mlx_in_four_bits(make_model, tmp_path):
     """What mlx-lm quantized is read with MLX's own values, and learns the same."""
-    from mlx.utils import tree_flatten
-    from mlx_lm.utils import load_model, quantize_model, save_config
-
-    path = make_model("qwen2")
-    model, config = quantize_model(*load_model(path), group_size=32, bits=4)
-    mx.save_safetensors(str(tmp_path / "model.safetensors"), dict(tree_flatten(model.parameters())))
-    save_config(config, tmp_path / "config.json")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).write_bytes((path / name).read_bytes())
-    one, two = (fresh(name, tmp_path) for name in ("mlx", "torch"))
+    path = quantized(make_model("qwen2"), tmp_path / "base")
+    one, two = (fresh(name, path) for name in ("mlx", "torch"))
     assert any("quantized weights are held as float32" in note for note in two.notes)
     assert steps(two, range(1, 9)) == pytest.approx(steps(one, range(1, 9)), rel=1e-4)
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
-from mlx_lm.utils import load_model, quantize_model, save_config
+from mlx_lm.utils import load_model
+from quantized import quantized
 
 from mlx_lora.backends.mlx.backend import MLXBackend
 from mlx_lora.export import fuse as fuse_module
@@ -17,13 +17,6 @@ from mlx_lora.export.fuse import fuse
 from mlx_lora.models.resolve import resolve_model
 
 TOKENS = mx.array([list(range(5, 45))])
-
-
-def quantized(base):
-    model, config = load_model(base)
-    model, config = quantize_model(model, config, group_size=32, bits=4)
-    mx.save_safetensors(str(base / "model.safetensors"), dict(tree_flatten(model.parameters())))
-    save_config(config, base / "config.json")
 
 
 def in_bfloat16(base):

@@ -13,6 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from quantized import quantized
 from runs import SEVEN, make_run, mlx_logits, sharpen
 
 from mlx_lora.errors import UserError
@@ -197,17 +198,7 @@ def test_runs_that_peft_cannot_hold(llama, make_model, tmp_path):
     full = make_run(llama, tmp_path / "full", fine_tune_type="full", num_layers=1)
     with pytest.raises(UserError, match="trained whole layers, which PEFT cannot hold"):
         export_peft(full, tmp_path / "out")
-    experts = make_model(
-        "qwen3_moe",
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=32,
-        head_dim=16,
-        decoder_sparse_step=1,
-        mlp_only_layers=[],
-        norm_topk_prob=True,
-        rope_theta=1e6,
-    )
+    experts = make_model("qwen3_moe")
     moe = make_run(experts, tmp_path / "moe", lora_target_modules=["down_proj"])
     with pytest.raises(UserError, match="is a layer of experts"):
         export_peft(moe, tmp_path / "out")
@@ -315,18 +306,7 @@ def test_broken_peft_directories(llama, make_model, tmp_path):
 
 
 def test_a_quantized_base_and_low_precision(llama, tmp_path):
-    from mlx.utils import tree_flatten
-    from mlx_lm.utils import load_model, quantize_model, save_config
-
-    model, config = load_model(llama)
-    model, config = quantize_model(model, config, group_size=32, bits=4)
-    small = tmp_path / "small"
-    small.mkdir()
-    mx.save_safetensors(str(small / "model.safetensors"), dict(tree_flatten(model.parameters())))
-    save_config(config, small / "config.json")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(llama / name, small / name)
-    run = make_run(small, tmp_path / "run")
+    run = make_run(quantized(llama, tmp_path / "small"), tmp_path / "run")
     file = run / "adapters.safetensors"
     mx.save_safetensors(str(file), {name: value.astype(mx.bfloat16) for name, value in mx.load(str(file)).items()})
     report = export_peft(run, tmp_path / "peft")

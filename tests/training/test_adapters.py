@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
-from mlx_lm.utils import load_model, quantize_model, save_config
+from mlx_lm.utils import load_model
+from quantized import quantized
 
 from mlx_lora.backends.mlx.backend import MLXBackend
 from mlx_lora.config import TrainingConfig
@@ -38,16 +39,6 @@ def train(path, steps=8, **config):
     losses = [backend.train_step([batch()], step, 5e-3).loss for step in range(1, steps + 1)]
     assert losses[-1] < losses[0]
     return backend, model
-
-
-def quantized(path, tmp_path):
-    model, config = load_model(path)
-    model, config = quantize_model(model, config, group_size=32, bits=4)
-    mx.save_safetensors(str(tmp_path / "model.safetensors"), dict(tree_flatten(model.parameters())))
-    save_config(config, tmp_path / "config.json")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).write_bytes((path / name).read_bytes())
-    return tmp_path
 
 
 @pytest.mark.parametrize("config", [{}, {"use_rslora": True}, {"fine_tune_type": "dora"}, {"num_layers": 1}])
@@ -103,17 +94,7 @@ def test_adafactor(make_model):
 
 
 def test_experts_are_adapted_too(make_model):
-    path = make_model(
-        "qwen3_moe",
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=32,
-        head_dim=16,
-        decoder_sparse_step=1,
-        mlp_only_layers=[],
-        norm_topk_prob=True,
-        rope_theta=1e6,
-    )
+    path = make_model("qwen3_moe")
     backend, _ = train(path, lora_target_modules=["q_proj", "down_proj"])
     names = [name for name, _ in tree_flatten(backend.model.trainable_parameters())]
     assert "model.layers.0.mlp.switch_mlp.down_proj.lora_a" in names
