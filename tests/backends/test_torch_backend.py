@@ -191,6 +191,13 @@ def test_which_backend_is_chosen(monkeypatch):
             nothing()
 
 
+@pytest.mark.parametrize("size", ["2", "many"])
+def test_processes_that_nobody_launched_are_one_sentence(refused, size):
+    environment = {**os.environ, "WORLD_SIZE": size}
+    options = ("--backend", "torch", "--target", "builtin/tiny-lumen", "--prompt", "x")
+    assert "launch it with torchrun, or unset WORLD_SIZE" in refused("generate", *options, env=environment)
+
+
 def test_a_torch_that_does_not_load_is_one_sentence(tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.12: cannot open shared object file')")

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
+from ...errors import UserError, first_line
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -20,8 +22,22 @@ class Processes:
 
 
 def join() -> Processes:
-    """Meet the processes that torchrun or accelerate launched with this one; alone where none did."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Meet the processes that torchrun or accelerate launched with this one; alone where none did.
+
+    Raises:
+        UserError: the environment speaks of other processes, and not of how to meet them.
+    """
+    try:
+        return _join(int(os.environ.get("WORLD_SIZE", "1")))
+    except ValueError as error:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']!r}, but this process cannot meet others ({first_line(error)}); "
+            "launch it with torchrun, or unset WORLD_SIZE"
+        ) from error
+
+
+def _join(size: int) -> Processes:
+    if size == 1:
         return Processes()
     if not distributed.is_initialized():
         if torch.cuda.is_available():
