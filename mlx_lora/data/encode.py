@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from .chat_template import render
 from .example import Example
-
-# Llama 3's template prints today's date unless told one: a run must not depend on the day it is made.
-TEMPLATE_DATE = "26 Jul 2024"
 
 
 @dataclass
@@ -38,30 +36,6 @@ class EncodedExample:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-def render(tokenizer: Any, messages: Sequence[dict[str, Any]], generate: bool = False) -> str:
-    """The chat template's text of a conversation, with the assistant's header at the end if ``generate``.
-
-    Raises:
-        UserError: the tokenizer has no chat template, or the template refuses the conversation.
-    """
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise UserError(
-            f"{getattr(tokenizer, 'name_or_path', 'this model')}: its tokenizer has no chat template; "
-            "use an instruction-tuned model (its name often ends in -Instruct)"
-        )
-    try:
-        return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=generate, date_string=TEMPLATE_DATE
-        )
-    except Exception as error:  # Jinja raises whatever a template's author chose
-        raise UserError(f"the model's chat template refuses this conversation: {error}") from error
-
-
-def encode_prompt(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> list[int]:
-    """Token ids that end where the assistant begins to answer."""
-    return tokenizer.encode(render(tokenizer, messages, generate=True), add_special_tokens=False)
 
 
 def _common_prefix(a: str, b: str) -> int:
@@ -123,7 +97,7 @@ def encode_example(
     Raises:
         UserError: the answer alone does not fit, or no token would be supervised.
     """
-    text = render(tokenizer, example.messages)
+    text = render(tokenizer, example.messages, tools=example.tools, **example.template_kwargs)
     # The tokenizers library's own encoding, since mlx-lm's wrapper of a tokenizer gives no offsets.
     encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
     ids = np.asarray(encoding.ids, dtype=np.int32)

@@ -42,19 +42,24 @@ class Example:
         weight: multiplies the example's loss.
         meta: carried along untouched.
         spans: parts of the answers that count more or less than the rest.
+        tools: JSON schemas of the functions the model may call (OpenAI's ``tools``), given to the chat template.
+        template_kwargs: further variables of the chat template (``chat_template_kwargs`` in a row).
+
+    A message may carry ``weight``: a number that its tokens' loss is multiplied by; 0 makes an answer context only.
     """
 
     messages: list[dict[str, Any]]
     weight: float = 1.0
     meta: dict[str, Any] = field(default_factory=dict)
     spans: list[Span] = field(default_factory=list)
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The dataset's line; ``spans`` is written only where there are some."""
+        """Return the dataset's line; optional keys are written only where they hold something."""
         row = asdict(self)
-        if not self.spans:
-            del row["spans"]
-        return row
+        row["chat_template_kwargs"] = row.pop("template_kwargs")
+        return {k: v for k, v in row.items() if v or k not in ("spans", "tools", "chat_template_kwargs")}
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import Backend, load_backend
-from ..data.encode import encode_prompt
+from ..data.chat_template import encode_prompt
 from ..models.resolve import resolve_model
 from ..training.directory import is_run, read_trained
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..data.encode import render
+from ..data.chat_template import render
 from ..errors import UserError
 
 # Texts that no template changes, to be found again between its pieces.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.encode import encode_prompt
+from ..data.chat_template import encode_prompt
 from ..errors import UserError
 from ..files import write_atomic
 from .checks import Check, Report, equal, refuse_existing, settle

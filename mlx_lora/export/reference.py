@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..backends import Backend, load_backend
-from ..data.encode import EncodedExample, encode_example, encode_prompt
+from ..data.chat_template import encode_prompt
+from ..data.encode import EncodedExample, encode_example
 from ..data.example import Example, read_split
 from ..errors import UserError
 from .architectures import heads_of, unpermute_rows

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.encode import render
+from ..data.chat_template import render
 from .agreement import Agreement, agreement, same_greedy
 from .checks import Check, at_least, at_most, equal
 from .llamacpp.run import Answer, LlamaCppFailed, Request, evaluated

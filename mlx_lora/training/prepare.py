@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ..backends import Backend, load_backend
 from ..config import TrainingConfig
+from ..data.chat_template import encode_prompt
 from ..data.checks import errors_that_stop, stop_sentence
-from ..data.encode import EncodedExample, encode_examples, encode_prompt
+from ..data.encode import EncodedExample, encode_examples
 from ..data.example import Example, read_split, read_trainable
 from ..data.mix import Mix, datasets_of
 from ..errors import UserError

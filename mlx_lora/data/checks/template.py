@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ..encode import EncodedExample, encode_example, render
+from ..chat_template import render
+from ..encode import EncodedExample, encode_example
 from ..example import Example
 from .conflicts import brief
 from .finding import Hit

@@ -83,7 +83,8 @@ class RaisingTrainingDataBuilder:
         """
         import numpy as np
 
-        from ...data.encode import encode_example, render
+        from ...data.chat_template import render
+        from ...data.encode import encode_example
 
         system = [{"role": "system", "content": self.system_prompt}] if include_system else []
         messages = [
