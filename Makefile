@@ -1,11 +1,11 @@
-# `make quickstart` and `make test` set up what they need in .venv, on Linux and macOS.
+# `make quickstart` and `make test` set up what they need in .venv, on Linux and macOS: the first the core packages alone.
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: quickstart test test-torch lint setup blas
+.PHONY: quickstart test test-torch lint wheels setup blas
 
-quickstart: setup
+quickstart: $(VENV)/installed-core
 	$(VENV)/bin/mlx-lora quickstart
 
 test: setup
@@ -30,12 +30,20 @@ lint: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# Every extra resolves from wheels alone on each platform and Python version that is supported.
+wheels: setup
+	$(VENV)/bin/python scripts/check_wheels.py
+
 setup: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml | blas
+$(VENV)/installed: $(VENV)/installed-core
+	$(VENV)/bin/pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/installed-core: pyproject.toml | blas
 	@test -n "$(PYTHON)" || { echo "mlx-lora needs Python 3.11 or newer; install it and try again"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --editable '.[test]'
+	$(VENV)/bin/pip install --quiet --editable .
 	touch $@
 
 # MLX on Linux multiplies some 15 times faster with the system's OpenBLAS; installed where that needs no password.
