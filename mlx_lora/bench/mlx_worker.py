@@ -133,7 +133,7 @@ def theirs(spec: Spec, rows: list[Row]) -> Report:
 
 
 def _report(model: Any, rows: list[Row], steps: list[Step], peak: int) -> Report:
-    return Report(steps, loss_after(model, rows), peak, {"fast_blas": mlx_backend.FAST_BLAS})
+    return Report(steps, loss_after(model, rows), peak, {"fast_blas": mlx_backend.SLOW_BLAS is None})
 
 
 def loss_after(model: Any, rows: list[Row]) -> float:

@@ -82,9 +82,9 @@ def blas(found: Found) -> Finding:
     """Whether MLX multiplies with OpenBLAS on Linux."""
     if sys.platform != "linux":
         return Finding("BLAS", OK, "the system's own, which is fast")
-    from ..backends.mlx import FAST_BLAS
+    from ..backends.mlx import SLOW_BLAS
 
-    if FAST_BLAS:
+    if SLOW_BLAS is None:
         return Finding("BLAS", OK, "OpenBLAS, which MLX multiplies with")
     if found.get("gpu"):
         return Finding("BLAS", OK, "no OpenBLAS, but MLX computes on the GPU")

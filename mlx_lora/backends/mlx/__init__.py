@@ -2,4 +2,5 @@
 
 from .blas import load_fast_blas
 
-FAST_BLAS = load_fast_blas()
+# Why products are slow on this machine, or None.
+SLOW_BLAS = load_fast_blas()

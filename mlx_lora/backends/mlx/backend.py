@@ -21,7 +21,7 @@ from ...models.resolve import ResolvedModel, check_safetensors
 from .. import StepResult
 from ..adapters import ADAPTER_FILE, check_can_begin_from, read_description, write_description
 from ..refusals import beginning_from, fitting_its_base, going_on_from
-from . import FAST_BLAS
+from . import SLOW_BLAS
 from .checkpointing import checkpoint_layers
 from .limits import explained, set_limits, usable_memory
 from .lora import add_adapter, load_weights, start_adapter
@@ -29,10 +29,6 @@ from .loss import BatchArrays, find_path, loss_sums
 from .step import TrainStep
 from .together import message_from_leader, summed
 
-SLOW_BLAS = (
-    "OpenBLAS was not found, and the BLAS inside MLX's wheel is some 15 times slower; "
-    "install it (Debian, Ubuntu: apt install libopenblas0-pthread)"
-)
 # mlx-lm's own default.
 GROUP_SIZE = 64
 
@@ -60,7 +56,7 @@ class MLXBackend:
             raise UserError(f"{model.name}: mlx-lm cannot load this model ({first_line(error, 2)})") from error
         self.model.freeze()
         self.path = find_path(self.model)
-        self.notes = [] if FAST_BLAS else [SLOW_BLAS]
+        self.notes = [] if SLOW_BLAS is None else [SLOW_BLAS]
         if self.path.note:
             self.notes.append(f"{model.name}: {self.path.note}")
         self._group = mx.distributed.init()

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 LIBRARIES = ("libopenblas.so.0", "libopenblas.so")
+NOT_FOUND = (
+    "OpenBLAS was not found, and the BLAS inside MLX's wheel is some 15 times slower; "
+    "install it (Debian, Ubuntu: apt install libopenblas0-pthread)"
+)
+TOO_LATE = (
+    "mlx.core was imported before mlx_lora, so that MLX multiplies with the BLAS inside its wheel, some 15 times slower "
+    "than OpenBLAS; import mlx_lora.backends.mlx first"
+)
 
 
-def load_fast_blas() -> bool:
+def load_fast_blas() -> str | None:
     """Load OpenBLAS before MLX, so that MLX's products resolve to it (some 15 times faster).
 
-    Call before the first ``import mlx.core``. Returns whether products are fast: always on macOS.
+    Call before the first ``import mlx.core``: its symbols are bound when it is loaded.
+
+    Returns:
+        Why products are slow, or ``None`` where they are fast: always on macOS.
     """
     if sys.platform != "linux":
-        return True
+        return None
+    # The process was started with OpenBLAS already there, e.g. by LD_PRELOAD.
+    preloaded = any("libopenblas" in name for name in os.environ.get("LD_PRELOAD", "").split(":"))
+    if "mlx.core" in sys.modules and not preloaded:
+        return TOO_LATE
     for name in LIBRARIES:
         try:
             ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
         except OSError:
             continue
-        return True
-    return False
+        return None
+    return NOT_FOUND
