@@ -12,7 +12,7 @@ NOT_FOUND = (
     "install it (Debian, Ubuntu: apt install libopenblas0-pthread)"
 )
 TOO_LATE = (
-    "mlx.core was imported before mlx_lora, so that MLX multiplies with the BLAS inside its wheel, some 15 times slower "
+    "mlx.core was imported before mlx_lora, so that MLX multiplies with the BLAS in its wheel, some 15 times slower "
     "than OpenBLAS; import mlx_lora.backends.mlx first"
 )
 
