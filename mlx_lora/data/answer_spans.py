@@ -31,7 +31,7 @@ from .template_frame import (
 # Where a text that a template writes may be divided: tags are whole.
 _ATOM = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]|\s+|[^\s<\[]+|.", re.DOTALL)
 _THOUGHT_BEGIN = re.compile(r"\s*[<\[][^<>\[\]]*think", re.IGNORECASE)
-MOST_REMEMBERED = 4096
+MOST_TEMPLATES, MOST_REMEMBERED = 64, 4096
 
 
 @dataclass
@@ -85,11 +85,12 @@ def find_answers(
     options = {"tools": tools, **(template_kwargs or {})}
     text = render(tokenizer, messages, **options)
     source = template_source(tokenizer, tools)
+    memory = _memory_of(tokenizer, source, options if tools or template_kwargs else {})
     for prompts in (True, False):
-        covered = cover(tokenizer, messages, text, source, prompts)
-        aligned = _frame(tokenizer, covered, text, source, options)
+        covered = cover(messages, text, source, prompts)
+        aligned = _align(tokenizer, covered, text, source, options, memory)
         if aligned is not None:
-            return _Finder(tokenizer, covered, aligned, source, options).answers(text, messages)
+            return _Finder(tokenizer, covered, aligned, options, memory).answers(text, messages)
     raise UserError(
         "the model's chat template changes this conversation's texts in a way that cannot be followed, so that what the "
         "assistant says cannot be told from the rest; remove the row or use another template"
@@ -102,32 +103,64 @@ def _says_something(message: dict[str, Any]) -> bool:
     return bool(said or message.get("tool_calls") or any(message.get(key) for key in REASONING_KEYS))
 
 
-def _frame(tokenizer: Any, covered: Cover, text: str, source: str, options: dict[str, Any]) -> Alignment | None:
+@dataclass
+class _Memory:
+    """What a template writes around texts: rows of one shape share it, so that most need one rendering.
+
+    Attributes:
+        frames: by the covered conversation; None where the template refuses it.
+        lengths: of headers and endings, by what the template writes there.
+    """
+
+    frames: dict[str, str | None] = field(default_factory=dict)
+    lengths: dict[Any, int] = field(default_factory=dict)
+
+
+_MEMORIES: WeakKeyDictionary[Any, dict[Any, _Memory]] = WeakKeyDictionary()
+
+
+def _memory_of(tokenizer: Any, source: str, options: dict[str, Any]) -> _Memory:
+    memories = _MEMORIES.setdefault(tokenizer, {})
+    key = (source, json.dumps(options, sort_keys=True, default=str) if options else "")
+    memory = memories.get(key)
+    if memory is None:
+        if len(memories) >= MOST_TEMPLATES:  # tools that differ from row to row
+            memories.clear()
+        memory = memories[key] = _Memory()
+    for remembered in (memory.frames, memory.lengths):
+        if len(remembered) >= MOST_REMEMBERED:
+            remembered.clear()
+    return memory
+
+
+def _align(
+    tokenizer: Any, covered: Cover, text: str, source: str, options: dict[str, Any], memory: _Memory
+) -> Alignment | None:
     """Render the covered messages and lay them over the text, with the template's own marks where it has them."""
-    sources = [{"chat_template": marked_source(source, covered.mark)}] if marks_generation(source) else []
-    for marked in [*sources, {}]:
-        try:
-            aligned = align(render(tokenizer, covered.messages, **{**options, **marked}), text, covered)
-        except UserError:  # what the template accepts of a text it may refuse of a sentinel
-            continue
+    shape = json.dumps(covered.messages)
+    for marked in (True, False) if marks_generation(source) else (False,):
+        key = f"{marked}{shape}"
+        if key not in memory.frames:
+            template = {"chat_template": marked_source(source, covered.mark)} if marked else {}
+            try:
+                memory.frames[key] = render(tokenizer, covered.messages, **{**options, **template})
+            except UserError:  # what the template accepts of a text it may refuse of a sentinel
+                memory.frames[key] = None
+        frame = memory.frames[key]
+        aligned = None if frame is None else align(frame, text, covered)
         if aligned is not None:
             return aligned
     return None
 
 
-# Header and ending lengths by what the template writes there: few in a dataset, and two renderings each.
-_REMEMBERED: WeakKeyDictionary[Any, dict[Any, int]] = WeakKeyDictionary()
-
-
 class _Finder:
     """The answers of one aligned conversation."""
 
-    def __init__(self, tokenizer: Any, covered: Cover, aligned: Alignment, source: str, options: dict[str, Any]):
-        self.tokenizer, self.covered, self.aligned, self.options = tokenizer, covered, aligned, options
-        self.key = (source, json.dumps(options, sort_keys=True, default=str), covered.prompts)
-        self.remembered = _REMEMBERED.setdefault(tokenizer, {})
-        if len(self.remembered) > MOST_REMEMBERED:
-            self.remembered.clear()
+    def __init__(
+        self, tokenizer: Any, covered: Cover, aligned: Alignment, options: dict[str, Any], memory: _Memory
+    ) -> None:
+        self.tokenizer, self.covered, self.aligned = tokenizer, covered, aligned
+        self.options, self.memory = options, memory
 
     def answers(self, text: str, messages: Sequence[dict[str, Any]]) -> Answers:
         """Find every assistant message's span.
@@ -177,10 +210,10 @@ class _Finder:
         return AnswerSpan(message, start, end, content=content, parts=parts)
 
     def _known(self, find: Any, message: int, k: int, piece: str) -> int:
-        key = (*self.key, find.__name__, message == 0, piece)
-        if key not in self.remembered or not self.covered.prompts:
-            self.remembered[key] = find(message, k, piece)
-        return self.remembered[key]
+        key = (find.__name__, message == 0, piece)
+        if key not in self.memory.lengths or not self.covered.prompts:
+            self.memory.lengths[key] = find(message, k, piece)
+        return self.memory.lengths[key]
 
     def _tail(self, count: int, generate: bool, after: int) -> str | None:
         """Return what the template writes after a sentinel if nothing but ``count`` messages follow, or None."""
@@ -259,7 +292,9 @@ class _Finder:
         """
         parts = []
         for low, high in self.aligned.blocks:
-            if any(low <= run.start < high and not self.covered.runs[run.number].answer for run in self.aligned.printed):
+            if any(
+                low <= run.start < high and not self.covered.runs[run.number].answer for run in self.aligned.printed
+            ):
                 raise UserError("the model's chat template marks a prompt as generated; correct its generation marks")
             inside = [run for run in printed if low <= run.start and run.end <= high]
             if inside:

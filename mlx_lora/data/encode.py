@@ -105,12 +105,28 @@ def _message_weights(tokens: TokenizedConversation) -> np.ndarray:
     return np.array([*(span.weight for span in tokens.answers.spans), 1.0], dtype=np.float32)[tokens.owner]
 
 
+def learned_tokens(tokens: TokenizedConversation) -> np.ndarray:
+    """Return bool [length], True for the tokens of answers whose weight is above 0.
+
+    Raises:
+        UserError: there is none.
+    """
+    learned = (tokens.owner >= 0) & (_message_weights(tokens) > 0)
+    if not learned.any():
+        if any(span.weight == 0 for span in tokens.answers.spans):
+            raise UserError("every answer of this example has the weight 0, so there is nothing to learn from it")
+        raise UserError("no token of this example is the assistant's, so there is nothing to learn from it")
+    return learned
+
+
 def truncate(tokens: TokenizedConversation, max_seq_length: int) -> np.ndarray:
     """Return bool [length], True for the tokens that stay; of answers all do, unless they weigh 0 and space is short.
 
     Raises:
         UserError: the answers do not fit.
     """
+    if len(tokens.ids) <= max_seq_length:
+        return np.ones(len(tokens.ids), dtype=bool)
     learned = (tokens.owner >= 0) & (_message_weights(tokens) > 0)
     for protected in (tokens.owner >= 0, learned):
         kept = kept_tokens(protected, max_seq_length)
@@ -136,12 +152,7 @@ def encode_example(
         UserError: the answers do not fit, no token would be supervised, or see :func:`tokenize`.
     """
     tokens = tokenize(tokenizer, example)
-    by_message = _message_weights(tokens)
-    supervised = (tokens.owner >= 0) & (by_message > 0)
-    if not supervised.any():
-        if any(span.weight == 0 for span in tokens.answers.spans):
-            raise UserError("every answer of this example has the weight 0, so there is nothing to learn from it")
-        raise UserError("no token of this example is the assistant's, so there is nothing to learn from it")
+    supervised, by_message = learned_tokens(tokens), _message_weights(tokens)
     kept = truncate(tokens, max_seq_length)
     if train_on_prompt:
         supervised = by_message > 0

@@ -224,9 +224,7 @@ class Cover:
         return [self._leaves(item, message) for item in value] if isinstance(value, list) else value
 
 
-def cover(
-    tokenizer: Any, messages: Sequence[dict[str, Any]], text: str, source: str, prompts: bool = True
-) -> Cover:
+def cover(messages: Sequence[dict[str, Any]], text: str, source: str, prompts: bool = True) -> Cover:
     """Cover a conversation whose rendering is ``text``."""
     mark = "Qz"
     while mark in text:

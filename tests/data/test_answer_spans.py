@@ -46,7 +46,19 @@ TOOLS = [
 ]
 GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]")
 ODD = (
-    *("<b>", "<|im_end|>", "</s>", "<|eot_id|>", "Qz0z", "Qz", "[/INST]", "</tool_call>", "é😀", "  two  spaces", '"q"'),
+    *(
+        "<b>",
+        "<|im_end|>",
+        "</s>",
+        "<|eot_id|>",
+        "Qz0z",
+        "Qz",
+        "[/INST]",
+        "</tool_call>",
+        "é😀",
+        "  two  spaces",
+        '"q"',
+    ),
     *("\\n", "a\n\nb", "{}", "<end_of_turn>", "<|end|>", "{{ x }}", "{% raw %}", "\u2028", "'", "<|im_start|>user\n"),
 )
 GREEK_ODD = (
@@ -103,15 +115,17 @@ class Conversation:
             content = f"<think>\n{expected[-1][1]}\n</think>\n\n{content}"
         if content:
             expected.append(("text", content.split("</think>\n\n")[-1]))
-        message["content"] = (content and rng.choice(["", "", "\n", " "]) + content + rng.choice(["", "", " ", "\n"])) or (
-            rng.choice(["", None])
-        )
+        message["content"] = (
+            content and rng.choice(["", "", "\n", " "]) + content + rng.choice(["", "", " ", "\n"])
+        ) or (rng.choice(["", None]))
         if calls:
             message["tool_calls"] = []
             for _ in range(rng.choice([1, 1, 1, 2])):
                 name, self.words = f"fn{self.words}w", self.words + 1
                 texts = [self.text() for _ in range(rng.randint(0, 2))]
-                arguments = {f"key{i}": text for i, text in enumerate(texts)} | rng.choice([{}, {"n": 3}, {"deep": [1]}])
+                arguments = {f"key{i}": text for i, text in enumerate(texts)} | rng.choice(
+                    [{}, {"n": 3}, {"deep": [1]}]
+                )
                 call = {"name": name, "arguments": arguments}
                 number = f"{len(self.messages):03}{len(message['tool_calls']):06}"
                 message["tool_calls"].append({"id": number, "type": "function", "function": call})
@@ -160,7 +174,9 @@ def faults(conversation: Conversation, encoded, tokenizer, end: str) -> list[str
     if text[at:]:
         wrong.append(f"learned after the end of the turn: {text[at:]!r}")
     named = getattr(encoded, "dropped", {})
-    wrong += [f"{count} lose {kind}, named {named.get(kind, 0)}" for kind, count in lost.items() if named.get(kind) != count]
+    wrong += [
+        f"{count} lose {kind}, named {named.get(kind, 0)}" for kind, count in lost.items() if named.get(kind) != count
+    ]
     return wrong
 
 
