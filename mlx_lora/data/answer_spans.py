@@ -92,8 +92,8 @@ def find_answers(
         if aligned is not None:
             return _Finder(tokenizer, covered, aligned, options, memory).answers(text, messages)
     raise UserError(
-        "the model's chat template changes this conversation's texts in a way that cannot be followed, so that what the "
-        "assistant says cannot be told from the rest; remove the row or use another template"
+        "the model's chat template changes this conversation's texts in a way that cannot be followed, so that the "
+        "answers cannot be told from the rest; remove the row or use another template"
     )
 
 

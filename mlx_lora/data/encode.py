@@ -23,8 +23,8 @@ class EncodedExample:
         ids: int32 [length], token ids.
         supervised: bool [length], true where the token is one the model is to produce.
         weight: multiplies the example's loss.
-        token_weights: float32 [length], what each token's loss is multiplied by as well: the weight of its message times
-            that of its span, the latter with mean 1 over the supervised tokens; ``None`` where all are 1.
+        token_weights: float32 [length], what each token's loss is multiplied by as well: its message's weight times its
+            span's, the latter with mean 1 over the supervised tokens; ``None`` where all are 1.
         span_tokens: how many supervised tokens a span touches.
         cut: prompt tokens that were left out to fit ``max_seq_length``.
         dropped: messages by what of them the template does not print, e.g. ``{"thoughts": 2}``.

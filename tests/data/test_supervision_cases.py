@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mlx_lora.data.checks import check_table, read_table
+from mlx_lora.data.checks import CHECKS, check_table, read_table
+from mlx_lora.data.checks.fix import write_fixed
 from mlx_lora.data.encode import encode_example
 from mlx_lora.data.example import Example, Span
 from mlx_lora.errors import UserError
@@ -26,10 +28,12 @@ HEADER = "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' }}"
 PROMPT = "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 # Mistral's way: the system prompt stands in the user turn that is last, of all turns or of the user's.
 LAST_TURN = (
-    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set rules = messages[0].content %}{% set turns = "
-    "messages[1:] %}{% else %}{% set turns = messages %}{% endif %}{% set asked = turns | selectattr('role', 'equalto', "
-    "'user') | list %}{% for turn in turns %}{% if turn.role == 'user' %}{% if CONDITION and rules is defined %}{{ "
-    "'[ASK] ' + rules + '\n\n' + turn.content + '[/ASK]' }}{% else %}{{ '[ASK] ' + turn.content + '[/ASK]' }}{% endif %}"
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set rules = messages[0].content %}"
+    "{% set turns = messages[1:] %}{% else %}{% set turns = messages %}{% endif %}"
+    "{% set asked = turns | selectattr('role', 'equalto', 'user') | list %}{% for turn in turns %}"
+    "{% if turn.role == 'user' %}{% if CONDITION and rules is defined %}"
+    "{{ '[ASK] ' + rules + '\n\n' + turn.content + '[/ASK]' }}"
+    "{% else %}{{ '[ASK] ' + turn.content + '[/ASK]' }}{% endif %}"
     "{% else %}{{ ' ' + turn.content + eos_token }}{% endif %}{% endfor %}"
 )
 NO_END = (
@@ -37,11 +41,11 @@ NO_END = (
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
 WITH_TOOLS = (
-    "{{ bos_token }}{% if tools %}{{ '<|start_header_id|>system<|end_header_id|>\n\n# Tools\n' }}{% for tool in tools %}"
-    "{{ tool | tojson }}{{ '\n' }}{% endfor %}{{ '<|eot_id|>' }}{% endif %}{% for m in messages %}" + HEADER + "{{ "
-    "m.content or '' }}{% for call in m.tool_calls or [] %}{{ '<call>{\"name\": \"' + call.function.name + '\", "
-    "\"arguments\": ' }}{{ call.function.arguments | tojson }}{{ '}</call>' }}{% endfor %}{{ '<|eot_id|>' }}"
-    "{% endfor %}" + PROMPT
+    "{{ bos_token }}{% if tools %}{{ '<|start_header_id|>system<|end_header_id|>\n\n# Tools\n' }}"
+    "{% for tool in tools %}{{ tool | tojson }}{{ '\n' }}{% endfor %}{{ '<|eot_id|>' }}{% endif %}"
+    "{% for m in messages %}" + HEADER + "{{ m.content or '' }}{% for call in m.tool_calls or [] %}"
+    '{{ \'<call>{"name": "\' + call.function.name + \'", "arguments": \' }}{{ call.function.arguments | tojson }}'
+    "{{ '}</call>' }}{% endfor %}{{ '<|eot_id|>' }}{% endfor %}" + PROMPT
 )
 
 
@@ -76,11 +80,7 @@ def learned(tokenizer, messages, **others) -> list[str]:
     """The supervised texts of a conversation, without the white space around them."""
     encoded = encode_example(tokenizer, Example(messages, **others), 10**9)
 
-    class Backend:
-        pass
-
-    backend = Backend()
-    backend.tokenizer = tokenizer
+    backend = SimpleNamespace(tokenizer=tokenizer)
     return [part.split("⟧")[0].strip() for part in marked(backend, encoded).split("⟦")[1:]]
 
 
@@ -129,6 +129,39 @@ def test_a_cleaned_copy_does_not_promise_what_it_cannot_repair(make_base, tmp_pa
     said = refused("train", "--data", fixed, "--out", tmp_path / "run", "--set", f"model_name={base}")
     assert "--fix does not help with no_end_of_turn, since the model's chat template ends no turn" in said
     assert "--fix writes" not in said
+
+
+def test_every_error_is_repaired_by_a_cleaned_copy_or_said_not_to_be(tiny, tmp_path):
+    asked = iter(range(1000))
+
+    def row(answer="It is what it is.", question=None, **meta):
+        question = question or f"Is it {next(asked)}?"
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return {"messages": turns, "meta": meta}
+
+    tiny.chat_template = (
+        "{% if messages[0].content == 'no' %}{{ raise_exception('no') }}{% endif %}" + tiny.chat_template
+    )
+    held_out = [row(), row()]
+    wrong = [
+        *(row("", question="Nothing?"), row(never_train=True), row(is_eval=True), row(is_negative_example=True)),
+        *(row("Never so.", question="Both?", task_type="tool_neg"), row("Always so.", question="Both?")),
+        *(held_out[0], row("Another.", question=held_out[1]["messages"][0]["content"])),
+        *(row("The key is sk-ant-api03-" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4"), row("word " * 200)),
+        *(row(question="no"), {"messages": []}, *[row(question="Again?")] * 130),
+    ]
+    data = dataset(tmp_path / "data", row(), *wrong)
+    (data / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in held_out))
+    table = read_table([data])
+    table.tokenizer, table.max_seq_length = tiny, 64
+    found = check_table(table)
+    errors = {check.name: check for check in CHECKS if check.severity == "error"}
+    unfixable = {name for name, check in errors.items() if check.unfixable}
+    assert unfixable == {"no_end_of_turn", "bucket_counts"}
+    assert {finding.check for finding in found if finding.severity == "error"} == set(errors) - unfixable
+    write_fixed(tmp_path / "fixed", table, found)
+    left = findings(tmp_path / "fixed", tiny, 64).values()
+    assert [finding.check for finding in left if finding.severity == "error"] == []
 
 
 def test_an_empty_earlier_answer_is_named_and_left_out(tiny, tmp_path, command):
