@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
-from .chat_template import render
+from .answer_spans import Answers, find_answers
 from .example import Example
+from .truncation import kept_tokens
 
 
 @dataclass
@@ -21,10 +23,11 @@ class EncodedExample:
         ids: int32 [length], token ids.
         supervised: bool [length], true where the token is one the model is to produce.
         weight: multiplies the example's loss.
-        token_weights: float32 [length], what each token's loss is multiplied by besides; mean 1 over the supervised
-            ones, or ``None`` where all are 1.
+        token_weights: float32 [length], what each token's loss is multiplied by as well: its message's weight times its
+            span's, the latter with mean 1 over the supervised tokens; ``None`` where all are 1.
         span_tokens: how many supervised tokens a span touches.
         cut: prompt tokens that were left out to fit ``max_seq_length``.
+        dropped: messages by what of them the template does not print, e.g. ``{"thoughts": 2}``.
     """
 
     ids: np.ndarray
@@ -33,97 +36,138 @@ class EncodedExample:
     cut: int = 0
     token_weights: np.ndarray | None = None
     span_tokens: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def _common_prefix(a: str, b: str) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+@dataclass
+class TokenizedConversation:
+    """A conversation's tokens, uncut, and which of them belong to answers.
 
-
-def supervised_spans(tokenizer: Any, messages: Sequence[dict[str, Any]], text: str) -> list[tuple[int, int]]:
-    """Character ranges of ``text`` that the assistant produces: each answer with its end-of-turn token.
-
-    Templates may render a turn differently once others follow (Qwen3 drops earlier thoughts), so each answer is
-    looked up after the place where the prompt before it ends.
+    Attributes:
+        ids: int32 [length].
+        offsets: int64 [length, 2], the characters of each token.
+        owner: int32 [length], index into ``answers.spans``, or −1 outside of what is generated.
     """
-    spans, position = [], 0
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        after = render(tokenizer, messages[: i + 1])
-        start = max(position, _common_prefix(render(tokenizer, messages[:i], generate=True), text))
-        if text.startswith(after):
-            end = len(after)
-        else:
-            content = (message.get("content") or "").strip()
-            ending = after[after.rfind(content) + len(content) :]
-            found = text.find(content, start)
-            end = found + len(content) + _common_prefix(ending, text[found + len(content) :]) if found >= 0 else start
-        # A template's newline after the end-of-turn token is never generated.
-        position = len(text[:end].rstrip())
-        spans.append((start, position))
-    return spans
+
+    answers: Answers
+    ids: np.ndarray
+    offsets: np.ndarray
+    owner: np.ndarray
 
 
-def _token_weights(
-    example: Example, text: str, spans: Sequence[tuple[int, int]], offsets: np.ndarray, supervised: np.ndarray
-) -> tuple[np.ndarray, int]:
+def tokenize(tokenizer: Any, example: Example) -> TokenizedConversation:
+    """Render and tokenize an example, and find its answers.
+
+    Raises:
+        UserError: see :func:`~mlx_lora.data.answer_spans.find_answers`.
+    """
+    answers = find_answers(tokenizer, example.messages, example.tools, example.template_kwargs)
+    # The tokenizers library's own encoding, since mlx-lm's wrapper of a tokenizer gives no offsets.
+    encoding = tokenizer.backend_tokenizer.encode(answers.text, add_special_tokens=False)
+    offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    owner = np.full(len(offsets), -1, dtype=np.int32)
+    for number, span in enumerate(answers.spans):
+        for start, end in span.parts:
+            inside = (offsets[:, 0] >= start) & (offsets[:, 1] <= end) & (offsets[:, 1] > offsets[:, 0])
+            owner[inside] = number
+    return TokenizedConversation(answers, np.asarray(encoding.ids, dtype=np.int32), offsets, owner)
+
+
+def _span_weights(
+    example: Example, tokens: TokenizedConversation, supervised: np.ndarray
+) -> tuple[np.ndarray | float, int]:
     """(float32 [length], tokens touched): weights of the spans that tokens overlap, with mean 1 where supervised."""
-    weights = np.ones(len(offsets), dtype=np.float32)
-    touched = np.zeros(len(offsets), dtype=bool)
-    answers = [i for i, message in enumerate(example.messages) if message["role"] == "assistant"]
+    if not example.spans:
+        return 1.0, 0
+    weights = np.ones(len(supervised), dtype=np.float32)
+    touched = np.zeros(len(supervised), dtype=bool)
+    content = {span.message: span.content for span in tokens.answers.spans}
     for span in example.spans:
-        content = example.messages[span.message]["content"]
-        # Templates strip contents; what stands before the span is looked for without its leading white space.
-        stripped = len(content) - len(content.lstrip())
-        begin = text.find(content.strip(), spans[answers.index(span.message)][0])
-        if begin >= 0:
-            start, end = begin + span.start - stripped, begin + span.end - stripped
-            inside = supervised & (offsets[:, 0] < end) & (offsets[:, 1] > start)
+        # Characters of the content, piece by piece, to characters of the rendered text.
+        printed = [
+            (start + max(0, span.start - offset), min(end, start + span.end - offset))
+            for offset, start, end in content.get(span.message, ())
+            if offset < span.end and offset + end - start > span.start
+        ]
+        if printed:
+            begin, end = printed[0][0], printed[-1][1]
+            inside = supervised & (tokens.offsets[:, 0] < end) & (tokens.offsets[:, 1] > begin)
             weights[inside], touched = span.weight, touched | inside
     return weights / weights[supervised].mean(), int(touched.sum())
+
+
+def _message_weights(tokens: TokenizedConversation) -> np.ndarray:
+    """float32 [length]: the weight of the message that each token belongs to, 1 outside of answers."""
+    # The index −1 takes the last.
+    return np.array([*(span.weight for span in tokens.answers.spans), 1.0], dtype=np.float32)[tokens.owner]
+
+
+def learned_tokens(tokens: TokenizedConversation) -> np.ndarray:
+    """Return bool [length], True for the tokens of answers whose weight is above 0.
+
+    Raises:
+        UserError: there is none.
+    """
+    learned = (tokens.owner >= 0) & (_message_weights(tokens) > 0)
+    if not learned.any():
+        if any(span.weight == 0 for span in tokens.answers.spans):
+            raise UserError("every answer of this example has the weight 0, so there is nothing to learn from it")
+        raise UserError("no token of this example is the assistant's, so there is nothing to learn from it")
+    return learned
+
+
+def truncate(tokens: TokenizedConversation, max_seq_length: int) -> np.ndarray:
+    """Return bool [length], True for the tokens that stay; of answers all do, unless they weigh 0 and space is short.
+
+    Raises:
+        UserError: the answers do not fit.
+    """
+    if len(tokens.ids) <= max_seq_length:
+        return np.ones(len(tokens.ids), dtype=bool)
+    learned = (tokens.owner >= 0) & (_message_weights(tokens) > 0)
+    for protected in (tokens.owner >= 0, learned):
+        kept = kept_tokens(protected, max_seq_length)
+        if kept is not None:
+            return kept
+    count, said = int(learned.sum()), sum(span.weight > 0 for span in tokens.answers.spans)
+    what = "the answer takes" if said == 1 else f"the {said} answers take"
+    raise UserError(
+        f"{what} {count} tokens and max_seq_length is {max_seq_length}, which leaves too few for the prompt; raise "
+        "max_seq_length or shorten the answer"
+    )
 
 
 def encode_example(
     tokenizer: Any, example: Example, max_seq_length: int, train_on_prompt: bool = False
 ) -> EncodedExample:
-    """Token ids and supervised mask of an example; a prompt that is too long loses its middle, an answer nothing.
+    """Token ids and supervised mask of an example; prompts that are too long lose their middle, answers nothing.
 
     Args:
         train_on_prompt: supervise every token, not only the assistant's.
 
     Raises:
-        UserError: the answer alone does not fit, or no token would be supervised.
+        UserError: the answers do not fit, no token would be supervised, or see :func:`tokenize`.
     """
-    text = render(tokenizer, example.messages, tools=example.tools, **example.template_kwargs)
-    # The tokenizers library's own encoding, since mlx-lm's wrapper of a tokenizer gives no offsets.
-    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
-    ids = np.asarray(encoding.ids, dtype=np.int32)
-    offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-    supervised = np.zeros(len(ids), dtype=bool)
-    spans = supervised_spans(tokenizer, example.messages, text)
-    for start, end in spans:
-        supervised |= (offsets[:, 0] >= start) & (offsets[:, 1] <= end) & (offsets[:, 1] > offsets[:, 0])
-    if not supervised.any():
-        raise UserError("no token of this example is the assistant's, so there is nothing to learn from it")
-    prompt = int(supervised.argmax())
+    tokens = tokenize(tokenizer, example)
+    supervised, by_message = learned_tokens(tokens), _message_weights(tokens)
+    kept = truncate(tokens, max_seq_length)
     if train_on_prompt:
-        supervised[:] = True
-    weights, touched = _token_weights(example, text, spans, offsets, supervised) if example.spans else (None, 0)
-    cut = max(0, len(ids) - max_seq_length)
-    if cut:
-        keep = prompt - cut
-        if keep < 2:
-            raise UserError(
-                f"the answer takes {len(ids) - prompt} tokens and max_seq_length is {max_seq_length}; "
-                "raise max_seq_length or shorten the answer"
-            )
-        kept = np.r_[0 : (keep + 1) // 2, prompt - keep // 2 : len(ids)]
-        ids, supervised = ids[kept], supervised[kept]
-        weights = None if weights is None else weights[kept]
-    return EncodedExample(ids, supervised, example.weight, cut, weights, touched)
+        supervised = by_message > 0
+    by_span, touched = _span_weights(example, tokens, supervised)
+    weights = by_span * by_message if example.spans or (by_message[supervised] != 1).any() else None
+    dropped = Counter(what for what, _ in tokens.answers.dropped)
+    return EncodedExample(
+        tokens.ids[kept],
+        supervised[kept],
+        example.weight,
+        int((~kept).sum()),
+        None if weights is None else weights[kept],
+        touched,
+        dict(dropped),
+    )
 
 
 def encode_examples(

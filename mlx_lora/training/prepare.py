@@ -50,7 +50,11 @@ class Prepared:
             "answers that the model's tokenizer or template changes"
         )
         spans = any(example.spans for example in self.examples) and not self.weighted()["span_tokens"]
-        return [*self.backend.notes, *([shortened] if cut else []), *([inert] if spans else [])]
+        dropped = []
+        for what in sorted({what for example in self.train for what in example.dropped}):
+            counts = [example.dropped[what] for example in self.train if what in example.dropped]
+            dropped.append(f"{sum(counts)} messages in {len(counts)} examples lose {what}: the template leaves it out")
+        return [*self.backend.notes, *([shortened] if cut else []), *([inert] if spans else []), *dropped]
 
     def weighted(self) -> dict[str, int]:
         """How many examples and supervised tokens weigh more or less than the rest."""

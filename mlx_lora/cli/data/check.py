@@ -58,8 +58,10 @@ def check(
     result = {"rows": table.rows, "distinct_rows": table.distinct, "findings": [f.to_dict() for f in findings]}
     if fix is not None:
         from ...data.checks.fix import write_fixed
+        from ...data.checks.suite import unfixable
 
-        result["fixed"] = {"path": str(fix), **write_fixed(fix, table, findings)}
+        remaining = [finding.check for finding in unfixable(findings)]
+        result["fixed"] = {"path": str(fix), **write_fixed(fix, table, findings), "remaining": remaining}
     if as_json:
         print_json(result)
     else:
@@ -102,6 +104,9 @@ def _print(table: Table, findings: list[Finding], fixed: object) -> None:
         click.echo(
             f"{fixed['path']}: {fixed['kept']:,} rows kept, {fixed['dropped']:,} left out (fixed.jsonl says why)"
         )
+        for finding in findings:
+            if finding.check in fixed["remaining"]:
+                click.echo(f"{finding.check} stays, and stops training: --fix does not help, since {finding.unfixable}")
     elif errors:
         click.echo(f"errors, which stop training: {', '.join(errors)}")
     else:

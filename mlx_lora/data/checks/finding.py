@@ -37,6 +37,7 @@ class Check:
         needs: ``base`` or ``plan``: what must be given for it to run.
         slow: too slow to run before every training.
         final: training refuses such a row by itself, in words of its own, so that there is nothing to waive.
+        unfixable: why ``--fix`` cannot remove an error, and what to do instead; empty where it drops the rows.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Check:
     needs: Literal["", "base", "plan"] = ""
     slow: bool = False
     final: bool = False
+    unfixable: str = ""
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Finding:
 
     Attributes:
         examples: the first hits, each with file and line.
-        means: the check's.
+        means, unfixable: the check's.
         hits: all of them.
     """
 
@@ -63,6 +65,7 @@ class Finding:
     count: int
     examples: list[str]
     means: str = ""
+    unfixable: str = ""
     hits: list[Hit] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,4 +79,4 @@ def run_check(check: Check, table: Table) -> Finding | None:
     if not hits:
         return None
     said = [hit.said for hit in hits[:NAMED]]
-    return Finding(check.name, check.severity, len(hits), said, check.means, hits)
+    return Finding(check.name, check.severity, len(hits), said, check.means, check.unfixable, hits)

@@ -12,6 +12,7 @@ from . import answers, bookkeeping, conflicts, duplicates, leaks, personal, temp
 from .finding import Check, Finding, run_check
 from .table import Table, read_table
 
+PLAN = "it is rows too many or too few: add or remove some, or correct the plan"
 CHECKS = (
     Check("malformed", "error", "lines that hold no row", bookkeeping.malformed),
     Check("empty_answer", "error", "answers that are empty", answers.empty),
@@ -33,10 +34,17 @@ CHECKS = (
     Check("secrets", "error", "what looks like keys or passwords", personal.secrets),
     Check("email_addresses", "warning", "e-mail addresses", personal.emails),
     Check("duplicate_sample_id", "warning", "sample_ids that are there already", bookkeeping.sample_ids),
-    Check("bucket_counts", "error", "buckets that are not as planned", bookkeeping.buckets, needs="plan"),
+    Check(
+        "bucket_counts", "error", "buckets that are not as planned", bookkeeping.buckets, needs="plan", unfixable=PLAN
+    ),
     Check("template_refuses", "error", "turns the template refuses", template.refused, needs="base", final=True),
-    Check("no_end_of_turn", "error", "answers that teach no end", template.no_end_of_turn, needs="base"),
+    Check(
+        *("no_end_of_turn", "error", "answers that teach no end", template.no_end_of_turn),
+        needs="base",
+        unfixable="the model's chat template ends no turn with a special token: use another base or template",
+    ),
     Check("serving_differs", "warning", "training text unlike serving text", template.serving_differs, needs="base"),
+    Check("dropped_text", "warning", "texts that the template leaves out", template.dropped_text, needs="base"),
     Check("answer_too_long", "error", "answers that do not fit", template.answer_too_long, needs="base", final=True),
     Check("too_long", "warning", "prompts that lose their middle", template.too_long, needs="base"),
 )
@@ -82,6 +90,20 @@ def stop_sentence(findings: Sequence[Finding], data: Sequence[str | Path], waive
     names = ", ".join([*waived, *(finding.check for finding in findings)])
     return (
         f"the check {first.check}{others} stops training: {first.means}, {first.count} in all, the first "
-        f"{first.examples[0]}; correct the data (`mlx-lora data check {' '.join(map(str, data))}` says more, and "
-        f"--fix writes a cleaned copy), or train on it nevertheless with --set 'waive_checks=[{names}]'"
+        f"{first.examples[0]}; {_advice(findings, data)}, or train on it nevertheless with "
+        f"--set 'waive_checks=[{names}]'"
     )
+
+
+def _advice(findings: Sequence[Finding], data: Sequence[str | Path]) -> str:
+    """What to do about findings: correct the data where a cleaned copy helps, else what the check itself says."""
+    more = f"`mlx-lora data check {' '.join(map(str, data))}` says more"
+    beyond = [f"--fix does not help with {finding.check}, since {finding.unfixable}" for finding in unfixable(findings)]
+    if len(beyond) == len(findings):
+        return "; ".join(beyond)
+    return "; ".join([f"correct the data ({more}, and --fix writes a cleaned copy)", *beyond])
+
+
+def unfixable(findings: Sequence[Finding]) -> list[Finding]:
+    """The errors that a cleaned copy keeps."""
+    return [finding for finding in findings if finding.severity == "error" and finding.unfixable]

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
+from ..answer_spans import Answers
 from ..chat_template import render
-from ..encode import EncodedExample, encode_example
+from ..encode import learned_tokens, tokenize, truncate
 from ..example import Example
+from .answers import has_empty_answer
 from .conflicts import brief
 from .finding import Hit
 from .table import Item, Table
@@ -28,27 +30,29 @@ class Encoded:
 
     Attributes:
         tokens: its length.
-        prompt: how many tokens come before the first answer.
-        cut: the text that is left out to fit ``max_seq_length``, and how many tokens it has.
-        refused: why the template refuses the row.
+        cut: the texts that are left out to fit ``max_seq_length``, and how many tokens they have.
+        too_long: why the row's answers do not fit.
+        refused: why the row cannot be encoded.
         ends: every answer's last supervised token is a special one.
         differs: how the text that is trained on differs from the one the model is served with.
+        dropped: what of the row the template does not print.
     """
 
     item: Item
     tokens: int = 0
-    prompt: int = 0
     cut: str = ""
     cut_tokens: int = 0
+    too_long: str | None = None
     refused: str | None = None
     ends: bool = True
     differs: str | None = None
+    dropped: str = ""
 
 
 def encoded(table: Table) -> list[Encoded]:
     """Every row with an answer, encoded once a table; some of each kind if the table is ``sampled``."""
     if "encoded" not in table.shared:
-        items = [item for item in table.items if item.answer.strip()]
+        items = [item for item in table.items if not has_empty_answer(item)]
         if table.sampled:
             items = _sample([item for item in items if item.trained])
         ends = special_ids(table.tokenizer)
@@ -82,51 +86,49 @@ def special_ids(tokenizer: Any) -> set[int]:
     return {number for number in added | set(tokenizer.all_special_ids) | ends if number is not None}
 
 
-class _Once:
-    """A tokenizer that renders each beginning of one conversation only once: that is most of the work."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._rendered: dict[tuple[int, bool], str] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
-
-    def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> str:
-        key = len(messages), options["add_generation_prompt"]
-        if key not in self._rendered:
-            self._rendered[key] = self._tokenizer.apply_chat_template(messages, **options)
-        return self._rendered[key]
-
-
 def _encode(table: Table, item: Item, ends: set[int]) -> Encoded:
-    fact, tokenizer = Encoded(item), _Once(table.tokenizer)
-    messages = item.row.messages
+    fact, tokenizer, example = Encoded(item), table.tokenizer, item.row.example()
     try:
-        # Uncut: what is longer is measured here.
-        example = encode_example(tokenizer, Example(messages), 10**9)
-        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        serving = render(tokenizer, messages[:last], generate=True)
-        training = render(tokenizer, messages[: last + 1])
+        tokens = tokenize(tokenizer, example)
+        learned = learned_tokens(tokens)
     except UserError as error:
         fact.refused = str(error)
         return fact
-    fact.tokens, fact.prompt = len(example), int(example.supervised.argmax())
-    fact.cut_tokens = max(0, fact.tokens - table.max_seq_length)
-    if fact.cut_tokens:
-        fact.cut = _cut_text(table, example, fact)
-    stops = np.flatnonzero(example.supervised & ~np.append(example.supervised[1:], False))
-    fact.ends = all(int(example.ids[i]) in ends for i in stops)
-    fact.differs = _difference(table.tokenizer, serving, training)
+    fact.tokens = len(tokens.ids)
+    try:
+        kept = truncate(tokens, table.max_seq_length)
+        fact.cut_tokens, fact.cut = int((~kept).sum()), _removed_text(tokenizer, tokens.ids, kept)
+    except UserError as error:
+        fact.too_long = str(error)
+    last = {int(owner): int(number) for owner, number in zip(tokens.owner[learned], tokens.ids[learned], strict=True)}
+    fact.ends = all(number in ends for number in last.values())
+    fact.differs = _serving_difference(tokenizer, example, tokens.answers)
+    fact.dropped = ", ".join(f"the {what} of message {message + 1}" for what, message in tokens.answers.dropped)
     return fact
 
 
-def _cut_text(table: Table, example: EncodedExample, fact: Encoded) -> str:
-    """The middle of the prompt, as :func:`~mlx_lora.data.encode.encode_example` takes it out."""
-    keep = fact.prompt - fact.cut_tokens
-    if keep < 2:
-        return ""
-    return table.tokenizer.decode(example.ids[(keep + 1) // 2 : fact.prompt - keep // 2].tolist())
+def _removed_text(tokenizer: Any, ids: np.ndarray, kept: np.ndarray) -> str:
+    """Return the stretches that truncation takes out, as text."""
+    places = np.flatnonzero(~kept)
+    stretches = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1) if len(places) else []
+    return " … ".join(tokenizer.decode(ids[stretch].tolist()) for stretch in stretches)
+
+
+def _serving_difference(tokenizer: Any, example: Example, answers: Answers) -> str | None:
+    """How the text before the first answer that is served otherwise differs from what the model is served with."""
+    learned = [span for span in answers.spans if span.weight > 0]
+    for number, span in enumerate(learned, 1):
+        before = example.messages[: span.message]
+        which = f"answer {number} of {len(learned)}: " if len(learned) > 1 else ""
+        try:
+            serving = render(tokenizer, before, generate=True, tools=example.tools, **example.template_kwargs)
+        except UserError as error:
+            if any(message["role"] in ("user", "tool") for message in before):
+                return f"{which}the model cannot be served with what comes before it ({error})"
+            continue  # nobody asks, so nothing is served
+        if said := _difference(tokenizer, serving, answers.text):
+            return which + said
+    return None
 
 
 def _difference(tokenizer: Any, serving: str, training: str) -> str | None:
@@ -153,19 +155,17 @@ def refused(table: Table) -> Iterator[Hit]:
 
 
 def answer_too_long(table: Table) -> Iterator[Hit]:
-    """Rows whose answer alone does not fit; training refuses them."""
+    """Rows whose answers alone do not fit; training refuses them."""
     for fact in encoded(table):
-        if fact.cut_tokens and fact.prompt - fact.cut_tokens < 2:
-            answer = fact.tokens - fact.prompt
-            said = f"the answer takes {answer} tokens of {fact.tokens}, and max_seq_length is {table.max_seq_length}"
-            yield Hit(f"{fact.item.where}: {said}", [fact.item])
+        if fact.too_long:
+            yield Hit(f"{fact.item.where}: {fact.too_long}", [fact.item])
 
 
 def too_long(table: Table) -> Iterator[Hit]:
-    """Rows whose prompt loses its middle."""
+    """Rows whose prompts lose their middle."""
     for fact in encoded(table):
-        if fact.cut_tokens and fact.prompt - fact.cut_tokens >= 2:
-            said = f"{fact.tokens} tokens; the prompt loses {fact.cut_tokens} of its {fact.prompt}: {brief(fact.cut)}"
+        if fact.cut_tokens:
+            said = f"{fact.tokens} tokens; the prompt loses {fact.cut_tokens} of them: {brief(fact.cut)}"
             yield Hit(f"{fact.item.where}: {said}")
 
 
@@ -177,7 +177,14 @@ def no_end_of_turn(table: Table) -> Iterator[Hit]:
 
 
 def serving_differs(table: Table) -> Iterator[Hit]:
-    """Rows whose training text does not begin as the text the model is served with."""
+    """Rows in which what comes before an answer is not the text that the model is served with."""
     for fact in encoded(table):
         if fact.differs:
             yield Hit(f"{fact.item.where}: {fact.differs}")
+
+
+def dropped_text(table: Table) -> Iterator[Hit]:
+    """Rows of which the template does not print everything, e.g. the thoughts of earlier answers."""
+    for fact in encoded(table):
+        if fact.dropped:
+            yield Hit(f"{fact.item.where}: the template leaves out {fact.dropped}")
