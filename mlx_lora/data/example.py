@@ -45,7 +45,8 @@ class Example:
         tools: JSON schemas of the functions the model may call (OpenAI's ``tools``), given to the chat template.
         template_kwargs: further variables of the chat template (``chat_template_kwargs`` in a row).
 
-    A message may carry ``weight``: a number that its tokens' loss is multiplied by; 0 makes an answer context only.
+    A message may carry ``weight``: a number that its tokens' loss is multiplied by; 0 makes an answer context only. An
+    assistant's may carry ``open_end: true``: it stops before it ends, so its end-of-turn token is not learned.
     """
 
     messages: list[dict[str, Any]]
@@ -220,6 +221,6 @@ def write_dataset(
         }
         write_json(directory / CARD, full)
         if report is not None:
-            write_json(directory / "report.json", report.to_dict())
+            write_json(directory / "report.json", report.to_dict(every=True))
             write_atomic(directory / "report.md", report.to_markdown())
     return full

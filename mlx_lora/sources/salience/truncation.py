@@ -29,10 +29,11 @@ _HEADING = re.compile(r"\s*#{1,6}\s")
 _ITEM = re.compile(r"\s*(?:>\s*)*(?:[-+*•]|\d+[.)]|[A-Za-z][.)])\s+")
 _BARE_MARKER = re.compile(r"\s*(?:>\s*)*(?:[-+*•]|(?P<number>\d+)[.)]?|[A-Za-z][.)])[\s*_]*$")
 # Words that a full stop shortens and that do not end a sentence, without the last stop.
-_ABBREVIATIONS = frozenset(
-    "dr mr mrs ms mx prof st rev hon gov sen capt lt sgt e.g i.e eg ie cf vs viz approx resp fig eq vol pp al ca bzw z.b "
-    "d.h u.a".split()
-)
+_ABBREVIATIONS = {
+    *("dr", "mr", "mrs", "ms", "mx", "prof", "st", "rev", "hon", "gov", "sen", "capt", "lt", "sgt"),
+    *("e.g", "i.e", "eg", "ie", "cf", "vs", "viz", "approx", "resp", "fig", "eq", "vol", "pp", "al", "ca"),
+    *("bzw", "z.b", "d.h", "u.a"),
+}
 _LAST_TOKEN = re.compile(r"[^\s(\[\"'“‘„«*_]*$")
 # Two characters of a script that is written without spaces count as a word.
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
@@ -42,7 +43,7 @@ _NO_STOPS = re.compile(r"[\u0e00-\u0eff]")
 
 def word_count(text: str) -> int:
     """Return the number of words; two characters of Chinese or Japanese count as one."""
-    unspaced = len(_UNSPACED.findall(text))
+    unspaced = 0 if text.isascii() else len(_UNSPACED.findall(text))
     return -(-unspaced // 2) + len(words_of(_UNSPACED.sub(" ", text) if unspaced else text))
 
 
