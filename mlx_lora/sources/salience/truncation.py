@@ -81,7 +81,7 @@ def _ends_with_marker(text: str) -> bool:
 
 
 def _last_token(text: str) -> str:
-    found = _LAST_TOKEN.search(text)
+    found = _LAST_TOKEN.search(text[-20:])  # longer than any abbreviation
     return found.group().lower() if found else ""
 
 
