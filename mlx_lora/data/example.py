@@ -45,8 +45,7 @@ class Example:
         tools: JSON schemas of the functions the model may call (OpenAI's ``tools``), given to the chat template.
         template_kwargs: further variables of the chat template (``chat_template_kwargs`` in a row).
 
-    A message may carry ``weight``: a number that its tokens' loss is multiplied by; 0 makes an answer context only. An
-    assistant's may carry ``open_end: true``: it stops before it ends, so its end-of-turn token is not learned.
+    A message may carry ``weight``: a number that its tokens' loss is multiplied by; 0 makes an answer context only.
     """
 
     messages: list[dict[str, Any]]
