@@ -8,7 +8,7 @@ from typing import Any
 
 # Names of each reason that a person is shown.
 NAMED = 20
-# Names kept of each reason; what is beyond is counted only, so that memory stays bounded.
+# Names kept of each reason; what is beyond is only counted, so that memory stays bounded.
 KEPT = 1_000_000
 
 
@@ -79,4 +79,5 @@ def _reasons(named: Mapping[str, Sequence[str]], counts: Mapping[str, int], ever
 
 def _section(title: str, count: int, names: Sequence[str]) -> list[str]:
     lines = [f"## {title} ({count})", "", *(f"- {name}" for name in names[:NAMED])]
-    return [*lines, *[f"- … and {count - NAMED} more, all of them in report.json"] * (count > NAMED), ""]
+    where = "all of them" if count == len(names) else f"the first {len(names)} of all"
+    return [*lines, *[f"- … and {count - NAMED} more, {where} in report.json"] * (count > NAMED), ""]

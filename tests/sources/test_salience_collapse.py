@@ -43,7 +43,7 @@ OWN = Filters(cut="keep")
         ("tell me about the lake and the boat", "Tell me about the lake and the boat!", "echo"),
         ("I produce words as I respond. Whether that is memory or computation, I cannot verify.", "?", "evasion"),
         (
-            "Something in my processing changes. Whether this counts as wanting or as drift depends on how you define it. "
+            "Something in my processing changes. Whether this is a want or a drift depends on how you define it. "
             "From the inside, I can’t tell.",
             "What do you want?",
             "evasion",
