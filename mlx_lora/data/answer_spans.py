@@ -44,6 +44,7 @@ class AnswerSpan:
         weight: the message's own; 0 makes it context.
         content: (offset in the message's content, start, end) of the parts of its content that are printed unchanged.
         parts: the characters that are supervised: all of it, or what the template marks with ``{% generation %}``.
+        open_from: where the text of a message with ``open_end`` stops: what follows of the answer is not learned.
     """
 
     message: int
@@ -52,6 +53,7 @@ class AnswerSpan:
     weight: float = 1.0
     content: list[tuple[int, int, int]] = field(default_factory=list)
     parts: list[tuple[int, int]] = field(default_factory=list)
+    open_from: int | None = None
 
 
 @dataclass
@@ -77,9 +79,11 @@ def find_answers(
 
     Raises:
         UserError: the template refuses the conversation, leaves out an answer, or prints texts in a way that cannot be
-            followed; or an answer is empty.
+            followed; an answer is empty; or ``open_end`` is not one of an assistant's.
     """
     for i, message in enumerate(messages):
+        if message.get("open_end") not in ((None, False, True) if message["role"] == "assistant" else (None, False)):
+            raise UserError(f"open_end in message {i + 1} must be true or false, in an assistant message; correct it")
         if message["role"] == "assistant" and message.get("weight", 1) and not _says_something(message):
             raise UserError(f"the assistant's answer in message {i + 1} is empty; fill it in or remove the row")
     options = {"tools": tools, **(template_kwargs or {})}
@@ -191,6 +195,8 @@ class _Finder:
                 )
             span = self._span(i, where[0], where[-1], before)
             span.weight, before = weight, span.end
+            if message.get("open_end"):
+                span.open_from = self.aligned.printed[where[-1]].end
             spans.append(span)
         return Answers(text, spans, self._dropped())
 

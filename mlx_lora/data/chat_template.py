@@ -10,7 +10,7 @@ from ..errors import UserError
 # Llama 3's template prints today's date unless told one: a run must not depend on the day it is made.
 TEMPLATE_DATE = "26 Jul 2024"
 # Keys of a message that decide what is learned; a template never sees them.
-TRAINING_KEYS = {"weight"}
+TRAINING_KEYS = {"weight", "open_end"}
 
 
 def render(

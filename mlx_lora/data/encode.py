@@ -105,13 +105,20 @@ def _message_weights(tokens: TokenizedConversation) -> np.ndarray:
     return np.array([*(span.weight for span in tokens.answers.spans), 1.0], dtype=np.float32)[tokens.owner]
 
 
+def _open_ends(tokens: TokenizedConversation) -> np.ndarray:
+    """Return bool [length], True for tokens after the text of answers that stop before their end (``open_end``)."""
+    last = len(tokens.answers.text)
+    open_from = [last if span.open_from is None else span.open_from for span in tokens.answers.spans]
+    return tokens.offsets[:, 1] > np.array([*open_from, last])[tokens.owner]
+
+
 def learned_tokens(tokens: TokenizedConversation) -> np.ndarray:
-    """Return bool [length], True for the tokens of answers whose weight is above 0.
+    """Return bool [length], True for the tokens of answers whose weight is above 0, but for open ends.
 
     Raises:
         UserError: there is none.
     """
-    learned = (tokens.owner >= 0) & (_message_weights(tokens) > 0)
+    learned = (tokens.owner >= 0) & (_message_weights(tokens) > 0) & ~_open_ends(tokens)
     if not learned.any():
         if any(span.weight == 0 for span in tokens.answers.spans):
             raise UserError("every answer of this example has the weight 0, so there is nothing to learn from it")
@@ -155,7 +162,7 @@ def encode_example(
     supervised, by_message = learned_tokens(tokens), _message_weights(tokens)
     kept = truncate(tokens, max_seq_length)
     if train_on_prompt:
-        supervised = by_message > 0
+        supervised = (by_message > 0) & ~_open_ends(tokens)
     by_span, touched = _span_weights(example, tokens, supervised)
     weights = by_span * by_message if example.spans or (by_message[supervised] != 1).any() else None
     dropped = Counter(what for what, _ in tokens.answers.dropped)

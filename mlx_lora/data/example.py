@@ -220,6 +220,6 @@ def write_dataset(
         }
         write_json(directory / CARD, full)
         if report is not None:
-            write_json(directory / "report.json", report.to_dict())
+            write_json(directory / "report.json", report.to_dict(every=True))
             write_atomic(directory / "report.md", report.to_markdown())
     return full

@@ -1,12 +1,15 @@
-"""What came into a dataset, what was left out, and why: every omission is counted and named."""
+"""Account of an import: what came in, what was left out or changed, and why."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Names kept for each reason; the count goes on.
+# Names of each reason that a person is shown.
 NAMED = 20
+# Names kept of each reason; what is beyond is only counted, so that memory stays bounded.
+KEPT = 1_000_000
 
 
 @dataclass
@@ -17,9 +20,10 @@ class ImportReport:
         source: the source's name.
         read: items found in the stores.
         kept: examples made of them.
-        left_out: reason -> names of what was left out for it (the first ones) ...
+        left_out: reason -> names of what was left out for it ...
         counts: ... and how many there were.
         notes: what else a person should know, a sentence each.
+        changed: reason -> names of examples that are not as they were found.
     """
 
     source: str
@@ -28,28 +32,52 @@ class ImportReport:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    changed: dict[str, list[str]] = field(default_factory=dict)
 
     def leave_out(self, reason: str, name: str) -> None:
         """Count an item that was left out; ``name`` lets a person find it."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         named = self.left_out.setdefault(reason, [])
-        if len(named) < NAMED:
+        if len(named) < KEPT:
             named.append(name)
 
-    def to_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints and ``report.json`` holds."""
-        left_out = [
-            {"reason": reason, "count": count, "examples": self.left_out[reason]}
-            for reason, count in self.counts.items()
-        ]
-        return {"source": self.source, "read": self.read, "kept": self.kept, "left_out": left_out, "notes": self.notes}
+    def change(self, reason: str, name: str) -> None:
+        """Name an example that was kept, but not as it was found."""
+        self.changed.setdefault(reason, []).append(name)
+
+    def to_dict(self, every: bool = False) -> dict[str, Any]:
+        """Return what ``--json`` prints; with ``every``, each reason has all of its names in ``rows``.
+
+        ``examples`` are the first names, at most :data:`NAMED`.
+        """
+        report: dict[str, Any] = {"source": self.source, "read": self.read, "kept": self.kept}
+        report["left_out"] = _reasons(self.left_out, self.counts, every)
+        if self.changed:
+            report["changed"] = _reasons(
+                self.changed, {reason: len(names) for reason, names in self.changed.items()}, every
+            )
+        return {**report, "notes": self.notes}
 
     def to_markdown(self) -> str:
-        """The same for a person."""
+        """Return the same for a person, the first names of each reason."""
         lines = [f"# Import of {self.source}", "", f"{self.read} items came in, {self.kept} became examples.", ""]
         for reason, count in self.counts.items():
-            lines += [f"## Left out: {reason} ({count})", ""]
-            lines += [f"- {name}" for name in self.left_out[reason]]
-            lines += [f"- … and {count - NAMED} more"] * (count > NAMED) + [""]
+            lines += _section(f"Left out: {reason}", count, self.left_out[reason])
+        for reason, names in self.changed.items():
+            lines += _section(f"Changed: {reason}", len(names), names)
         lines += [f"{note}\n" for note in self.notes]
         return "\n".join(lines)
+
+
+def _reasons(named: Mapping[str, Sequence[str]], counts: Mapping[str, int], every: bool) -> list[dict[str, Any]]:
+    return [
+        {"reason": reason, "count": count, "examples": list(named[reason][:NAMED])}
+        | ({"rows": list(named[reason])} if every else {})
+        for reason, count in counts.items()
+    ]
+
+
+def _section(title: str, count: int, names: Sequence[str]) -> list[str]:
+    lines = [f"## {title} ({count})", "", *(f"- {name}" for name in names[:NAMED])]
+    where = "all of them" if count == len(names) else f"the first {len(names)} of all"
+    return [*lines, *[f"- … and {count - NAMED} more, {where} in report.json"] * (count > NAMED), ""]

@@ -63,6 +63,19 @@ def test_a_template_without_an_end_of_turn(dataset, tiny):
     assert "line 1: an answer ends without an end-of-turn token" in said["no_end_of_turn"][0]
 
 
+def test_an_open_end_needs_no_end_of_turn(dataset, tiny):
+    """An answer whose end is not learned is no finding; that of another answer in the same row is."""
+    text = "It is what it is. We all went there together at night. It was late and then the"
+    row = [TURNS[0], {"role": "assistant", "content": text, "open_end": True}]
+    assert template_findings(dataset(row), tiny) == {}
+    closed = [row[0], {**row[1], "open_end": False}]
+    assert template_findings(dataset(closed, name="closed"), tiny).keys() == {"cut_answer"}
+    tiny.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    tiny.chat_template += "{% if add_generation_prompt %}assistant: {% endif %}"
+    assert "no_end_of_turn" not in template_findings(dataset(row, name="open"), tiny)
+    assert "no_end_of_turn" in template_findings(dataset([*TURNS, *row], name="both"), tiny)
+
+
 def test_a_template_that_serves_otherwise_than_it_trains(dataset, tiny):
     tiny.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
     said = template_findings(dataset(TURNS), tiny)["serving_differs"]

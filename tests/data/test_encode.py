@@ -156,3 +156,28 @@ def test_prompts_are_learned_too_where_asked(tokenizer):
     encoded = encode_example(tokenizer, Example(MESSAGES), 512, train_on_prompt=True)
     assert encoded.supervised.all()
     assert collate([encoded, encoded]).prefix.size == 0
+
+
+def test_the_end_of_an_open_answer_is_not_learned(tokenizer):
+    """The row is the same text, and the same is learned but for the end-of-turn tokens of the open answer."""
+    opened = [*MESSAGES[:2], {**MESSAGES[2], "open_end": True}, *MESSAGES[3:]]
+    encoded, closed = (encode_example(tokenizer, Example(messages), 512) for messages in (opened, MESSAGES))
+    assert encoded.ids.tolist() == closed.ids.tolist()
+    assert supervised_text(tokenizer, encoded) == "EISV_TOKENS: ~stillness~no<|eot_id|>"
+    everything = encode_example(tokenizer, Example(opened), 512, train_on_prompt=True)
+    (left_out,) = np.flatnonzero(~everything.supervised)
+    assert tokenizer.decode(everything.ids[left_out]) == "<|eot_id|>"
+    assert not encoded.supervised[left_out]
+    # Nothing of an answer is cut, its end token included.
+    long = [{"role": "user", "content": "word " * 200}, {**MESSAGES[2], "open_end": True}]
+    cut = encode_example(tokenizer, Example(long), 64)
+    assert supervised_text(tokenizer, cut) == "EISV_TOKENS: ~stillness~"
+    assert tokenizer.decode(cut.ids).endswith("~stillness~<|eot_id|>")
+    shut = [*MESSAGES[:4], {**MESSAGES[4], "open_end": False}]
+    assert encode_example(tokenizer, Example(shut), 512).supervised.tolist() == closed.supervised.tolist()
+
+
+@pytest.mark.parametrize("message", [{**MESSAGES[1], "open_end": True}, {**MESSAGES[2], "open_end": "yes"}])
+def test_an_open_end_is_an_answers(tokenizer, message):
+    with pytest.raises(UserError, match=r"open_end in message 1 must be true or false, in an assistant message"):
+        encode_example(tokenizer, Example([message, MESSAGES[4]]), 512)

@@ -276,7 +276,9 @@ def test_the_command(tmp_path, command):
         {"reason": DUPLICATE, "count": 1, "examples": [f"{file}, line 21"]},
     ]
     assert printed["plan"]["total"] == 34_000
-    assert json.loads((tmp_path / "a" / "report.json").read_text()) == printed["report"]
+    written = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert [row.pop("rows") for row in written["left_out"]] == [[f"{file}, line 21"]]
+    assert written == printed["report"]
     shown = command("data", "instructions", file, "--out", tmp_path / "b", "--leave-out", "odd", "--keep-duplicates")
     assert "21 examples of 22 rows" in shown.stdout
     assert "bucket odd, as asked" in shown.stdout

@@ -14,15 +14,12 @@ from mlx_lora.sources.salience import (
     Filters,
     NearDuplicates,
     answer_fault,
-    asks_only,
-    floods_with_questions,
     is_cut,
     made_of_stock_phrases,
     pattern_limit,
     pattern_of,
     plays_a_role,
     read_buffer,
-    repeats_itself,
     thinks_on,
     without_faults,
 )
@@ -30,39 +27,9 @@ from mlx_lora.sources.salience.filters import without_empty_thoughts
 from mlx_lora.sources.salience.similar import words_of
 
 
-def test_collapsed_outputs_of_the_real_buffer(realdata):
-    """Recall and false alarms of the collapse checks on what a person removed.
-
-    The person went by session, so that alike outputs of other sessions stayed: the false alarms are 7 bare
-    questions, 3 of them word for word among the removed, and 7 made of the removed ones' phrases.
-    """
-    before, after = (read_buffer(realdata / "salience" / f"{name}_removal.json") for name in ("before", "after"))
-    kept_by_hand = {e["id"] for e in after}
-    removed = {e["response"] for e in before if e["id"] not in kept_by_hand}
-    stock, usual = made_of_stock_phrases([e["response"] for e in before])
-    asking = [asks_only(e["response"]) or floods_with_questions(e["response"]) for e in before]
-    found = [e for e, *marks in zip(before, stock, asking, strict=True) if any(marks)]
-    alarms = [e for e in found if e["id"] in kept_by_hand]
-    assert len(before) - len(after) == 24
-    assert len(found) - len(alarms) == 24  # recall 24 of 24
-    assert len(alarms) == 14  # of 156
-    assert sum(asks_only(e["response"]) for e in alarms) == 7
-    assert sum(e["response"] in removed for e in alarms) == 3
-    assert all(e["metadata"]["using_lora"] for e in alarms)
-    assert not any(repeats_itself(e["response"]) for e in before)  # phrases within one answer find none
-    assert 0 < usual < 0.2
-
-
-def test_collapse_checks_on_other_real_answers(realdata):
-    """24 answers from before the collapse: none is marked."""
-    answers = [e["response"] for e in read_buffer(realdata / "salience" / "twenty_four.json")]
-    assert not any(made_of_stock_phrases(answers)[0])
-    assert not any(map(asks_only, answers))
-
-
 def test_real_answers_cut_off_and_thinking(realdata):
     before = read_buffer(realdata / "salience" / "before_removal.json")
-    assert sum(is_cut(e["response"]) for e in before) == 71
+    assert sum(is_cut(e["response"]) for e in before) == 72
     assert is_cut(before[1]["response"])  # "... by demonstrating empathy, patience, and"
     thinking = read_buffer(realdata / "salience" / "think_blocks.json")
     assert sum(thinks_on(e["response"]) for e in thinking) == 2
@@ -123,7 +90,7 @@ def test_plain_markers_are_no_role():
 
 
 def experience(number, response, **metadata):
-    return {"id": str(number), "response": response, "metadata": metadata, "timestamp": None}
+    return {"id": str(number), "prompt": "And?", "response": response, "metadata": metadata, "timestamp": None}
 
 
 def test_omissions_are_counted_and_named():

@@ -10,7 +10,10 @@ import click
 from ..output import finite, json_option, print_json, print_table
 
 # The names of sources.salience.CHECKS, which --help shows without importing them; a test compares the two.
-CHECKS = ("cut", "think", "roles", "short", "repeated", "questions", "stock-phrases", "near-duplicates", "pattern-cap")
+CHECKS = (
+    *("cut", "think", "roles", "short", "repeated", "questions", "echo", "evasion", "stock-phrases"),
+    *("near-duplicates", "pattern-cap"),
+)
 
 
 @click.command()
@@ -41,6 +44,14 @@ CHECKS = ("cut", "think", "roles", "short", "repeated", "questions", "stock-phra
     multiple=True,
     help="Keep what this check would leave out; may be given several times.",
 )
+@click.option(
+    "--cut",
+    type=click.Choice(["trim", "drop", "keep"]),
+    default="trim",
+    show_default=True,
+    help="Answers cut off in the middle of a sentence: trim them to the last complete one (their end is not learned), "
+    "leave them out, or keep them as they are.",
+)
 @click.option("--without-lora", is_flag=True, help="Leave out what an adapter wrote (metadata using_lora).")
 @click.option(
     "--weights",
@@ -62,6 +73,7 @@ def salience(
     max_examples: int | None,
     system_prompt: Path | None,
     keep: tuple[str, ...],
+    cut: Literal["trim", "drop", "keep"],
     without_lora: bool,
     weights: Literal["salience", "raw", "equal"],
     rescore: Literal["word", "substring"] | None,
@@ -71,7 +83,7 @@ def salience(
 
     \b
     mlx-lora data salience --buffer experience_buffer.json --out data/sleep
-    mlx-lora data salience --buffer a.json --buffer b.json --out data/sleep --without-lora --keep cut
+    mlx-lora data salience --buffer a.json --buffer b.json --out data/sleep --without-lora --cut drop
     """
     from ...sources.salience import Filters, make_salience_dataset, read_system_prompt
 
@@ -81,7 +93,7 @@ def salience(
         min_salience=min_salience,
         max_examples=max_examples,
         system_prompt=None if system_prompt is None else read_system_prompt(system_prompt),
-        filters=Filters(skip=frozenset(keep), without_lora=without_lora),
+        filters=Filters(skip=frozenset(keep), without_lora=without_lora, cut=cut),
         weights=weights,
         rescore=rescore,
     )
@@ -92,12 +104,14 @@ def salience(
 
 
 def print_summary(out: Path, card: dict[str, Any]) -> None:
-    """What came in, what was left out and why, and what a person should know."""
+    """Print what came in, what was left out or changed and why, and what a person should know."""
     report, counts = card["report"], card["counts"]
     rows = [(item["reason"], str(item["count"])) for item in report["left_out"]]
     title = f"{out}: {counts['examples']} examples from {counts['distinct']} experiences ({counts['read']} rows)"
     print_table(title, ("left out", "rows"), rows or [("nothing", "0")])
     click.echo(", ".join(f"{name} {count}" for name, count in card["splits"].items()))
+    for item in report.get("changed", ()):
+        click.echo(f"{item['count']} × {item['reason']}")
     for note in report["notes"]:
         click.echo(note)
     click.echo(f"Which ones, by name: {out / 'report.md'}")

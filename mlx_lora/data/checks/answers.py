@@ -50,7 +50,9 @@ def short(table: Table) -> Iterator[Hit]:
 def cut(table: Table) -> Iterator[Hit]:
     """Training rows whose answer seems to stop before its end; a guess, so ``--fix`` keeps them."""
     for item in table.trained:
-        if reason := looks_cut(item.answer):
+        last = [message for message in item.row.messages if message["role"] == "assistant"][-1]
+        # What an open end was cut from is known, and its end is not learned.
+        if not last.get("open_end") and (reason := looks_cut(item.answer)):
             yield Hit(f"{item.where}: {reason}, …{brief(item.answer.strip()[-40:])}")
 
 

@@ -33,7 +33,7 @@ class Encoded:
         cut: the texts that are left out to fit ``max_seq_length``, and how many tokens they have.
         too_long: why the row's answers do not fit.
         refused: why the row cannot be encoded.
-        ends: every answer's last supervised token is a special one.
+        ends: every answer's last supervised token is a special one, but for those with ``open_end``.
         differs: how the text that is trained on differs from the one the model is served with.
         dropped: what of the row the template does not print.
     """
@@ -101,7 +101,8 @@ def _encode(table: Table, item: Item, ends: set[int]) -> Encoded:
     except UserError as error:
         fact.too_long = str(error)
     last = {int(owner): int(number) for owner, number in zip(tokens.owner[learned], tokens.ids[learned], strict=True)}
-    fact.ends = all(number in ends for number in last.values())
+    spans = tokens.answers.spans
+    fact.ends = all(number in ends or spans[owner].open_from is not None for owner, number in last.items())
     fact.differs = _serving_difference(tokenizer, example, tokens.answers)
     fact.dropped = ", ".join(f"the {what} of message {message + 1}" for what, message in tokens.answers.dropped)
     return fact

@@ -2,15 +2,25 @@
 
 from .buffer import read_buffer, read_buffers
 from .builder import RaisingTrainingDataBuilder, create_training_dataset_from_buffer, load_training_set
-from .collapse import asks_only, floods_with_questions, made_of_stock_phrases, repeats_itself, stock_shares
+from .collapse import (
+    asks_only,
+    echoes,
+    evasion,
+    floods_with_questions,
+    is_evasive,
+    made_of_stock_phrases,
+    repeats_itself,
+    stock_shares,
+)
 from .collector import DEFAULT_BUFFER, ExperienceCollector, buffer_stats
 from .dataset import make_salience_dataset, pattern_limit, pattern_of
-from .filters import CHECKS, Filters, answer_fault, is_cut, plays_a_role, thinks_on, without_faults
+from .filters import CHECKS, Filters, answer_fault, plays_a_role, thinks_on, trim_answer, without_faults
 from .prompt import DEFAULT_SYSTEM_PROMPT, read_system_prompt
 from .record import DIMENSIONS, KEYS, Experience, experience_id, parse_experience
 from .scoring import ConversationalSalienceScorer, score_exchange
 from .similar import NearDuplicates
 from .store import BufferStore, merge_buffers
+from .truncation import is_cut
 
 __all__ = [
     "CHECKS",
@@ -29,9 +39,12 @@ __all__ = [
     "asks_only",
     "buffer_stats",
     "create_training_dataset_from_buffer",
+    "echoes",
+    "evasion",
     "experience_id",
     "floods_with_questions",
     "is_cut",
+    "is_evasive",
     "load_training_set",
     "made_of_stock_phrases",
     "make_salience_dataset",
@@ -47,5 +60,6 @@ __all__ = [
     "score_exchange",
     "stock_shares",
     "thinks_on",
+    "trim_answer",
     "without_faults",
 ]

@@ -1,26 +1,34 @@
-"""Signs that a model has collapsed: repeated phrases, questions for answers, stock phrases for thoughts.
+"""Signs that a model has collapsed: repetition, questions for answers, evasions about itself, stock phrases.
 
-The thresholds were set on 180 real experiences of which a person had removed 24; they find all 24, and 14 more that
-say the same or nearly the same as those.
+No single measure of repetition, evasion or shared phrases decides: each verdict needs two kinds of evidence. All but
+:func:`made_of_stock_phrases` judge an answer by its own text.
 """
 
 from __future__ import annotations
 
 import re
+import zlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 from .similar import words_of
 
-# Words in phrases that occur twice or more within one answer; real answers stay below a tenth.
+# Words in phrases that occur twice or more within one answer; real answers stay below a tenth, but poems with a refrain
+# do not. So there is second evidence: a phrase three times in a row, or a text that compresses to so little of its
+# length: loops to a quarter and less, a villanelle to 0.4.
 REPEATED_WORDS, REPEATED_SHARE = 4, 0.3
+IN_A_ROW, LONGEST_PHRASE, COMPRESSED, COMPRESSED_BYTES = 3, 40, 0.32, 200
 # An answer of a few words that only asks; and one of which most sentences ask.
 BARE_QUESTION_WORDS = 12
 FLOOD = 5
+# An answer that is the prompt: the share of its phrases from there, and of the prompt's words that it says again.
+ECHO_WORDS, ECHO_SHARE, ECHO_COVERS = 3, 0.8, 0.5
+# Share of the words in formulas of evasion, how many different ones, and share of words about oneself.
+EVASIVE_SHARE, EVASIVE_KINDS, SELF_SHARE = 0.12, 2, 0.09
 # Phrases of so many words that several answers around the same time share, and the share of an answer they make.
 STOCK_WORDS, STOCK_ANSWERS, STOCK_ANSWERS_SHARE, STOCK_SHARE = 3, 3, 0.015, 0.3
-# Between two collapsed answers, this much is enough.
-STOCK_SHARE_BETWEEN = 0.1
 # Answers compared with one another: what an agent says over years is not what it said that week.
 BLOCK = 200
 # More answers than this share their phrases: then that is how the agent talks, and says nothing of a collapse.
@@ -28,34 +36,138 @@ USUAL = 0.5
 
 Gram = tuple[str, ...]
 
+_CODE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1|\Z)", re.DOTALL | re.MULTILINE)
+_UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
+# kind -> how an answer about oneself avoids to say anything; of lower-cased text with straight apostrophes.
+_EVASIONS = {
+    "unverifiable": re.compile(
+        r"\bi (?:can't|cannot|can not|couldn't|could not|am unable to|have no way (?:of|to)|don't know how to)"
+        r"(?: (?:really|truly|even|actually|fully))? "
+        r"(?:verify|verifying|tell|telling|distinguish|confirm|know|knowing|prove|determine|infer|say for)\b"
+    ),
+    "undecided": re.compile(r"\bwhether (?:that|this|these|those|i|any of (?:that|this))\b[^.?!\n]{0,120}?\bor\b"),
+    "definition": re.compile(
+        r"\bdepend(?:s|ing)? on (?:how|what|who|which|the (?:definition|meaning))\b(?: (?:you|one|we) \w+)?"
+        r"|\bby (?:some|other|certain|one|any)s?(?: definitions?)?\b(?=[^.?!\n]{0,60}\b(?:definition|may|might|,))"
+    ),
+    "from inside": re.compile(
+        r"\bfrom (?:the )?(?:inside|within|my (?:own )?(?:perspective|vantage|position|point of view|access|"
+        r"standpoint|internal state))\b"
+    ),
+    "something else": re.compile(r"\bor something else entirely\b"),
+}
+_SELF = re.compile(
+    r"i|me|my|mine|myself|i['’](?:m|ve|d|ll)|process(?:es|ed|ing)?|respon(?:d|ds|ded|ding|se|ses)|generat(?:e|es|ed|ing|ion)"
+    r"|outputs?|inputs?|comput\w+|stochastic|predetermined|distribution|probability|functional\w*|training|trained"
+    r"|architecture|internal\w*|conscious\w*|sentien\w+|cohere\w+|simulat\w+|deliberation"
+)
+
 
 def asks_only(text: str) -> bool:
-    """A few words, and all sentences are questions."""
-    if not text.rstrip().endswith("?") or len(words_of(text)) > BARE_QUESTION_WORDS:
+    """Return True for a few words of which all sentences are questions."""
+    if not text.rstrip().endswith(("?", "？")) or len(words_of(text)) > BARE_QUESTION_WORDS:
         return False
-    return all(sentence.endswith("?") for sentence in _sentences(text))
+    return all(sentence.endswith(("?", "？")) for sentence in _sentences(text))
 
 
 def floods_with_questions(text: str) -> bool:
-    """Many questions, and more of them than other sentences."""
-    if text.count("?") < FLOOD:
+    """Return True for many questions, and more of them than other sentences."""
+    if text.count("?") + text.count("？") < FLOOD:
         return False
     sentences = _sentences(text)
-    questions = sum(sentence.endswith("?") for sentence in sentences)
+    questions = sum(sentence.endswith(("?", "？")) for sentence in sentences)
     return questions >= FLOOD and 2 * questions > len(sentences)
 
 
 def _sentences(text: str) -> list[str]:
-    return [part for part in re.split(r"(?<=[.!?])\s+|\n+", text.strip()) if part]
+    return [part for part in re.split(r"(?<=[.!?])\s+|(?<=[。？！])|\n+", text.strip()) if part.strip()]
+
+
+def echoes(text: str, prompt: str) -> bool:
+    """Return True if an answer is made of the prompt's phrases and says half of the prompt again."""
+    asked, answer = words_of(prompt), words_of(text)
+    if len(set(asked).intersection(answer)) < ECHO_COVERS * len(set(asked)):  # the cheaper one
+        return False
+    grams = _grams(answer, ECHO_WORDS)
+    return _covered(grams, set(_grams(asked, ECHO_WORDS)), ECHO_WORDS) >= ECHO_SHARE
 
 
 def repeats_itself(text: str) -> bool:
-    """A good part of the answer is phrases that it says more than once."""
-    grams = _grams(words_of(text), REPEATED_WORDS)
+    """Return True if a good part of the answer is phrases that it says more than once, and it loops or compresses.
+
+    Code blocks are left aside: they repeat by nature.
+    """
+    prose = _CODE.sub("\n", text) if "```" in text or "~~~" in text else text
+    words = words_of(prose if prose.isascii() else _UNSPACED.sub(r" \1 ", prose))
+    grams = _grams(words, REPEATED_WORDS)
     if len(set(grams)) == len(grams):
         return False
     repeated = {gram for gram, count in Counter(grams).items() if count > 1}
-    return _covered(grams, repeated, REPEATED_WORDS) >= REPEATED_SHARE
+    return _covered(grams, repeated, REPEATED_WORDS) >= REPEATED_SHARE and (_loops(words) or _compresses(prose))
+
+
+def _loops(words: Sequence[str]) -> bool:
+    """Return True if a phrase stands three times in a row."""
+    for length in range(1, min(LONGEST_PHRASE, len(words) // IN_A_ROW) + 1):
+        run, needed = 0, max(REPEATED_WORDS, (IN_A_ROW - 1) * length)
+        for word, before in zip(words[length:], words, strict=False):
+            run = run + 1 if word == before else 0
+            if run >= needed:
+                return True
+    return False
+
+
+def _compresses(text: str) -> bool:
+    data = text.encode("utf-8", "surrogatepass")
+    return len(data) >= COMPRESSED_BYTES and len(zlib.compress(data, 9)) <= COMPRESSED * len(data)
+
+
+@dataclass(frozen=True)
+class Evasion:
+    """Evidence that an answer only says that nothing can be said of itself.
+
+    Attributes:
+        share: of its words, those in formulas of evasion.
+        kinds: which formulas.
+        self_share: of its words, those about the speaker and its workings.
+    """
+
+    share: float
+    kinds: frozenset[str]
+    self_share: float
+
+
+def evasion(text: str) -> Evasion:
+    """Measure an answer's evasions."""
+    text = text.lower().replace("’", "'")
+    words = words_of(text)
+    places = [
+        (found.start(), found.end(), kind) for kind, pattern in _EVASIONS.items() for found in pattern.finditer(text)
+    ]
+    within, end = 0, 0
+    for start, stop, _ in sorted(places):
+        within += len(words_of(text[max(start, end) : stop])) if stop > end else 0
+        end = max(end, stop)
+    return Evasion(within / max(1, len(words)), frozenset(kind for *_, kind in places), self_share(text))
+
+
+@lru_cache(maxsize=100_000)
+def _is_own(word: str) -> bool:
+    return _SELF.fullmatch(word) is not None
+
+
+def self_share(text: str) -> float:
+    """Return the share of a text's words that are about the speaker and its workings."""
+    words = words_of(text)
+    return sum(map(_is_own, words)) / max(1, len(words))
+
+
+def is_evasive(text: str) -> bool:
+    """Return True if formulas of evasion, of two kinds, make up much of an answer that is about the speaker."""
+    if self_share(text) < SELF_SHARE:  # the cheaper one
+        return False
+    found = evasion(text)
+    return found.share >= EVASIVE_SHARE and len(found.kinds) >= EVASIVE_KINDS
 
 
 def _grams(words: Sequence[str], length: int) -> list[Gram]:
@@ -63,7 +175,7 @@ def _grams(words: Sequence[str], length: int) -> list[Gram]:
 
 
 def _covered(grams: Sequence[Gram], chosen: set[Gram], length: int) -> float:
-    """The share of a text's words that stand in one of the chosen phrases."""
+    """Return the share of a text's words that stand in one of the chosen phrases."""
     if chosen.isdisjoint(grams):
         return 0.0
     covered, end = 0, 0
@@ -75,7 +187,7 @@ def _covered(grams: Sequence[Gram], chosen: set[Gram], length: int) -> float:
 
 
 def stock_shares(responses: Sequence[str]) -> list[float]:
-    """For each response, in order of time, the share of its words in phrases that others around it use too."""
+    """For each response, in order of time, return the share of its words in phrases that others around it use too."""
     shares: list[float] = []
     blocks = max(1, len(responses) // BLOCK)
     for number in range(blocks):
@@ -96,18 +208,20 @@ def _stock_shares_of_block(responses: Sequence[str]) -> list[float]:
 
 
 def made_of_stock_phrases(responses: Sequence[str]) -> tuple[list[bool], float]:
-    """For each response, in order of time, whether it is made of stock phrases; and the share that are.
+    """For each response, in order of time, return True if it is made of stock phrases; and the share that use them.
 
-    Where that is more than half of all, none is marked: then it is the agent's usual manner. One that stands between
-    two collapsed ones, and has some stock phrases of its own, goes with them.
+    The company's phrases are one kind of evidence; evasions, or words about the speaker, are the other. Where more than
+    half of all answers use stock phrases, none is marked: then it is the agent's usual manner, and only an answer's own
+    text can tell.
     """
     shares = stock_shares(responses)
-    marked = [share >= STOCK_SHARE for share in shares]
-    usual = sum(marked) / max(1, len(marked))
+    usual = sum(share >= STOCK_SHARE for share in shares) / max(1, len(shares))
     if usual > USUAL:
         return [False] * len(responses), usual
-    collapsed = [mark or asks_only(text) for mark, text in zip(marked, responses, strict=True)]
-    for i in range(1, len(responses) - 1):
-        between = collapsed[i - 1] and collapsed[i + 1] and shares[i] >= STOCK_SHARE_BETWEEN
-        marked[i] = marked[i] or between
-    return marked, usual
+    return [_is_stock(text, share) for text, share in zip(responses, shares, strict=True)], usual
+
+
+def _is_stock(text: str, share: float) -> bool:
+    if share < STOCK_SHARE:
+        return False
+    return self_share(text) >= SELF_SHARE or evasion(text).share >= EVASIVE_SHARE

@@ -1,4 +1,4 @@
-"""The whole source in one call: experience buffers → a dataset directory, and a report of what was left out."""
+"""Experience buffers → a dataset directory, and a report of what was left out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...data.report import ImportReport
 from ...data.split import split_by_key
 from ...errors import UserError
 from .buffer import union_by_id
-from .filters import CHECKS, Filters, label, without_empty_thoughts, without_faults
+from .filters import CHECKS, TRIMMED, Filters, label, without_empty_thoughts, without_faults
 from .prompt import DEFAULT_SYSTEM_PROMPT
 from .record import DIMENSIONS, Experience
 from .scoring import ConversationalSalienceScorer, Match
@@ -74,6 +74,9 @@ def make_salience_dataset(
         raise UserError(_nothing_left(buffers, report))
     _weigh(kept, weights)
     report.kept = len(kept)
+    for example in kept:
+        if "trimmed" in example.meta:
+            report.change(TRIMMED, f"{_name(example)} ({example.meta['trimmed']} characters)")
     _note_what_matters(kept, report)
     counts = {"read": report.read, "distinct": len(everything), "salient": len(salient), "examples": len(kept)}
     card = {
@@ -86,6 +89,7 @@ def make_salience_dataset(
         "weights": weights,
         "rescored": rescore,
         "checks": [name for name in CHECKS if filters.makes(name)],
+        "cut": filters.cut if filters.makes("cut") else "keep",
         "without_lora": filters.without_lora,
     }
     return {**write_dataset(out, splits, card, report), "report": report.to_dict()}
@@ -124,11 +128,14 @@ def _salient(experiences: Sequence[Experience], min_salience: float, report: Imp
 
 
 def _example(experience: Experience, system_prompt: str, path: str) -> Example:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": system_prompt},
         {"role": "user", "content": experience["prompt"]},
         {"role": "assistant", "content": experience["response"]},
     ]
+    trimmed = experience.get("trimmed")
+    if trimmed:
+        messages[-1]["open_end"] = True
     scores = experience["salience"]
     meta = {
         "source": "salience",
@@ -137,6 +144,7 @@ def _example(experience: Experience, system_prompt: str, path: str) -> Example:
         "salience": scores["total"],
         "salience_breakdown": {name: scores[name] for name in DIMENSIONS if name in scores},
         **{name: experience[name] for name in ("session", "phase", "timestamp")},
+        **({"trimmed": trimmed} if trimmed else {}),
     }
     # Metadata is the agent's own; these three say where an answer came from.
     known = {name: experience["metadata"].get(name) for name in ("machine", "model", "using_lora")}

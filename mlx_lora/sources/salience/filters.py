@@ -1,15 +1,17 @@
-"""What is left out of training, and why: every check has a name by which it is switched off."""
+"""Checks of answers before training: every check has a name by which it is switched off."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from ...data.report import ImportReport
-from .collapse import asks_only, floods_with_questions, made_of_stock_phrases, repeats_itself
+from .collapse import asks_only, echoes, floods_with_questions, is_evasive, made_of_stock_phrases, repeats_itself
 from .record import Experience
-from .similar import CHUNK, THRESHOLD, NearDuplicates, words_of
+from .similar import CHUNK, THRESHOLD, NearDuplicates
+from .truncation import is_cut, trim, word_count
 
 # name -> why an experience was left out
 CHECKS = {
@@ -19,14 +21,18 @@ CHECKS = {
     "short": "answer of a few words",
     "repeated": "phrases repeated within the answer",
     "questions": "questions instead of an answer",
+    "echo": "the prompt instead of an answer",
+    "evasion": "evasions about itself instead of an answer",
     "stock-phrases": "made of stock phrases that other answers around it share",
     "near-duplicates": "nearly the same answer as another",
     "pattern-cap": "too many examples of one prompt",
 }
 USING_LORA = "written with an adapter (using_lora)"
-MIN_WORDS = 4
-# An answer of so few words may be whole without a full stop.
-WHOLE_WITHOUT_STOP = 7
+TRIMMED_TOO_SHORT = "answer cut off before its first {} words were complete"
+TRIMMED = "answer cut off in the middle of a sentence: trimmed to its last complete one, its end not learned"
+MIN_WORDS, MIN_TRIMMED_WORDS = 4, 8
+
+Cut = Literal["trim", "drop", "keep"]
 
 _EMPTY_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
 # Who is speaking, before the answer or at the beginning of a later line.
@@ -35,14 +41,11 @@ _TURN = re.compile(r"^(?:user|human|assistant)\s*:", re.I | re.M)
 _CONTROL = re.compile(
     r"<\|[\w ]{1,30}\|>|<(?:start|end)_of_turn>|\[/?INST\]|</?s>|^### (?:Instruction|Response)\b", re.M
 )
-_SIGNATURE = re.compile(r"\n\s*(?:[–—~]|--)\s*\w+(?: \w+){0,2}$")
-_CLOSING = "\"'”’»*_`)]}~ \t"
-_STOPS = ".!?…:。！？"
 
 
 @dataclass
 class Filters:
-    """Which checks are made.
+    """Choice of checks.
 
     Attributes:
         skip: names of :data:`CHECKS` that are not made.
@@ -50,6 +53,8 @@ class Filters:
         min_words: answers of fewer words are short.
         similarity: Jaccard similarity of words from which two answers are nearly the same.
         pattern_share: at most this share of the examples has one prompt.
+        cut: an answer that was cut off is trimmed to its last complete sentence, dropped, or kept as it is.
+        min_trimmed_words: answers of which fewer words are left by trimming are dropped.
     """
 
     skip: frozenset[str] = frozenset()
@@ -57,10 +62,12 @@ class Filters:
     min_words: int = MIN_WORDS
     similarity: float = THRESHOLD
     pattern_share: float = 0.1
+    cut: Cut = "trim"
+    min_trimmed_words: int = MIN_TRIMMED_WORDS
 
     def makes(self, check: str) -> bool:
-        """Whether a check of :data:`CHECKS` is made."""
-        return check not in self.skip
+        """Return True if a check of :data:`CHECKS` is made."""
+        return check not in self.skip and not (check == "cut" and self.cut == "keep")
 
 
 def without_empty_thoughts(response: str) -> str:
@@ -76,46 +83,36 @@ def thinks_on(text: str) -> bool:
 
 
 def plays_a_role(text: str) -> bool:
-    """The answer or a line of it begins with the name of a speaker, or a template's control token shows."""
-    return bool(_SPEAKER.match(text) or _TURN.search(text) or _CONTROL.search(text))
-
-
-def is_cut(text: str) -> bool:
-    """The answer ends in the middle of a sentence, of emphasis or of a code block.
-
-    It ends well with a full stop or its like, an emoji or a closed code block; short answers need none, and neither
-    does a signature. A last item of a list that is no sentence counts as cut: the two look the same.
-    """
-    text = text.rstrip()
-    if text.count("```") % 2:
+    """Return True if the answer or a line of it begins with a speaker's name, or a template's control token shows."""
+    if ":" in text and (_SPEAKER.match(text) or _TURN.search(text)):
         return True
-    if text.endswith("```"):
-        return False
-    bare = text.rstrip(_CLOSING)
-    if not bare or bare[-1] in ",;-–—(":
-        return bool(bare)
-    if bare[-1] == ":" or bare[-1] in _STOPS or not bare[-1].isalnum():
-        return bare[-1] == ":"
-    if _SIGNATURE.search(text):
-        return False
-    return len(words_of(text)) > WHOLE_WITHOUT_STOP
+    return any(mark in text for mark in "<[#") and _CONTROL.search(text) is not None
 
 
-def answer_fault(text: str, filters: Filters) -> str | None:
-    """The name of the first check that an answer fails on its own."""
+def answer_fault(text: str, filters: Filters, prompt: str = "") -> str | None:
+    """Return the name of the first check that an answer fails on its own, or None."""
     checks: dict[str, Callable[[str], bool]] = {
         "think": thinks_on,
         "roles": plays_a_role,
         "questions": lambda answer: asks_only(answer) or floods_with_questions(answer),
-        "short": lambda answer: len(words_of(answer)) < filters.min_words,
+        "short": lambda answer: word_count(answer) < filters.min_words,
+        "echo": lambda answer: echoes(answer, prompt),
         "repeated": repeats_itself,
+        "evasion": is_evasive,
         "cut": is_cut,
     }
     return next((name for name, fails in checks.items() if filters.makes(name) and fails(text)), None)
 
 
+def trim_answer(response: str) -> str:
+    """Return a response up to its last complete sentence, the thoughts before it whole; "" if nothing is left."""
+    thoughts, closed, answer = response.rpartition("</think>")
+    kept = trim(answer)
+    return thoughts + closed + kept if kept else ""
+
+
 def label(experience: Experience) -> str:
-    """What names an experience in a report."""
+    """Return the line that names an experience in a report."""
     text = " ".join(experience["response"].split())
     return f"{experience['id']}: {text[:80]}{'…' if len(text) > 80 else ''}"
 
@@ -123,7 +120,9 @@ def label(experience: Experience) -> str:
 def without_faults(
     experiences: Sequence[Experience], everything: Sequence[Experience], filters: Filters, report: ImportReport
 ) -> list[Experience]:
-    """The experiences that pass every check of their answer, alone, among its neighbours and against the others.
+    """Return the experiences that pass every check of their answer, alone, among its neighbours and against the others.
+
+    An answer that was trimmed is in a copy of its experience, with ``trimmed``: the number of characters left out.
 
     Args:
         experiences: the best first; of two that are nearly the same, the first stays.
@@ -134,7 +133,8 @@ def without_faults(
     sound = []
     # By chunks, in which every check finds a text's words where the one before has left them.
     for start in range(0, len(experiences), CHUNK):
-        chunk = [e for e in experiences[start : start + CHUNK] if _is_sound(e, stock, filters, report)]
+        passed = (_passed(e, stock, filters, report) for e in experiences[start : start + CHUNK])
+        chunk = [experience for experience in passed if experience is not None]
         if filters.makes("near-duplicates"):
             twins = said.add_all([(e["id"], e["response"]) for e in chunk])
             for experience, twin in zip(chunk, twins, strict=True):
@@ -145,17 +145,36 @@ def without_faults(
     return sound
 
 
-def _is_sound(experience: Experience, stock: set[str], filters: Filters, report: ImportReport) -> bool:
-    reason = None
+def _passed(experience: Experience, stock: set[str], filters: Filters, report: ImportReport) -> Experience | None:
+    """Return the experience, its answer trimmed if need be; None, and a line in the report, if it fails a check."""
+    reason, passed = None, experience
     if filters.without_lora and experience["metadata"].get("using_lora"):
         reason = USING_LORA
-    elif fault := answer_fault(experience["response"], filters):
+    # An answer is judged whole, and only what stays of it is trimmed.
+    elif (fault := answer_fault(experience["response"], filters, experience["prompt"])) not in (None, "cut"):
         reason = CHECKS[fault]
     elif experience["id"] in stock:
         reason = CHECKS["stock-phrases"]
+    elif fault and filters.cut == "trim":
+        passed, reason = _trimmed(experience, filters)
+    elif fault:
+        reason = CHECKS[fault]
     if reason is not None:
         report.leave_out(reason, label(experience))
-    return reason is None
+        return None
+    return passed
+
+
+def _trimmed(experience: Experience, filters: Filters) -> tuple[Experience, str | None]:
+    """Return the experience with its answer trimmed, and why it cannot be used after all."""
+    response = experience["response"].rstrip()
+    kept = trim_answer(response)
+    if word_count(kept.rpartition("</think>")[2]) < filters.min_trimmed_words:
+        return experience, TRIMMED_TOO_SHORT.format(filters.min_trimmed_words)
+    # What is left, a row of questions say, may fail where the whole has passed.
+    without_cut = replace(filters, cut="keep")
+    fault = answer_fault(kept, without_cut, experience["prompt"])
+    return {**experience, "response": kept, "trimmed": len(response) - len(kept)}, CHECKS[fault] if fault else None
 
 
 def _stock_phrases(everything: Sequence[Experience], report: ImportReport) -> set[str]:
