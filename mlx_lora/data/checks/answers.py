@@ -20,10 +20,10 @@ _LIST_ITEM = re.compile(r"\s*(?:[-*•–+#|>]|\d+[.)]|[a-z][.)]\s|[A-Z][A-Z_]+(
 
 
 def empty(table: Table) -> Iterator[Hit]:
-    """Rows whose last answer is nothing but white space."""
+    """Rows with an answer that is nothing but white space, the last one or an earlier one; training refuses them."""
     for item in table.items:
-        if not item.answer.strip():
-            yield Hit(f"{item.where}: the answer is empty", [item])
+        if item.row.refusal:
+            yield Hit(item.row.refusal, [item])
 
 
 def short(table: Table) -> Iterator[Hit]:
