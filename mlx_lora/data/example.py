@@ -1,198 +1,182 @@
-"""The one dataset format: a directory of JSONL files whose lines are conversations."""
+"""The one dataset format: a directory of conversations, in a file for each split."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..files import new_directory, sha256_of, write_atomic, write_json
+from .containers import SUFFIXES
+from .formats import parse_example, read_rows, stem_of
+from .hub import hub_hash, is_hub, parse_hub, split_names
+from .jsonl import read_jsonl
 from .report import ImportReport
+from .schema import MOST_WEIGHT, ROLES, SPLITS, Example, Span, is_number, is_text, parse_spans
 
-SPLITS = ("train", "valid", "test")
-ROLES = ("system", "user", "assistant", "tool")
+__all__ = [
+    "CARD",
+    "HELD_OUT",
+    "MOST_WEIGHT",
+    "ROLES",
+    "SPLITS",
+    "Example",
+    "Span",
+    "dataset_hashes",
+    "is_number",
+    "is_text",
+    "parse_example",
+    "parse_spans",
+    "read_examples",
+    "read_jsonl",
+    "read_split",
+    "read_trainable",
+    "split_file",
+    "split_files",
+    "split_of",
+    "write_dataset",
+]
+
 CARD = "card.json"
-# Weights are float32 in a batch, and their sums must be finite.
-MOST_WEIGHT = 1e6
+# Names, or last parts of names, of files that hold what is not trained on.
+HELD_OUT = {
+    **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
+    **dict.fromkeys(("test", "eval", "evaluation", "heldout", "holdout"), "test"),
+}
+# Names of a split's file in a dataset directory, and of a split of the Hub.
+SPLIT_NAMES = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+}
+# A directory without a train split is read as loose files of these kinds; JSON is too often something else.
+_LOOSE = tuple(suffix for suffix in SUFFIXES if suffix != ".json")
 
 
-@dataclass
-class Span:
-    """A part of an answer whose tokens' loss is multiplied by ``weight``.
+def split_files(path: str | Path) -> list[tuple[str, Path]]:
+    """Return (split, file) of everything in a dataset: train, then valid, then test.
 
-    Attributes:
-        message: index into the example's messages.
-        start, end: characters of that message's content, the end excluded.
-    """
-
-    message: int
-    start: int
-    end: int
-    weight: float
-
-
-@dataclass
-class Example:
-    """A conversation to learn from.
-
-    Attributes:
-        weight: multiplies the example's loss.
-        meta: carried along untouched.
-        spans: parts of the answers that count more or less than the rest.
-        tools: JSON schemas of the functions the model may call (OpenAI's ``tools``), given to the chat template.
-        template_kwargs: further variables of the chat template (``chat_template_kwargs`` in a row).
-
-    A message may carry ``weight``: a number that its tokens' loss is multiplied by; 0 makes an answer context only.
-    """
-
-    messages: list[dict[str, Any]]
-    weight: float = 1.0
-    meta: dict[str, Any] = field(default_factory=dict)
-    spans: list[Span] = field(default_factory=list)
-    tools: list[dict[str, Any]] = field(default_factory=list)
-    template_kwargs: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the dataset's line; optional keys are written only where they hold something."""
-        row = asdict(self)
-        row["chat_template_kwargs"] = row.pop("template_kwargs")
-        return {k: v for k, v in row.items() if v or k not in ("spans", "tools", "chat_template_kwargs")}
-
-
-def read_jsonl(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """(where, value) of each non-empty line, ``where`` naming file and line.
+    A dataset is a directory with a file for each split (``train.jsonl``, ``valid.csv``, ``test.parquet.gz``); a
+    directory of other files, each of the split that its name says (:func:`split_of`); a single file; or
+    ``hf:OWNER/NAME[/CONFIG][:SPLIT]``.
 
     Raises:
-        UserError: the file cannot be read, or a line is not JSON.
+        UserError: there is nothing there, or two files of one split.
     """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    where = f"{path}, line {number}"
-                    try:
-                        yield where, json.loads(line)
-                    except (ValueError, RecursionError) as error:
-                        reason = getattr(error, "msg", "a number or a nesting without end")
-                        raise UserError(f"{where}: this is not JSON ({reason}); correct or remove the line") from error
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: this file cannot be read as UTF-8 text ({error})") from error
+    path = Path(path)
+    if is_hub(path):
+        return _hub_splits(path)
+    if not path.is_dir():
+        return [(split_of(path), path)]
+    files = sorted(file for file in path.iterdir() if _has_suffix(file, SUFFIXES))
+    found: dict[str, Path] = {}
+    for file in files:
+        split = SPLIT_NAMES.get(stem_of(file))
+        if split is not None and split in found:
+            raise UserError(
+                f"{path}: {found[split].name} and {file.name} are both its {split} split; remove one of them"
+            )
+        if split is not None:
+            found[split] = file
+    if "train" not in found:
+        loose = [(split_of(file), file) for file in files if _has_suffix(file, _LOOSE)]
+        if not loose:
+            raise UserError(
+                f"{path}: there is no data file in this directory; give a dataset directory (train.jsonl, or .json, "
+                ".csv, .tsv, .parquet), or the files"
+            )
+        return loose
+    return [(split, found[split]) for split in SPLITS if split in found]
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a number that a float can hold, and finite."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
+def _has_suffix(file: Path, suffixes: tuple[str, ...]) -> bool:
+    return file.name.removesuffix(".gz").endswith(suffixes) and not file.name.startswith(".")
 
 
-def is_text(value: str) -> bool:
-    """Whether a text can be written as UTF-8: JSON may hold half of a surrogate pair, which cannot."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _hub_splits(path: Path) -> list[tuple[str, Path]]:
+    spec = parse_hub(path)
+    names = [spec.split] if spec.split else split_names(path)
+    if not names:
+        return [("train", path)]
+    found = [(split_of(spec.with_split(name)), spec.with_split(name)) for name in names]
+    known = [
+        (split, file) for (split, file), name in zip(found, names, strict=True) if spec.split or name in SPLIT_NAMES
+    ]
+    if not any(split == "train" for split, _ in known) and not spec.split:
+        raise UserError(f"{path}: this dataset has the splits {', '.join(names)} and no train; name one: {path}:SPLIT")
+    return sorted(known, key=lambda pair: SPLITS.index(pair[0]))
 
 
-def parse_example(where: str, row: Any) -> Example:
-    """Check one line of a dataset.
-
-    Raises:
-        UserError: no messages, an unknown role, an empty answer, or a weight that is no number ≥ 0.
-    """
-    messages = row.get("messages") if isinstance(row, dict) else None
-    if not isinstance(messages, list) or not messages:
-        raise UserError(f'{where}: a dataset line is {{"messages": [...]}} with at least one message')
-    for message in messages:
-        role = message.get("role") if isinstance(message, dict) else None
-        if role not in ROLES:
-            raise UserError(f"{where}: the role {role!r} is unknown; use one of {', '.join(ROLES)}")
-        content = message.get("content")
-        if not isinstance(content, str) and not (content is None and role == "assistant" and message.get("tool_calls")):
-            raise UserError(f"{where}: the {role} message has no text in content")
-        if role == "assistant" and not (content or "").strip() and not message.get("tool_calls"):
-            raise UserError(f"{where}: the assistant's answer is empty; fill it in or remove the line")
-    if not any(message["role"] == "assistant" for message in messages):
-        raise UserError(
-            f"{where}: there is no assistant message, so there is nothing to learn; add one or remove the line"
-        )
-    weight, meta = row.get("weight", 1.0), row.get("meta", {})
-    if not is_number(weight) or not 0 <= weight <= MOST_WEIGHT:
-        raise UserError(f"{where}: the weight {repr(weight)[:40]} must be a number from 0 to {MOST_WEIGHT:g}")
-    if not is_text(json.dumps(messages, ensure_ascii=False)):
-        raise UserError(f"{where}: a message holds half of a character (a lone surrogate); correct or remove the line")
-    if not isinstance(meta, dict):
-        raise UserError(f"{where}: meta must be an object, not {meta!r}")
-    return Example(messages, float(weight), meta, parse_spans(where, row.get("spans", []), messages))
+def split_of(file: str | Path) -> str:
+    """Return train, valid or test by the last word of a file's name (``claims_dev.jsonl``), or of a split's name."""
+    name = parse_hub(file).split if is_hub(file) else stem_of(file)
+    words = re.split(r"[^a-z]+", (name or "").partition("[")[0].lower())
+    return HELD_OUT.get(words[-1]) or (HELD_OUT.get(words[0], "train") if is_hub(file) else "train")
 
 
-def parse_spans(where: str, rows: Any, messages: list[dict[str, Any]]) -> list[Span]:
-    """A line's spans.
-
-    Raises:
-        UserError: one is not within an assistant's message, or its weight is not above 0 and at most 10⁶.
-    """
-    try:
-        spans = [Span(**row) for row in rows]
-        for span in spans:
-            message = messages[span.message]
-            inside = span.message >= 0 and 0 <= span.start < span.end <= len(message["content"])
-            if message["role"] != "assistant" or not inside or not is_number(span.weight):
-                raise ValueError
-            if not 0 < span.weight <= MOST_WEIGHT:
-                raise ValueError
-    except (TypeError, ValueError, IndexError):
-        raise UserError(
-            f'{where}: a span is {{"message", "start", "end", "weight"}} within an assistant message, its weight '
-            "above 0; correct or remove it"
-        ) from None
-    return spans
+def split_file(directory: str | Path, split: str) -> Path:
+    """Return the (first) file that a split is read from, or ``DIR/SPLIT.jsonl`` where there is none."""
+    return next((file for name, file in split_files(directory) if name == split), Path(directory) / f"{split}.jsonl")
 
 
 def read_examples(path: str | Path) -> list[Example]:
-    """All examples of one JSONL file; :func:`parse_example` says what is refused."""
-    return [parse_example(where, row) for where, row in read_jsonl(path)]
+    """Return all examples of one file.
+
+    Raises:
+        UserError: the first row that cannot be trained on, with its place.
+    """
+    examples = []
+    for row in read_rows(path):
+        if row.refusal:
+            raise UserError(row.refusal)
+        examples.append(row.example())
+    return examples
 
 
 def read_split(directory: str | Path, split: str) -> list[Example]:
-    """The examples of one split of a dataset directory; an absent valid or test split is empty.
+    """Return the examples of one split of a dataset; an absent valid or test split is empty.
 
     Raises:
-        UserError: no such directory, no train.jsonl, an empty train split, or a bad line.
+        UserError: no such dataset, no train split or an empty one, or a row that cannot be trained on.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
+    if not is_hub(directory) and not Path(directory).exists():
         raise UserError(f"{directory}: there is no such dataset directory; make one with `mlx-lora data`")
-    path = directory / f"{split}.jsonl"
-    if split != "train" and not path.exists():
-        return []
-    examples = read_examples(path)
+    files = [file for name, file in split_files(directory) if name == split]
+    examples = [example for file in files for example in read_examples(file)]
+    if split == "train" and not files:
+        raise UserError(f"{directory}: all of it is held out by its name, so there is nothing to train on")
     if split == "train" and not examples:
-        raise UserError(f"{path}: the file is empty, so there is nothing to train on")
+        raise UserError(f"{files[0]}: the file is empty, so there is nothing to train on")
     return examples
 
 
 def read_trainable(directory: str | Path) -> list[Example]:
-    """The examples of the train split whose weight is above 0.
+    """Return the examples of the train split whose weight is above 0.
 
     Raises:
         UserError: there is none; or see :func:`read_split`.
     """
     examples = [example for example in read_split(directory, "train") if example.weight > 0]
     if not examples:
-        file = Path(directory) / "train.jsonl"
+        file = split_file(directory, "train")
         raise UserError(f"{file}: every example has the weight 0, so there is nothing to train on")
     return examples
 
 
 def dataset_hashes(directory: str | Path) -> dict[str, str]:
-    """sha256 of each split's file."""
-    paths = {split: Path(directory) / f"{split}.jsonl" for split in SPLITS}
-    return {split: sha256_of(path) for split, path in paths.items() if path.exists()}
+    """Return the sha256 of what each split is read from: a file's bytes, or the rows of a dataset of the Hub."""
+    hashes: dict[str, str] = {}
+    for split, file in split_files(directory):
+        digest = hub_hash(file) if is_hub(file) else sha256_of(file)
+        # Several loose files of one split.
+        hashes[split if split not in hashes else f"{split} {file.name}"] = digest
+    return hashes
 
 
 def write_dataset(

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import UserError
 from .example import dataset_hashes
+from .hub import is_hub
 
 
 def epoch_counts(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
@@ -76,7 +77,7 @@ def datasets_of(data: str | Sequence[dict[str, Any]]) -> tuple[list[Path], list[
 
 def record_of(data: Sequence[Path], mix: Mix | None) -> str | list[dict[str, Any]]:
     """A run's account of its data: the directory; of a mix, each one with how many of its examples an epoch sees."""
-    paths = [str(path.resolve()) for path in data]
+    paths = [str(path if is_hub(path) else path.resolve()) for path in data]
     if mix is None:
         return paths[0]
     counts = epoch_counts(mix.sizes, mix.weights)

@@ -11,7 +11,7 @@ from ..config import TrainingConfig
 from ..data.chat_template import encode_prompt
 from ..data.checks import errors_that_stop, stop_sentence
 from ..data.encode import EncodedExample, encode_examples
-from ..data.example import Example, read_split, read_trainable
+from ..data.example import Example, read_split, read_trainable, split_file
 from ..data.mix import Mix, datasets_of
 from ..errors import UserError
 from ..models.resolve import ResolvedModel, resolve_model
@@ -88,7 +88,7 @@ def prepare(config: TrainingConfig) -> Prepared:
     def encode(sets: Sequence[Sequence[Example]], split: str) -> list[EncodedExample]:
         encoded: list[EncodedExample] = []
         for path, rows in zip(data, sets, strict=True):
-            source = str(path / f"{split}.jsonl")
+            source = str(split_file(path, split))
             encoded += encode_examples(backend.tokenizer, rows, config.max_seq_length, source, config.train_on_prompt)
         return encoded
 

@@ -42,7 +42,7 @@ def test_mlx_lm_reads_the_format(tmp_path):
     ("row", "said"),
     [
         ("{not json", "line 2: this is not JSON"),
-        ({"text": "a"}, "line 2: a dataset line is"),
+        ({"a": "b"}, "line 2: a row has messages"),
         ({"messages": []}, "at least one message"),
         ({"messages": [{"role": "robot", "content": "a"}]}, "role 'robot' is unknown"),
         ({"messages": ["hi"]}, "role None is unknown"),
@@ -71,7 +71,7 @@ def test_a_weight_of_nan_is_refused():
 def test_missing_and_empty_splits(tmp_path):
     with pytest.raises(UserError, match="no such dataset directory"):
         read_split(tmp_path / "no", "train")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no data file"):
         read_split(tmp_path, "train")
     lines(tmp_path / "train.jsonl")
     with pytest.raises(UserError, match="file is empty"):

@@ -234,9 +234,9 @@ def test_files_of_any_kind(store, tmp_path, refused):
 
 
 def test_a_line_without_end_is_passed_over(tmp_path, monkeypatch):
-    from mlx_lora.data import lines
+    from mlx_lora.data import jsonl
 
-    monkeypatch.setattr(lines, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(jsonl, "LONGEST_LINE", 1000)
     path = write(tmp_path / "c.jsonl", [document(1), json.dumps(document(2, "x" * 5000)), document(3)])
     report = ImportReport("corpus")
     assert list(read_corpus(path, report)) == ["1", "3"]

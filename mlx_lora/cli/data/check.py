@@ -30,8 +30,9 @@ def check(
 ) -> int:
     """Duplicates, leaks, contradictions, secrets and what training would refuse, by file and line.
 
-    Takes a dataset directory, or JSONL files of any kind: {"messages"}, {"instruction", "input", "output"},
-    {"prompt", "completion"}, {"text"}. Files named valid, dev, test or eval (or ..._eval) hold what is not trained on.
+    Takes a dataset directory, files (JSONL, JSON, CSV, TSV, Parquet, each also .gz) of rows in any dialect (messages,
+    ShareGPT, Alpaca, prompt and completion, text), or hf:OWNER/NAME[/CONFIG][:SPLIT]. Files named valid, dev, test or
+    eval (or ..._eval) hold what is not trained on.
 
     Exit status: 0 no error (warnings are none), 1 a check of severity error found something, 2 bad input.
 

@@ -12,8 +12,8 @@ import click
 from ..output import json_option, print_json
 
 if TYPE_CHECKING:
-    from ...data.checks.table import Item
     from ...data.encode import EncodedExample
+    from ...data.formats import Row
     from ...data.segments import Segment
 
 DEFAULT_BASE = "builtin/tiny-lumen"
@@ -38,36 +38,44 @@ def show(path: Path, number: int, split: str | None, base: str | None, max_seq_l
     from ...errors import UserError
     from ...models.tokenizer import load_tokenizer
 
-    item = _item(path, number, split)
+    split, row = find_row(path, number, split)
     base = base or _card_base(path) or DEFAULT_BASE
     tokenizer = load_tokenizer(base)
     try:
-        example = encode_example(tokenizer, item.row.example(), max_seq_length)
+        example = encode_example(tokenizer, row.example(), max_seq_length)
     except UserError as error:
-        raise UserError(f"{item.where}: {error}") from error
+        raise UserError(f"{row.where}: {error}") from error
     parts = list(segments(tokenizer, example))
     if as_json:
-        print_json({"path": str(path), "example": number, **_facts(item, base, example, parts)})
+        print_json({"path": str(path), "example": number, **_facts(row, split, base, example, parts)})
     else:
-        _print(item, base, example, parts)
+        _print(row, split, base, example, parts)
 
 
-def _item(path: Path, number: int, split: str | None) -> Item:
-    """The row that is asked for.
+def find_row(path: Path, number: int, split: str | None) -> tuple[str, Row]:
+    """Return the Nth row of a split, rows that training refuses included, and its split.
 
     Raises:
-        UserError: there are not so many.
+        UserError: there are not so many, or training refuses the row, in the same sentence.
     """
-    from ...data.checks import read_table
+    from itertools import chain
+
+    from ...data.example import split_files
+    from ...data.formats import read_rows
     from ...errors import UserError
 
-    table = read_table([path])
-    split = split or ("train" if path.is_dir() else None)
-    items = [item for item in table.items if split in (None, item.split)]
-    if number > len(items):
-        of = f" of the split {split}" if split else ""
-        raise UserError(f"{path}: there are {len(items)} examples{of}, so there is no example {number}")
-    return items[number - 1]
+    files = split_files(path)
+    split = split or ("train" if len(files) > 1 else None)
+    chosen = [(name, file) for name, file in files if split in (None, name)]
+    rows = chain.from_iterable(((name, row) for row in read_rows(file)) for name, file in chosen)
+    found = 0
+    for found, (name, row) in enumerate(rows, 1):
+        if found == number:
+            if row.refusal:
+                raise UserError(row.refusal)
+            return name, row
+    of = f" of the split {split}" if split else ""
+    raise UserError(f"{path}: there are {found} examples{of}, so there is no example {number}")
 
 
 def _card_base(path: Path) -> str | None:
@@ -79,11 +87,11 @@ def _card_base(path: Path) -> str | None:
         return None
 
 
-def _facts(item: Item, base: str, example: EncodedExample, parts: list[Segment]) -> dict[str, Any]:
+def _facts(row: Row, split: str, base: str, example: EncodedExample, parts: list[Segment]) -> dict[str, Any]:
     return {
-        "file": item.row.file,
-        "line": item.row.line,
-        "split": item.split,
+        "file": row.file,
+        "line": row.line,
+        "split": split,
         "base": base,
         "tokens": len(example),
         "supervised_tokens": int(example.supervised.sum()),
@@ -93,16 +101,16 @@ def _facts(item: Item, base: str, example: EncodedExample, parts: list[Segment])
     }
 
 
-def _print(item: Item, base: str, example: EncodedExample, parts: list[Segment]) -> None:
+def _print(row: Row, split: str, base: str, example: EncodedExample, parts: list[Segment]) -> None:
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
     learned = int(example.supervised.sum())
     cut = f", {example.cut} of the prompt left out" if example.cut else ""
-    console.print(Text(f"{item.where} ({item.split}), as {base} sees it"))
+    console.print(Text(f"{row.where} ({split}), as {base} sees it"))
     console.print(
-        Text(f"{len(example)} tokens, {learned} of them learned{cut}; the example's weight is {item.row.weight:g}")
+        Text(f"{len(example)} tokens, {learned} of them learned{cut}; the example's weight is {row.weight:g}")
     )
     text = Text()
     usual = min((part.weight for part in parts if part.supervised), default=0.0)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from .conflicts import brief
 from .finding import Hit
-from .table import Item, Table
+from .table import Table
 
 # Characters below which an answer says next to nothing.
 SHORT = 10
@@ -19,25 +19,11 @@ _SENTENCE_END = re.compile(r"[a-zà-ÿ)\"'’”][.!?][\"'’”)]?\s+\S")
 _LIST_ITEM = re.compile(r"\s*(?:[-*•–+#|>]|\d+[.)]|[a-z][.)]\s|[A-Z][A-Z_]+(?:\[\w+\])?:)")
 
 
-def _empty_answers(item: Item) -> list[int]:
-    """Return which answers, counted from 1, are nothing but white space; training refuses a row with one."""
-    answers = [message for message in item.row.messages if message["role"] == "assistant"]
-    empty = (not message.get("tool_calls") and not str(message.get("content") or "").strip() for message in answers)
-    return [number for number, nothing in enumerate(empty, 1) if nothing]
-
-
-def has_empty_answer(item: Item) -> bool:
-    """Return True if one of the row's answers is nothing but white space."""
-    return bool(_empty_answers(item))
-
-
 def empty(table: Table) -> Iterator[Hit]:
-    """Rows with an answer that is nothing but white space, the last or an earlier one."""
+    """Rows with an answer that is nothing but white space, the last one or an earlier one; training refuses them."""
     for item in table.items:
-        if numbers := _empty_answers(item):
-            count = sum(message["role"] == "assistant" for message in item.row.messages)
-            which = f"answer {numbers[0]} of {count}" if count > 1 else "the answer"
-            yield Hit(f"{item.where}: {which} is empty", [item])
+        if item.row.refusal:
+            yield Hit(item.row.refusal, [item])
 
 
 def short(table: Table) -> Iterator[Hit]:

@@ -15,6 +15,17 @@ def malformed(table: Table) -> Iterator[Hit]:
         yield Hit(f"{row.where}: {row.error}")
 
 
+def unknown_message_keys(table: Table) -> Iterator[Hit]:
+    """One hit a key of messages that nobody here knows, and that could change what is meant."""
+    rows: dict[str, list[Item]] = {}
+    for item in table.items:
+        for key in item.row.unknown_keys:
+            rows.setdefault(key, []).append(item)
+    for key, items in rows.items():
+        said = f"messages have the key {key!r} ({len(items):,} rows), which only the chat template may know"
+        yield Hit(f"{items[0].where}: {said}")
+
+
 def sample_ids(table: Table) -> Iterator[Hit]:
     """Rows whose ``sample_id`` an earlier row has."""
     first: dict[str, Item] = {}

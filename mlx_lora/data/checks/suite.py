@@ -16,6 +16,9 @@ PLAN = "it is rows too many or too few: add or remove some, or correct the plan"
 CHECKS = (
     Check("malformed", "error", "lines that hold no row", bookkeeping.malformed),
     Check("empty_answer", "error", "answers that are empty", answers.empty),
+    Check(
+        "unknown_message_keys", "warning", "keys of messages without a known meaning", bookkeeping.unknown_message_keys
+    ),
     Check("leaked_rows", "error", "evaluation rows that are trained on", leaks.rows),
     Check("leaked_prompts", "error", "evaluation prompts trained on with another answer", leaks.prompts),
     Check("near_leaks", "warning", "evaluation rows that nearly are training rows", duplicates.near_leaks, slow=True),

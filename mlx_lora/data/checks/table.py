@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ..example import SPLITS
-from ..rows import Row, read_rows
+from ..example import HELD_OUT, split_files, split_of
+from ..formats import Row, read_rows, stem_of
 
-# Names, or last parts of names, of files that hold what is not trained on.
-HELD_OUT = {
-    **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
-    **dict.fromkeys(("test", "eval", "evaluation", "heldout", "holdout"), "test"),
-}
+__all__ = ["HELD_OUT", "Item", "Table", "read_table", "split_of"]
+
 _TRUE = (True, 1, "true", "True", "yes", "1")
 _NEGATIVE = re.compile(r"(^|[^a-z])neg(ative)?s?($|[^a-z])")
 
@@ -41,7 +38,9 @@ class Item:
     def __post_init__(self) -> None:
         messages = self.row.messages
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        self.prompt = "\n".join(f"{m['role']}: {' '.join((m.get('content') or '').split())}" for m in messages[:last])
+        asked = [f"{m['role']}: {' '.join((m.get('content') or '').split())}" for m in messages[:last]]
+        tools = [f"tools: {json.dumps(self.row.tools, sort_keys=True)}"] if self.row.tools else []
+        self.prompt = "\n".join([*tools, *asked])
         calls = messages[last].get("tool_calls")
         self.answer = (messages[last].get("content") or "") + (json.dumps(calls, sort_keys=True) if calls else "")
 
@@ -73,14 +72,14 @@ class Item:
 
     def bucket(self, known: Collection[str]) -> str:
         """The row's ``task_type``, or its file's name: whichever of them is ``known``, the first if neither is."""
-        stem = Path(self.row.file).stem
+        stem = stem_of(self.row.file)
         kind = self.row.meta.get("task_type") or self.row.meta.get("bucket") or stem
         return stem if stem in known and str(kind) not in known else str(kind)
 
     @property
     def negative(self) -> bool:
         """An example of what not to do: marked so, or of a bucket that is named so (``tool_neg``)."""
-        names = (str(self.row.meta.get("task_type", "")), Path(self.row.file).stem)
+        names = (str(self.row.meta.get("task_type", "")), stem_of(self.row.file))
         return self.marked("is_negative_example") or any(_NEGATIVE.search(name.lower()) for name in names)
 
 
@@ -132,40 +131,19 @@ class Table:
         return len({item.pair for item in self.items})
 
 
-def files_of(path: str | Path) -> list[Path]:
-    """The file itself; of a directory its train, valid and test.jsonl, or all its JSONL files if it has no train.jsonl.
-
-    Raises:
-        UserError: there is nothing there.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return [path]
-    splits = [file for split in SPLITS if (file := path / f"{split}.jsonl").exists()]
-    files = splits if (path / "train.jsonl").exists() else sorted(path.glob("*.jsonl"))
-    if not files:
-        raise UserError(f"{path}: there is no JSONL file in this directory; give a dataset directory or JSONL files")
-    return files
-
-
-def split_of(file: Path) -> str:
-    """train, valid or test, by the name of the file or the last part of it: ``eval.jsonl``, ``claims_dev.jsonl``."""
-    return HELD_OUT.get(re.split(r"[^a-z]+", file.stem.lower())[-1], "train")
-
-
 def read_table(paths: Sequence[str | Path]) -> Table:
-    """All rows of files and directories; a file named twice is read once.
+    """Return all rows of files, directories and datasets of the Hub; a file named twice is read once.
 
     Raises:
         UserError: a file or directory is missing or cannot be read, or there is no row at all.
     """
     table = Table([])
     seen = set()
-    for file in (file for path in paths for file in files_of(path)):
+    for split, file in (pair for path in paths for pair in split_files(path)):
         if file.absolute() not in seen:
             seen.add(file.absolute())
             table.files.append(file)
-            _add(table, read_rows(file), split_of(file))
+            _add(table, read_rows(file), split)
     if not table.rows:
         raise UserError(f"{', '.join(map(str, table.files))}: there is no row in it, so there is nothing to check")
     return table

@@ -14,7 +14,6 @@ from ..answer_spans import Answers
 from ..chat_template import render
 from ..encode import learned_tokens, tokenize, truncate
 from ..example import Example
-from .answers import has_empty_answer
 from .conflicts import brief
 from .finding import Hit
 from .table import Item, Table
@@ -52,7 +51,7 @@ class Encoded:
 def encoded(table: Table) -> list[Encoded]:
     """Every row with an answer, encoded once a table; some of each kind if the table is ``sampled``."""
     if "encoded" not in table.shared:
-        items = [item for item in table.items if not has_empty_answer(item)]
+        items = [item for item in table.items if not item.row.refusal]
         if table.sampled:
             items = _sample([item for item in items if item.trained])
         ends = special_ids(table.tokenizer)

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...data.lines import read_objects, shortened
+from ...data.jsonl import read_objects, shortened
 from ...data.report import ImportReport
 from ...errors import UserError
 from .text import DOCUMENT_ID, one_line

@@ -102,14 +102,15 @@ def select_rows(
 
 def conversation(example: Example) -> str:
     """What makes two examples the same: their messages, whatever the metadata say."""
-    return _digest(example.messages)
+    return _digest([example.messages, example.tools] if example.tools else example.messages)
 
 
 def prompt_of(example: Example) -> str:
     """What an example asks: its messages before the first answer, but for white space; of bare text, the text."""
     first = next(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
     asked = example.messages[:first] or example.messages
-    return _digest([(message["role"], " ".join((message.get("content") or "").split())) for message in asked])
+    turns: list[Any] = [(m["role"], " ".join((m.get("content") or "").split())) for m in asked]
+    return _digest([*turns, example.tools] if example.tools else turns)
 
 
 def _digest(content: Any) -> str:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...data import rows as any_rows
+from ...data import formats
 from ...data.example import Example
-from ...data.lines import shortened
 from ...data.report import ImportReport
+from ...data.schema import shortened
 from .legacy import without_end_token
 
 FLAGS = ("is_negative_example", "is_eval", "never_train")
@@ -29,7 +29,7 @@ class Row:
     Attributes:
         bucket: its task_type, or else the name of its file.
         flags: those of ``FLAGS`` that are true for it.
-        dialect: messages, instruction, completion or text.
+        dialect: as in :class:`~mlx_lora.data.formats.Row`.
         where: file and line.
     """
 
@@ -46,16 +46,16 @@ class Row:
 
 
 def read_rows(path: str | Path, report: ImportReport) -> Iterator[Row]:
-    """The rows of a JSONL file in any dialect; what cannot be used is left out, and named in the report.
+    """Yield the rows of a file in any format and dialect; what cannot be used is left out, and named in the report.
 
     Raises:
         UserError: the file cannot be read.
     """
-    for row in any_rows.read_rows(path):
+    for row in formats.read_rows(path):
         report.read += 1
         if row.error:
             report.leave_out(MALFORMED, f"{row.where}: {row.error}")
-        elif any(_is_empty(message) for message in row.messages):
+        elif row.refusal:
             report.leave_out(EMPTY, row.where)
         else:
             try:
@@ -64,13 +64,7 @@ def read_rows(path: str | Path, report: ImportReport) -> Iterator[Row]:
                 report.leave_out(MALFORMED, f"{row.where}: {error}")
 
 
-def _is_empty(message: Mapping[str, Any]) -> bool:
-    return (
-        message["role"] == "assistant" and not (message.get("content") or "").strip() and not message.get("tool_calls")
-    )
-
-
-def as_row(row: any_rows.Row) -> Row:
+def as_row(row: formats.Row) -> Row:
     """A row of any file with its bucket and flags.
 
     Raises:
@@ -80,7 +74,7 @@ def as_row(row: any_rows.Row) -> Row:
     if bucket is not None and not isinstance(bucket, str):
         raise ValueError(f"task_type must be text, not {shortened(bucket)}")
     if not bucket:
-        bucket = row.meta["bucket"] = Path(row.file).stem
+        bucket = row.meta["bucket"] = formats.stem_of(row.file)
     flags = {name for name in FLAGS if _is_true(row.meta, name)}
     if row.dialect == "text":
         row.messages[-1]["content"] = without_end_token(row.messages[-1]["content"])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...data.lines import parse_object
+from ...data.jsonl import parse_object
 from ...data.report import ImportReport
 from ...errors import UserError
 from .record import Experience, parse_experience

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data.lines import read_objects
+from ...data.jsonl import read_objects
 from ...data.report import ImportReport
 from ...errors import UserError
 from .artifact import Artifact, Malformed
