@@ -8,7 +8,7 @@ import math
 import re
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -31,6 +31,8 @@ class TrainingConfig:
     model_name: str = "meta-llama/Llama-3.2-1B-Instruct"
     model_revision: str | None = None
     load_in_4bit: bool = False
+    chat_template: str | None = None
+    system_role: Literal["merge", "refuse"] = "merge"
     backend: Literal["auto", "mlx", "torch"] = "auto"
     data: str | list[dict[str, Any]] | None = None
     output_dir: str | None = None
@@ -73,12 +75,39 @@ class TrainingConfig:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def located(self) -> TrainingConfig:
+        """The same with absolute paths where it names local files, so that it can be used from any directory."""
+        return replace(self, **located(self.to_dict()))
+
     def learned_from(self) -> dict[str, Any]:
         """The keys that decide what is learned: a run can only go on with the same."""
         decisive = {key: value for key, value in self.to_dict().items() if key not in RUN_ONLY}
         # Datasets are compared by their contents; their shares are not among those.
         mixed = [share["weight"] for share in self.data] if isinstance(self.data, list) else []
         return decisive | ({"data_weights": mixed} if mixed else {})
+
+
+def located(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that name local files and directories, with absolute paths."""
+
+    def absolute(value: Any) -> Any:
+        return str(Path(value).expanduser().absolute()) if isinstance(value, str) else value
+
+    def there(value: Any) -> Any:
+        # What is not on this machine may be a dataset of the hub.
+        return absolute(value) if isinstance(value, str) and Path(value).exists() else value
+
+    found = {key: absolute(settings[key]) for key in ("init_adapter",) if key in settings}
+    if isinstance(name := settings.get("model_name"), str) and Path(name).expanduser().is_dir():
+        found["model_name"] = name if name.startswith("builtin/") else absolute(name)
+    if "chat_template" in settings:
+        template = settings["chat_template"]
+        found["chat_template"] = template if template == "chatml" else absolute(template)
+    if isinstance(data := settings.get("data"), list):
+        found["data"] = [{**share, "path": there(share["path"])} for share in data]
+    elif "data" in settings:
+        found["data"] = there(data)
+    return found
 
 
 # How a run is carried out; these may differ when it goes on.

@@ -1,5 +1,10 @@
 """The one error a user's input or surroundings can cause: one sentence, exit status 2, no traceback."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Says which file and line, what is wrong and what to do, in one sentence."""
@@ -9,3 +14,25 @@ def first_line(error: BaseException | None, lines: int = 1) -> str:
     """The beginning of what an error says, for a sentence of our own; the error's kind where it says nothing."""
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(said[:lines]) or type(error).__name__
+
+
+@contextmanager
+def guarded(said: str, advice: str = "") -> Iterator[None]:
+    """Turn whatever a library raises on a foreign file into one sentence.
+
+    Everything but an interrupt and our own errors is caught: a broken file makes libraries recurse, exit or panic
+    (RecursionError, SystemExit, and Rust panics, which are BaseExceptions).
+
+    Args:
+        said: the file or model and what cannot be done with it.
+        advice: what to do, appended after the library's own words.
+
+    Raises:
+        UserError: the sentence.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise UserError(f"{said} ({first_line(error, 2)[:500]}){advice}") from error

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ..config import TrainingConfig
 from ..data.batches import Batch
+from ..models.inspection import BaseFacts
 from ..models.resolve import ResolvedModel
 from .choose import choose, library_fails
 
@@ -41,6 +42,8 @@ class Backend(Protocol):
     # ``mlx`` or ``torch``.
     name: str
     tokenizer: Any
+    # The inspection of the base: what ends an answer, the embedding's rows.
+    base: BaseFacts
     # What the user should know about this machine or model, a sentence each.
     notes: list[str]
     # This process among those that train one adapter together; the first leads: it alone reads and writes the run.

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import UserError
 from .answer_spans import Answers, find_answers
+from .chat_template import check_ids
 from .example import Example
 from .truncation import kept_tokens
 
@@ -62,11 +63,12 @@ def tokenize(tokenizer: Any, example: Example) -> TokenizedConversation:
     """Render and tokenize an example, and find its answers.
 
     Raises:
-        UserError: see :func:`~mlx_lora.data.answer_spans.find_answers`.
+        UserError: see :func:`~mlx_lora.data.answer_spans.find_answers` and ``check_ids``.
     """
     answers = find_answers(tokenizer, example.messages, example.tools, example.template_kwargs)
     # The tokenizers library's own encoding, since mlx-lm's wrapper of a tokenizer gives no offsets.
     encoding = tokenizer.backend_tokenizer.encode(answers.text, add_special_tokens=False)
+    check_ids(tokenizer, encoding.ids)
     offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     owner = np.full(len(offsets), -1, dtype=np.int32)
     for number, span in enumerate(answers.spans):

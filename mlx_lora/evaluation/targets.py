@@ -10,7 +10,7 @@ from typing import Any
 from ..backends import Backend, load_backend
 from ..data.chat_template import encode_prompt
 from ..models.resolve import resolve_model
-from ..training.directory import is_run, read_trained
+from ..training.directory import base_of, is_run, read_trained
 
 # Prompts answered together: enough to fill the machine, few enough to show progress.
 GROUP = 32
@@ -41,7 +41,7 @@ def load_target(name: str, asked: str = "auto") -> Target:
         return Target(name, load_backend(resolve_model(name), asked))
     run = read_trained(directory)
     in_4bit = bool(run.get("learned_from", {}).get("load_in_4bit"))
-    backend = load_backend(resolve_model(run["model"], run.get("model_revision")), asked, in_4bit)
+    backend = load_backend(base_of(run, directory), asked, in_4bit)
     backend.load_adapter(directory)
     return Target(name, backend, run.get("system_prompt"))
 

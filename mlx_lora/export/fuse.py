@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from ..backends import load_backend
+from ..data.chat_template import serving_notes
 from ..errors import UserError
-from ..files import write_json
+from ..files import write_atomic, write_json
+from ..models.inspection import BaseFacts, read_object
 from ..models.resolve import HUB_PATTERNS, resolve_model
 from .agreement import agreement
 from .checks import Check, Report, at_least, at_most, check_space, equal, new_file, refuse_existing, settle
@@ -25,7 +27,9 @@ from .tensors import DTYPES, format_of, from_float32, make_header, stored_tensor
 from .verify import limits_of
 from .weights import Changed, Weight, read_weights
 
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILE, GENERATION = "model.safetensors", "generation_config.json"
+# Where transformers keeps chat templates by name.
+FOLDERS = ("additional_chat_templates",)
 # Room for the files beside the weights.
 OTHER_BYTES = 64 << 20
 # Where rounding changes this share of what the adapter adds, the user should know.
@@ -51,30 +55,53 @@ def fuse(name: str, out: str | Path, progress: Callable[[float], None] = lambda 
     total = sum(prod(weight.shape) * np.dtype(DTYPES[weight.dtype]).itemsize for weight in weights.values())
     check_space(out, total + OTHER_BYTES)
     backend = source.load()
-    reference, tokenizer = reference_of(source, backend), backend.tokenizer
+    reference, tokenizer, base = reference_of(source, backend), backend.tokenizer, backend.base
     probes = [tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
+    serving = serving_notes(tokenizer, source.run.get("system_prompt"))
     del backend, tokenizer
     gc.collect()
     with new_file(out) as directory:
         directory.mkdir()
-        _copy_others(source, directory)
+        _copy_others(source, directory, base)
         changed = _write_weights(source, weights, directory, lambda done: progress(0.9 * done / total))
-        checks = [*_contents(weights, directory, total), *_answers(directory, weights, reference, probes)]
+        checks = [*_contents(weights, directory, total), *_answers(directory, weights, reference, probes, base)]
         progress(1.0)
-        return settle(directory, out, checks, _notes(weights, changed))
+        return settle(directory, out, checks, [*_notes(weights, changed), *serving])
 
 
-def _copy_others(source: Source, directory: Path) -> None:
-    """Everything of the base but its weights; the config without the quantization that is undone."""
+def _copy_others(source: Source, directory: Path, base: BaseFacts) -> None:
+    """Copy everything of the base but its weights; the config without the quantization that is undone.
+
+    Every token that ends an answer is written where mlx-lm and transformers look for it, and the run's own chat
+    template in place of the base's.
+    """
     for pattern in HUB_PATTERNS:
         for file in source.model.path.glob(pattern):
             if file.suffix != ".safetensors" and not file.name.endswith(".index.json"):
                 shutil.copyfile(file, directory / file.name)
+    for folder in FOLDERS:
+        if (source.model.path / folder).is_dir():
+            shutil.copytree(source.model.path / folder, directory / folder)
     config = json.loads((source.model.path / "config.json").read_text(encoding="utf-8"))
     if "quantization" in config:
         config.pop("quantization_config", None)
         del config["quantization"]
-    write_json(directory / "config.json", config)
+    ends = {"eos_token_id": base.ends[0] if len(base.ends) == 1 else base.ends} if base.ends else {}
+    write_json(directory / "config.json", config | ends)
+    write_json(directory / GENERATION, read_object(directory / GENERATION) | ends)
+    if base.given_template is not None:
+        _write_template(directory, base.given_template)
+
+
+def _write_template(directory: Path, template: str) -> None:
+    """Put a chat template in place of all others that the files hold."""
+    for folder in FOLDERS:
+        shutil.rmtree(directory / folder, ignore_errors=True)
+    (directory / "chat_template.json").unlink(missing_ok=True)
+    settings = read_object(directory / "tokenizer_config.json")
+    settings.pop("chat_template", None)
+    write_json(directory / "tokenizer_config.json", settings)
+    write_atomic(directory / "chat_template.jinja", template)
 
 
 def _write_weights(
@@ -121,7 +148,9 @@ def _contents(weights: dict[str, Weight], directory: Path, total: int) -> list[C
     ]
 
 
-def _answers(directory: Path, weights: dict[str, Weight], reference: Reference, probes: list[list[int]]) -> list[Check]:
+def _answers(
+    directory: Path, weights: dict[str, Weight], reference: Reference, probes: list[list[int]], base: BaseFacts
+) -> list[Check]:
     """The fused model loaded like any other, against the adapter on its base."""
     try:
         backend = load_backend(resolve_model(str(directory)), "mlx")
@@ -137,6 +166,7 @@ def _answers(directory: Path, weights: dict[str, Weight], reference: Reference, 
     return [
         Check("loads in mlx-lm", "yes", "yes", True),
         equal("probe texts with the base's ids", same, len(probes)),
+        equal("tokens that end an answer", sorted(backend.base.ends), sorted(base.ends)),
         at_most("difference of logits (RMS, in their spread)", found.relative, limits.relative),
         at_most("KL divergence (nats)", found.divergence, limits.divergence),
         at_least("same likeliest token", found.top1, limits.top1),

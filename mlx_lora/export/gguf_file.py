@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable
 from pathlib import Path
 
+from ..data.chat_template import serving_notes
 from .checks import Check, Report, check_space, new_file, refuse_existing, settle
 from .convert import HEADER_BYTES, Plan, plan, write_gguf
 from .llamacpp.run import LlamaCppFailed, check_available
@@ -52,7 +53,7 @@ def export_gguf(
         # The other file has the end of this one's name, so that it too goes if the block fails.
         full = temporary if kind in TYPES else temporary.with_name(f"{temporary.name}.{BETWEEN}")
         checks: list[Check] = []
-        notes = _notes(source, planned)
+        notes = [*_notes(source, planned), *serving_notes(tokenizer, source.run.get("system_prompt"))]
         try:
             write_gguf(planned, vocabulary, full, lambda done: progress(0.8 * done / planned.weight_bytes))
             if kind in TYPES:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,14 +128,7 @@ def ends_early(text: str) -> bool:
     return False
 
 
-def stop_texts(tokenizer: Any, config: dict[str, Any]) -> list[str]:
-    """The texts of the tokens that end an answer: the tokenizer's own, and those of the model's config.
-
-    Args:
-        config: ``config.json`` or ``generation_config.json``, whose ``eos_token_id`` is a number or a list.
-    """
-    # mlx-lm's wrapper has a set of them, a plain tokenizer one; so has a config a list or one.
-    found = [config.get("eos_token_id"), tokenizer.eos_token_id, getattr(tokenizer, "eos_token_ids", None)]
-    ids = {int(number) for some in found for number in ([some] if isinstance(some, int) else some or [])}
-    texts = [tokenizer.convert_ids_to_tokens(number) for number in sorted(ids)]
+def stop_texts(tokenizer: Any, ends: Sequence[int]) -> list[str]:
+    """Return the texts of the tokens that end an answer, by their ids."""
+    texts = [tokenizer.convert_ids_to_tokens(number) for number in sorted(ends)]
     return [text for text in dict.fromkeys(texts) if text]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.chat_template import encode_prompt
+from ..data.chat_template import encode_prompt, serving_notes
 from ..errors import UserError
 from ..files import write_atomic
 from .checks import Check, Report, equal, refuse_existing, settle
@@ -84,10 +83,12 @@ def export_ollama(wish: Wish, progress: Callable[[float], None] = lambda share: 
     if wish.adapter is not None:
         _check_adapter(wish.adapter, wish.gguf)
     backend = source.load()
-    stops = _stops(source, backend.tokenizer)
+    stops = stop_texts(backend.tokenizer, backend.base.ends)
     template = go_template(backend.tokenizer, source.model.name) if wish.template == AUTO else wish.template
     model = OllamaModel(source.run.get("system_prompt"), stops, template, wish.adapter)
     notes = _checked_modelfile(wish, weights, model)
+    if wish.gguf is not None:  # export_gguf says it otherwise
+        notes += serving_notes(backend.tokenizer, model.system)
     if wish.modelfile_only:
         del backend
         gc.collect()
@@ -132,16 +133,6 @@ def _check_adapter(adapter: Path, gguf: Path | None) -> None:
     if not adapter.is_file():
         raise UserError(f"{adapter}: there is no such file; `mlx-lora export gguf-lora` makes one")
     check_base(read_gguf_lora(adapter), gguf, str(adapter))
-
-
-def _stops(source: Source, tokenizer: Any) -> list[str]:
-    file = source.model.path / "generation_config.json"
-    try:
-        generation = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: this is not readable JSON ({error}); download the model again") from error
-    texts = stop_texts(tokenizer, source.config) + stop_texts(tokenizer, generation)
-    return list(dict.fromkeys(texts))
 
 
 def _checked_modelfile(wish: Wish, weights: Path, model: OllamaModel) -> list[str]:

@@ -81,7 +81,7 @@ def _in_mlx_format(
                 raise UserError(f"{directory / PEFT_FILE}: {path} is not adapted, and DoRA in mlx-lm's format needs it")
             pairs[path] = Pair(mx.zeros_like(like.a), mx.zeros_like(like.b))
     config = {
-        "model": str(model.path.absolute()) if model.revision is None else model.name,
+        "model": model.reference,
         "fine_tune_type": adapter.kind,
         "num_layers": depth - first,
         "lora_parameters": {
@@ -98,13 +98,13 @@ def _record(directory: Path, adapter: PeftAdapter, model: ResolvedModel, config:
     """A ``run.json``; it was learned elsewhere, so nothing is said of data, and training cannot go on from it."""
     return {
         "mlx_lora_version": __version__,
-        "model": model.name,
+        "model": model.reference,
         "model_revision": model.revision,
         "imported_from": {"peft": str(directory.absolute()), "sha256": sha256_of(directory / PEFT_FILE)},
         "data": None,
         "data_sha256": {},
         "learned_from": {
-            "model_name": model.name,
+            "model_name": model.reference,
             "fine_tune_type": adapter.kind,
             "lora_rank": adapter.rank,
             "lora_alpha": float(adapter.config["lora_alpha"]),

@@ -72,7 +72,7 @@ def reference_of(source: Source, backend: Backend) -> Reference:
     last = int(encoded[0].ids[encoded[0].supervised][-1])
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     asked = [prompts[i] for i in used], [positions[i] for i in used]
-    end_of_turn = last if last in special else None
+    end_of_turn = last if last in special or last in backend.base.ends else None
     return _ask(model, Reference(chats, encoded, *asked, [], start, [], end_of_turn, held_out=bool(rows)))
 
 

@@ -11,7 +11,7 @@ from ..backends import Backend, load_backend
 from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
 from ..errors import UserError
 from ..models.resolve import ResolvedModel, check_safetensors, resolve_model
-from ..training.directory import RUN_FILE, is_run, read_trained
+from ..training.directory import RUN_FILE, base_of, is_run, read_trained
 
 
 @dataclass
@@ -59,7 +59,7 @@ def read_source(name: str, needs_adapter: bool = False) -> Source:
         model = resolve_model(name)
         return Source(name, model, _config(model), None, {}, {})
     run = read_trained(directory)
-    model = resolve_model(run["model"], run.get("model_revision"))
+    model = base_of(run, directory)
     check_safetensors(directory / ADAPTER_FILE)
     return Source(name, model, _config(model), directory, _adapter_config(directory), run)
 
@@ -74,7 +74,7 @@ def _adapter_config(directory: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
         kind, layers = content.get("fine_tune_type", "lora"), content["num_layers"]
         known = kind == "full" or isinstance(content["lora_parameters"]["scale"], (int, float))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: this does not describe an adapter of mlx-lm ({error!r}); train it again") from error
     if kind not in ("lora", "dora", "full") or not isinstance(layers, int) or not known:
         raise UserError(f"{file}: this does not describe an adapter of mlx-lm; train it again")

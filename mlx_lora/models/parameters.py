@@ -58,15 +58,24 @@ def trainable_parameters(config: dict[str, Any], training: TrainingConfig) -> in
     )
 
 
-def stored_parameters(file: Path) -> int:
-    """Numbers in a safetensors file, from its header.
+def read_header(file: Path) -> dict[str, Any]:
+    """Return the header of a safetensors file: dtype and shape of each tensor by its name.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is no safetensors file.
+        OSError, ValueError: it cannot be read, or is not a safetensors file.
     """
     with open(file, "rb") as stream:
         start = stream.read(8)
         if len(start) < 8:
-            raise ValueError(f"{file} is no safetensors file")
+            raise ValueError(f"{file} is not a safetensors file")
         header = json.loads(stream.read(struct.unpack("<Q", start)[0]))
-    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+
+
+def stored_parameters(file: Path) -> int:
+    """Return the number of parameters in a safetensors file, from its header.
+
+    Raises:
+        OSError, ValueError: see ``read_header``.
+    """
+    return sum(prod(tensor["shape"]) for tensor in read_header(file).values())

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, guarded
+from .parameters import read_header
 
 BUILT_IN = {"builtin/tiny-lumen": Path(__file__).parent / "tiny_lumen"}
 # Weights as safetensors and the tokenizer's files; never pickles, never code.
@@ -21,35 +22,65 @@ class ResolvedModel:
 
     Attributes:
         name: as the user gave it.
-        path: the local directory.
+        path: the local directory, absolute.
         revision: the commit on the hub, ``None`` for a local or built-in model.
         config_overrides: what mlx-lm's reading of ``config.json`` would miss.
+        chat_template, system_role: as in the config.
     """
 
     name: str
     path: Path
     revision: str | None
     config_overrides: dict[str, Any]
+    chat_template: str | None = None
+    system_role: str = "merge"
+
+    @property
+    def reference(self) -> str:
+        """The name that finds this model from any working directory: an absolute path for a local one."""
+        return self.name if self.name in BUILT_IN or self.revision is not None else str(self.path)
 
 
-def resolve_model(name: str, revision: str | None = None) -> ResolvedModel:
+def is_local(name: str) -> bool:
+    """Return True if a name is that of a directory on this machine."""
+    return name not in BUILT_IN and Path(name).expanduser().is_dir()
+
+
+def resolve_model(
+    name: str,
+    revision: str | None = None,
+    *,
+    chat_template: str | None = None,
+    system_role: str = "merge",
+    local: bool = False,
+) -> ResolvedModel:
     """Find a model and check its files before anything is loaded.
+
+    Args:
+        local: it is known to be a directory of this machine, so that the hub is not asked for it.
 
     Raises:
         UserError: not found, gated, no network, no safetensors, only pickled weights, or a broken file.
     """
     if name in BUILT_IN:
         path, commit = BUILT_IN[name], None
-    elif Path(name).expanduser().is_dir():
-        path, commit = Path(name).expanduser(), None
+    elif is_local(name):
+        path, commit = Path(name).expanduser().absolute(), None
+    elif local:
+        raise UserError(
+            f"{name}: this adapter was trained on a base in a local directory of that name, and there is none here; "
+            "run the command where it was trained, or correct the name in the adapter's run.json"
+        )
     elif name.startswith(("builtin/", ".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"{name}: there is no such model directory; the built-in model is {', '.join(BUILT_IN)}")
     else:
         path = _from_hub(name, revision)
         commit = path.name
-    config = _read_config(path)
-    check_weights(path)
-    return ResolvedModel(name, path, commit, _rope_overrides(config))
+    with guarded(f"{name}: this model's files cannot be read", "; download the model again"):
+        config = _read_config(path)
+        check_weights(path)
+        _check_layers(path, config)
+        return ResolvedModel(name, path, commit, _rope_overrides(config), chat_template, system_role)
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -91,11 +122,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no config.json, so this is no model directory") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{file}: the model's config is not readable JSON ({error}); download the model again"
         ) from error
-    if not isinstance(config, dict) or "model_type" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UserError(f"{file}: the model's config names no model_type; download the model again")
     if "model_file" in config or ("auto_map" in config and config["model_type"] not in _known_types()):
         raise UserError(f"{file}: this model brings its own code, which is never run here; use another model")
@@ -141,6 +172,19 @@ def check_weights(path: Path) -> None:
         check_safetensors(file)
 
 
+def _check_layers(path: Path, config: dict[str, Any]) -> None:
+    """Raise UserError if the config promises more layers than there are weights: libraries would build them all."""
+    tensors = sum(len(read_header(file)) for file in path.glob("model*.safetensors"))
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    for key in ("num_hidden_layers", "num_layers", "n_layers", "n_layer"):
+        for part in parts:
+            if isinstance(part.get(key), (int, float)) and part[key] > tensors:
+                raise UserError(
+                    f"{path / 'config.json'}: it says {key} {part[key]} and the weights are {tensors} tensors; "
+                    "download the model again"
+                )
+
+
 def check_safetensors(file: Path) -> None:
     """Raises UserError if the file is truncated or no safetensors file; reads its header only."""
     from safetensors import SafetensorError, safe_open
@@ -148,7 +192,7 @@ def check_safetensors(file: Path) -> None:
     try:
         with safe_open(str(file), framework="numpy") as tensors:
             tensors.keys()
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, OverflowError) as error:
         raise UserError(f"{file}: this safetensors file is truncated or broken ({error}); download it again") from error
 
 

@@ -1,33 +1,92 @@
-"""A base model's tokenizer and chat template alone, without its weights."""
+"""A base model's tokenizer and chat template: one loader for both backends and for the checks."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, first_line
-from .resolve import BUILT_IN, resolve_model
+from ..errors import UserError, guarded
+from .inspection import BaseFacts, inspect_base, read_object
+from .resolve import BUILT_IN, ResolvedModel, resolve_model
+from .templates import check_template, chosen_template, stored_templates
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    """The tokenizer of a model by name or directory; a local directory needs no weights in it.
+def load_tokenizer(
+    name: str, revision: str | None = None, chat_template: str | None = None, system_role: str = "merge"
+) -> Any:
+    """Return the tokenizer of a model by name or directory; a local directory needs no weights in it.
+
+    Args:
+        chat_template, system_role: as in the config.
 
     Raises:
         UserError: there is no such model, or its tokenizer cannot be loaded.
+    """
+    local = Path(name).expanduser()
+    if name not in BUILT_IN and local.is_dir():
+        return open_tokenizer(ResolvedModel(name, local.absolute(), None, {}, chat_template, system_role))
+    return open_tokenizer(resolve_model(name, revision, chat_template=chat_template, system_role=system_role))
+
+
+def open_tokenizer(model: ResolvedModel) -> Any:
+    """Return the tokenizer of a base at hand, with the inspection's result as its attribute ``base_facts``.
+
+    Raises:
+        UserError: it cannot be loaded, has no fast form, or brings its own code.
     """
     # Transformers would tell, at import, that a tokenizer is all it can do without torch.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer
 
-    local = Path(name).expanduser()
-    path = local if name not in BUILT_IN and local.is_dir() else resolve_model(name, revision).path
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{name}: its tokenizer cannot be loaded ({first_line(error)}); check the model's files"
-        ) from error
+    own_code = "auto_map" in read_object(model.path / "tokenizer_config.json")
+    advice = "; it brings its own code, which is never run here" if own_code else "; check the model's files"
+    facts = BaseFacts(system_role=model.system_role)
+    with guarded(f"{model.name}: its tokenizer cannot be loaded", advice):
+        tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True, trust_remote_code=False)
     if not hasattr(tokenizer, "backend_tokenizer"):
-        raise UserError(f"{name}: its tokenizer has no fast form (tokenizer.json), which is needed to mark the answers")
+        raise UserError(
+            f"{model.name}: its tokenizer has no fast form (tokenizer.json), which is needed to mark the answers"
+        )
+    with guarded(f"{model.name}: its tokenizer cannot be used", advice):
+        tokenizer.base_facts = facts
+        facts.notes += _reset(tokenizer, model.name)
+        _set_template(tokenizer, model, facts)
+        inspect_base(model.path, tokenizer, model.name, facts)
     return tokenizer
+
+
+def _reset(tokenizer: Any, name: str) -> list[str]:
+    """Undo what a tokenizer.json may hold beside the tokenizer: the state that some run left it in."""
+    backend, found = tokenizer.backend_tokenizer, []
+    if backend.truncation is not None:
+        found.append(f"truncation to {backend.truncation['max_length']} tokens")
+    if backend.padding is not None:
+        found.append("padding")
+    backend.no_truncation()
+    backend.no_padding()
+    if getattr(backend.model, "dropout", None):
+        # Merges left out at random (BPE-dropout): the same text would have other tokens each time.
+        found.append(f"dropout of {backend.model.dropout:g}")
+        backend.model.dropout = None
+    if getattr(tokenizer, "split_special_tokens", False):
+        found.append("split_special_tokens")
+        tokenizer.split_special_tokens = False
+    backend.encode_special_tokens = False
+    return [f"{name}: its tokenizer was saved with {' and '.join(found)}, which is not used"] if found else []
+
+
+def _set_template(tokenizer: Any, model: ResolvedModel, facts: BaseFacts) -> None:
+    if model.chat_template is not None:
+        facts.given_template = chosen_template(tokenizer, model.chat_template, model.name)
+        tokenizer.chat_template = facts.given_template
+    elif tokenizer.chat_template is None:
+        # Written for processors by older releases; no tokenizer class reads it.
+        tokenizer.chat_template = stored_templates(model.path).get("chat_template.json")
+    template = tokenizer.chat_template
+    for text in template.values() if isinstance(template, dict) else [template]:
+        if text is not None:
+            if not isinstance(text, str):
+                raise UserError(f"{model.name}: its chat template is {json.dumps(text)[:40]}; check the model's files")
+            check_template(text, f"{model.name}: its chat template")

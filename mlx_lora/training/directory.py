@@ -11,32 +11,41 @@ from typing import Any
 
 from .. import __version__
 from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
-from ..config import TrainingConfig
+from ..config import TrainingConfig, located
+from ..data.chat_template import TEMPLATE_DATE
 from ..data.mix import hashes_of, record_of
 from ..errors import UserError
-from ..files import new_directory, write_json
+from ..files import new_directory, write_atomic, write_json
+from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
 from .prepare import Prepared
 
 RUN_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE = "run.json", "config.yaml", "metrics.jsonl", ".lock"
+# The chat template of the run, where it is not the base's own.
+TEMPLATE_FILE = "chat_template.jinja"
 
 
 def record(ready: Prepared) -> dict[str, Any]:
     systems = {m["content"] for e in ready.examples for m in e.messages if m["role"] == "system"}
     return {
         "mlx_lora_version": __version__,
-        "model": ready.model.name,
+        "model": ready.model.reference,
         "model_revision": ready.model.revision,
         "data": record_of(ready.data, ready.mix),
         "data_sha256": hashes_of(ready.data),
         "learned_from": ready.config.learned_from(),
         # What the adapter is used to being told, if it was always the same.
         "system_prompt": systems.pop() if len(systems) == 1 else None,
+        # The tokens that end an answer, and the day that the chat template printed if it asked.
+        "eos_token_ids": ready.backend.base.ends,
+        "template_date": TEMPLATE_DATE,
     }
 
 
 def make_directory(ready: Prepared) -> None:
     with new_directory(ready.out) as directory:
         write_json(directory / RUN_FILE, {**record(ready), "result": None})
+        if ready.backend.base.given_template is not None:
+            write_atomic(directory / TEMPLATE_FILE, ready.backend.base.given_template)
 
 
 def check_same(ready: Prepared, extend: bool) -> None:
@@ -44,14 +53,18 @@ def check_same(ready: Prepared, extend: bool) -> None:
     run = read_run(ready.out)
     # A key that is younger than the run had its default's effect.
     then = {**TrainingConfig().learned_from(), **run.get("learned_from", {})}
+    # Earlier versions recorded paths as they were typed.
+    then |= located(then)
     now = ready.config.learned_from()
     changed = [f"{key} was {then.get(key)!r} and is {now[key]!r}" for key in now if then.get(key) != now[key]]
     if extend:
         changed = [c for c in changed if not c.startswith(("num_epochs ", "max_steps "))]
-    hashes = hashes_of(ready.data)
-    changed += [
-        f"{split}.jsonl has changed" for split in hashes if run.get("data_sha256", {}).get(split) != hashes[split]
-    ]
+    hashes, recorded = hashes_of(ready.data), {_placed(key): sha for key, sha in run.get("data_sha256", {}).items()}
+    changed += [f"{split}.jsonl has changed" for split in hashes if recorded.get(_placed(split)) != hashes[split]]
+    if _template_changed(ready):
+        changed.append(f"the chat template has changed since it was recorded in {TEMPLATE_FILE}")
+    if run.get("template_date", TEMPLATE_DATE) != TEMPLATE_DATE:
+        changed.append(f"templates printed the date {run['template_date']!r} and print {TEMPLATE_DATE!r}")
     if run.get("model_revision") != ready.model.revision:
         changed.append(f"the model's revision was {run.get('model_revision')} and is {ready.model.revision}")
     if changed:
@@ -60,6 +73,37 @@ def check_same(ready: Prepared, extend: bool) -> None:
             "choose another --out, or start over with --fresh"
             + (", or go on with --extend" if all(c.startswith(("num_epochs ", "max_steps ")) for c in changed) else "")
         )
+
+
+def _placed(split: str) -> str:
+    """The key of a split's hash, without the working directory that it was typed in."""
+    return str(Path(split).absolute())
+
+
+def _template_changed(ready: Prepared) -> bool:
+    given, file = ready.backend.base.given_template, ready.out / TEMPLATE_FILE
+    return given is not None and not (file.exists() and file.read_bytes() == given.encode("utf-8"))
+
+
+def base_of(run: dict[str, Any], directory: Path) -> ResolvedModel:
+    """The base that a run was trained on, with the run's own chat template.
+
+    Args:
+        run: the ``run.json`` of ``directory``.
+
+    Raises:
+        UserError: see ``resolve_model``; a base without a revision was a local directory, and stays one.
+    """
+    name, revision, template = run["model"], run.get("model_revision"), directory / TEMPLATE_FILE
+    learned = run.get("learned_from")
+    role = learned.get("system_role") if isinstance(learned, dict) else None
+    return resolve_model(
+        name,
+        revision,
+        chat_template=str(template) if template.exists() else None,
+        system_role="refuse" if role == "refuse" else "merge",
+        local=revision is None and name not in BUILT_IN,
+    )
 
 
 def is_run(directory: Path) -> bool:
@@ -87,8 +131,10 @@ def read_run(directory: Path) -> dict[str, Any]:
     file = directory / RUN_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return {"model": content["model"], **content}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not isinstance(content["model"], str):
+            raise ValueError("it names no model")
+        return content
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{directory}: this exists and is no run ({RUN_FILE} is missing or broken: {error}); choose another name"
         ) from error

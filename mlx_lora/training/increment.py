@@ -14,12 +14,12 @@ from ..data.increment import finish_round, read_state, start_round, state_path
 from ..data.mix import datasets_of
 from ..errors import UserError
 from ..files import write_atomic, writing
-from .directory import RUN_FILE, locked
+from .directory import RUN_FILE, TEMPLATE_FILE, locked
 from .run import train
 from .trainer import TrainingResult
 
 ROUNDS = "rounds"
-PUBLISHED = (ADAPTER_CONFIG, ADAPTER_FILE, "report.html", RUN_FILE)
+PUBLISHED = (ADAPTER_CONFIG, ADAPTER_FILE, "report.html", RUN_FILE, TEMPLATE_FILE)
 
 
 def train_increment(
@@ -73,7 +73,8 @@ def train_increment(
 def _publish(run: Path, out: Path) -> None:
     """The round's adapter as the directory's own; each file complete, the weights last."""
     for name in (*PUBLISHED[2:], *PUBLISHED[:2]):
-        write_atomic(out / name, (run / name).read_bytes())
+        if name != TEMPLATE_FILE or (run / name).exists():
+            write_atomic(out / name, (run / name).read_bytes())
 
 
 def progress_of(out: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..backends import Backend, load_backend
 from ..config import TrainingConfig
-from ..data.chat_template import encode_prompt
+from ..data.chat_template import encode_prompt, merge_note
 from ..data.checks import errors_that_stop, stop_sentence
 from ..data.encode import EncodedExample, encode_examples
 from ..data.example import Example, read_split, read_trainable, split_file
@@ -54,7 +54,15 @@ class Prepared:
         for what in sorted({what for example in self.train for what in example.dropped}):
             counts = [example.dropped[what] for example in self.train if what in example.dropped]
             dropped.append(f"{sum(counts)} messages in {len(counts)} examples lose {what}: the template leaves it out")
-        return [*self.backend.notes, *([shortened] if cut else []), *([inert] if spans else []), *dropped]
+        systems = any(message["role"] == "system" for example in self.examples for message in example.messages)
+        merged = merge_note(self.backend.tokenizer) if systems else None
+        return [
+            *self.backend.notes,
+            *([merged] if merged else []),
+            *([shortened] if cut else []),
+            *([inert] if spans else []),
+            *dropped,
+        ]
 
     def weighted(self) -> dict[str, int]:
         """How many examples and supervised tokens weigh more or less than the rest."""
@@ -76,10 +84,17 @@ def prepare(config: TrainingConfig) -> Prepared:
     if not config.output_dir:
         raise UserError("no run directory was given; name it with --out adapters/NAME or the config key output_dir")
     data, weights = datasets_of(config.data)
+    out = Path(config.output_dir)
     train_sets = [read_trainable(path) for path in data]
     valid_sets = [read_split(path, "valid") for path in data]
     mix = Mix([len(rows) for rows in train_sets], weights, config.seed) if len(data) > 1 else None
-    model = resolve_model(config.model_name, config.model_revision)
+    config = config.located()
+    model = resolve_model(
+        config.model_name,
+        config.model_revision,
+        chat_template=config.chat_template,
+        system_role=config.system_role,
+    )
     backend = load_backend(model, config.backend, config.load_in_4bit)
     wrong = errors_that_stop(data, backend.tokenizer, config.max_seq_length, config.waive_checks)
     if wrong:
@@ -94,7 +109,7 @@ def prepare(config: TrainingConfig) -> Prepared:
 
     examples = [example for rows in train_sets for example in rows]
     train_rows, valid_rows = encode(train_sets, "train"), encode(valid_sets, "valid")
-    return Prepared(config, data, Path(config.output_dir), model, examples, backend, train_rows, valid_rows, mix)
+    return Prepared(config, data, out, model, examples, backend, train_rows, valid_rows, mix)
 
 
 def samples(ready: Prepared) -> list[tuple[str, str, str]]:

@@ -14,7 +14,7 @@ import yaml
 
 from ..backends import Backend
 from ..backends.adapters import ADAPTER_FILE
-from ..config import TrainingConfig
+from ..config import TrainingConfig, located
 from ..errors import UserError
 from ..files import write_atomic, write_json, writing
 from ..models.parameters import stored_parameters
@@ -45,6 +45,7 @@ def train(
     if config.output_dir and Path(config.output_dir).exists() and not fresh:
         read_run(Path(config.output_dir))
     ready = prepare(config)
+    config = ready.config
     trainable = ready.backend.attach_lora(config)
     if ready.backend.rank > 0:
         _follow(ready)
@@ -152,7 +153,10 @@ def _until(trainer: Trainer, config: TrainingConfig) -> TrainingResult:
 
 def _same_everywhere(ready: Prepared) -> dict[str, Any]:
     keys = ("learned_from", "data_sha256", "model_revision")
-    return json.loads(json.dumps({key: record(ready)[key] for key in keys}))
+    same = {key: record(ready)[key] for key in keys}
+    # The same files may lie elsewhere on another machine.
+    same["learned_from"] |= {key: Path(path).name for key, path in located(same["learned_from"]).items() if path}
+    return json.loads(json.dumps(same))
 
 
 def _message(ready: Prepared, state: TrainerState | None) -> bytes:

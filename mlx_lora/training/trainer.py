@@ -152,11 +152,7 @@ class Trainer:
         result = self.backend.train_step(micro_batches, step, rate)
         if not is_finite(result.loss, result.grad_norm):
             self._save()
-            rows = ", ".join(str(i + 1) for batch in members for i in batch)
-            raise UserError(
-                f"step {step}: the loss is {result.loss} (gradient norm {result.grad_norm}) on the examples {rows}; "
-                f"the state of step {self.state.step} is kept: lower learning_rate or remove those examples"
-            )
+            raise UserError(self._not_finite(step, members, result))
         self.state.step, self.state.tokens = step, self.state.tokens + result.tokens
         seconds = time.perf_counter() - started
         self.state.seconds += seconds
@@ -170,6 +166,18 @@ class Trainer:
                 {"event": "progress", "step": step, "epoch": epoch, "learning_rate": rate, **event}
                 | {"peak_memory_gb": memory}
             )
+
+    def _not_finite(self, step: int, members: list[list[int]], result: StepResult) -> str:
+        rows = ", ".join(str(i + 1) for batch in members for i in batch)
+        found = f"step {step}: the loss is {result.loss} (gradient norm {result.grad_norm}) on the examples {rows}"
+        if step > 1:
+            return f"{found}; the state of step {self.state.step} is kept: lower learning_rate or remove those examples"
+        if "F16" in self.backend.base.dtypes:
+            advice = "its weights are float16, whose range ends at 65504: use a bfloat16 or float32 copy of the base"
+        else:
+            advice = "use another copy of the base, or remove those examples"
+        begin = "the base with the init_adapter" if self.config.init_adapter else "the base itself"
+        return f"{found} before anything was learned, so that {begin} gives it; {advice}"
 
     def _after_step(self, limits: Limits) -> str | None:
         """Everything that happens between steps; a reason if the run is to end here."""

@@ -155,7 +155,6 @@ def test_stop_texts_are_the_tokens_that_end_an_answer():
     from mlx_lora.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer("builtin/tiny-lumen")
-    assert stop_texts(tokenizer, {"eos_token_id": 1022}) == ["<|eot_id|>"]
+    assert stop_texts(tokenizer, tokenizer.base_facts.ends) == ["<|eot_id|>"]
     other = tokenizer.convert_ids_to_tokens(1018)
-    assert stop_texts(tokenizer, {"eos_token_id": [1022, 1018]}) == [other, "<|eot_id|>"]
-    assert stop_texts(tokenizer, {}) == ["<|eot_id|>"]
+    assert stop_texts(tokenizer, [1022, 1018]) == [other, "<|eot_id|>"]

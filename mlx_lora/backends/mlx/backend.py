@@ -11,13 +11,15 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm import batch_generate
 from mlx_lm.sample_utils import make_sampler
-from mlx_lm.utils import load_model, load_tokenizer, quantize_model
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import load_model, quantize_model
 
 from ...config import TrainingConfig
 from ...data.batches import Batch
-from ...errors import UserError, first_line
+from ...errors import UserError, guarded
 from ...files import replace_file, writing
 from ...models.resolve import ResolvedModel, check_safetensors
+from ...models.tokenizer import open_tokenizer
 from .. import StepResult
 from ..adapters import ADAPTER_FILE, check_can_begin_from, read_description, write_description
 from ..refusals import beginning_from, fitting_its_base, going_on_from
@@ -47,16 +49,15 @@ class MLXBackend:
 
     def __init__(self, model: ResolvedModel, load_in_4bit: bool = False) -> None:
         set_limits()
-        try:
+        self.tokenizer: Any = open_tokenizer(model)
+        self.base = self.tokenizer.base_facts
+        with guarded(f"{model.name}: mlx-lm cannot load this model"):
             self.model, self.model_config = load_model(model.path, model_config=model.config_overrides)
             if load_in_4bit and "quantization" not in self.model_config:
                 self.model, self.model_config = quantize_model(self.model, self.model_config, GROUP_SIZE, 4)
-            self.tokenizer: Any = load_tokenizer(model.path, eos_token_ids=self.model_config.get("eos_token_id"))
-        except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-            raise UserError(f"{model.name}: mlx-lm cannot load this model ({first_line(error, 2)})") from error
-        self.model.freeze()
-        self.path = find_path(self.model)
-        self.notes = [] if SLOW_BLAS is None else [SLOW_BLAS]
+            self.model.freeze()
+            self.path = find_path(self.model)
+        self.notes = [*([] if SLOW_BLAS is None else [SLOW_BLAS]), *self.base.notes]
         if self.path.note:
             self.notes.append(f"{model.name}: {self.path.note}")
         self._group = mx.distributed.init()
@@ -129,7 +130,10 @@ class MLXBackend:
         self.model.eval()
         mx.random.seed(seed)
         sampler = make_sampler(temp=temperature)
-        return batch_generate(self.model, self.tokenizer, list(prompts), max_tokens=max_tokens, sampler=sampler).texts
+        # Only mlx-lm's own wrapper of a tokenizer knows several ends.
+        tokenizer = TokenizerWrapper(self.tokenizer)
+        tokenizer.eos_token_ids = self.base.ends
+        return batch_generate(self.model, tokenizer, list(prompts), max_tokens=max_tokens, sampler=sampler).texts
 
     def peak_memory(self) -> int:
         return mx.get_peak_memory()

@@ -14,13 +14,14 @@ from transformers import GenerationConfig
 
 from ...config import TrainingConfig
 from ...data.batches import Batch
+from ...errors import guarded
 from ...files import replace_file, writing
 from ...models.resolve import ResolvedModel, check_safetensors
-from ...models.tokenizer import load_tokenizer
+from ...models.tokenizer import open_tokenizer
 from .. import StepResult
 from ..adapters import ADAPTER_FILE, check_can_begin_from, read_description, write_description
 from ..refusals import beginning_from, fitting_its_base, going_on_from
-from .load import ends_of, load_model
+from .load import load_model
 from .lora import add_adapter, load_weights, start_adapter, stored_weights, trained
 from .loss import BatchArrays, find_path, in_base_dtype, loss_sums
 from .machine import explained, find_device, peak_memory, usable_memory
@@ -44,12 +45,14 @@ class TorchBackend:
         self._processes = join()
         self.rank, self.ranks = self._processes.rank, self._processes.size
         self.device = find_device()
-        self.tokenizer: Any = load_tokenizer(str(model.path))
+        self.tokenizer: Any = open_tokenizer(model)
+        self.base = self.tokenizer.base_facts
         self.model, self.notes = load_model(model, self.device, load_in_4bit)
-        self._ends = ends_of(model.path, self.tokenizer)
+        self.notes += self.base.notes
         # Only what is asked for decides how answers are drawn, not what the model's author preferred.
-        self.model.generation_config = GenerationConfig(eos_token_id=self._ends or None, pad_token_id=0)
-        self.path = find_path(self.model)
+        self.model.generation_config = GenerationConfig(eos_token_id=self.base.ends or None, pad_token_id=0)
+        with guarded(f"{model.name}: transformers cannot run this model"):
+            self.path = find_path(self.model)
         if self.path.note:
             self.notes.append(f"{model.name}: {self.path.note}")
         self._step: TrainStep | None = None
@@ -133,7 +136,7 @@ class TorchBackend:
         return [self._text(row) for row in found[:, length:].tolist()]
 
     def _text(self, tokens: list[int]) -> str:
-        end = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens))
+        end = next((i for i, token in enumerate(tokens) if token in self.base.ends), len(tokens))
         return self.tokenizer.decode(tokens[:end])
 
     def peak_memory(self) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
 
-from ...errors import UserError, first_line
+from ...errors import UserError, first_line, guarded
 from ...models.resolve import ResolvedModel
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-# What transformers raises for a config or weights that do not fit one of its classes.
-WRONG = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -29,7 +26,7 @@ def load_model(model: ResolvedModel, device: torch.device, load_in_4bit: bool) -
         UserError: transformers does not have the architecture, or the weights do not fit it.
     """
     notes: list[str] = []
-    try:
+    with guarded(f"{model.name}: transformers cannot load this model"), _missing_library(model.name):
         config = AutoConfig.from_pretrained(model.path, **SAFELY)
         _drop_nothing(config)
         if getattr(config, "quantization", None):
@@ -40,15 +37,19 @@ def load_model(model: ResolvedModel, device: torch.device, load_in_4bit: bool) -
             )
         else:
             loaded = _loaded(model.path, config, device, load_in_4bit)
-    except ImportError as error:
-        raise UserError(
-            f"{model.name}: a library that this model needs is missing ({first_line(error, 2)}); "
-            "pip install 'mlx-lora[torch]'"
-        ) from error
-    except WRONG as error:
-        raise UserError(f"{model.name}: transformers cannot load this model ({first_line(error, 2)})") from error
     attend_fast(loaded, device)
     return loaded.requires_grad_(False).eval(), notes
+
+
+@contextmanager
+def _missing_library(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(
+            f"{name}: a library that this model needs is missing ({first_line(error, 2)}); "
+            "pip install 'mlx-lora[torch]'"
+        ) from error
 
 
 def attend_fast(model: Any, device: torch.device) -> None:
@@ -65,18 +66,6 @@ def _drop_nothing(config: Any) -> None:
         for name, value in part.to_dict().items():
             if "drop" in name and isinstance(value, float):
                 setattr(part, name, 0.0)
-
-
-def ends_of(path: Path, tokenizer: Any) -> list[int]:
-    """The tokens that end an answer, found as mlx-lm finds them: transformers' configs have defaults of their own."""
-    found: Any = None
-    for name in ("generation_config.json", "config.json"):
-        try:
-            found = found or json.loads((path / name).read_text(encoding="utf-8")).get("eos_token_id")
-        except (OSError, ValueError, AttributeError):
-            continue
-    found = tokenizer.eos_token_id if found is None else found
-    return list(found) if isinstance(found, list) else [] if found is None else [found]
 
 
 def _loaded(path: Path, config: Any, device: torch.device, load_in_4bit: bool) -> Any:

@@ -22,11 +22,18 @@ SHOWN = 3
 @click.argument("paths", metavar="DIR|FILE...", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--plan", metavar="FILE|NAME", help="Rows each bucket should have: YAML, JSON, or coder.")
 @click.option("--base", metavar="MODEL", help="Check with this model's tokenizer and chat template too.")
+@click.option("--chat-template", metavar="chatml|FILE", help="With --base: a template instead of the model's own.")
 @click.option("--max-seq-length", type=click.IntRange(8), default=512, show_default=True, help="Tokens, with --base.")
 @click.option("--fix", metavar="OUT", type=click.Path(path_type=Path), help="Write a cleaned copy to a new directory.")
 @json_option
 def check(
-    paths: tuple[Path, ...], plan: str | None, base: str | None, max_seq_length: int, fix: Path | None, as_json: bool
+    paths: tuple[Path, ...],
+    plan: str | None,
+    base: str | None,
+    chat_template: str | None,
+    max_seq_length: int,
+    fix: Path | None,
+    as_json: bool,
 ) -> int:
     """Duplicates, leaks, contradictions, secrets and what training would refuse, by file and line.
 
@@ -54,9 +61,18 @@ def check(
     if base is not None:
         from ...models.tokenizer import load_tokenizer
 
-        table.tokenizer, table.max_seq_length = load_tokenizer(base), max_seq_length
+        table.tokenizer = load_tokenizer(base, chat_template=chat_template)
+        table.max_seq_length = max_seq_length
+    elif chat_template is not None:
+        raise UserError("--chat-template needs a tokenizer; name the base with --base MODEL")
     findings = _checked(table, quiet=as_json or table.rows < MANY_ROWS)
-    result = {"rows": table.rows, "distinct_rows": table.distinct, "findings": [f.to_dict() for f in findings]}
+    notes = _notes(table)
+    result = {
+        "rows": table.rows,
+        "distinct_rows": table.distinct,
+        "findings": [f.to_dict() for f in findings],
+        "notes": notes,
+    }
     if fix is not None:
         from ...data.checks.fix import write_fixed
         from ...data.checks.suite import unfixable
@@ -67,7 +83,20 @@ def check(
         print_json(result)
     else:
         _print(table, findings, result.get("fixed"))
+        for note in notes:
+            click.echo(f"note: {note}")
     return int(any(finding.severity == "error" for finding in findings))
+
+
+def _notes(table: Table) -> list[str]:
+    """What is odd about the base, and what becomes of system prompts, a sentence each."""
+    from ...data.chat_template import merge_note
+
+    if table.tokenizer is None:
+        return []
+    systems = any(message["role"] == "system" for item in table.items for message in item.row.messages)
+    merged = merge_note(table.tokenizer) if systems else None
+    return [*table.tokenizer.base_facts.notes, *([merged] if merged else [])]
 
 
 def _checked(table: Table, quiet: bool) -> list[Finding]:

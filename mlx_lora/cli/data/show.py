@@ -24,9 +24,18 @@ DEFAULT_BASE = "builtin/tiny-lumen"
 @click.argument("number", metavar="[N]", type=click.IntRange(1), default=1)
 @click.option("--split", type=click.Choice(["train", "valid", "test"]), help="[default: train, or the file's own]")
 @click.option("--base", metavar="MODEL", help=f"Whose tokenizer and template; the card's model, or {DEFAULT_BASE}.")
+@click.option("--chat-template", metavar="chatml|FILE", help="A chat template instead of the base's own.")
 @click.option("--max-seq-length", type=click.IntRange(8), default=512, show_default=True, help="Tokens.")
 @json_option
-def show(path: Path, number: int, split: str | None, base: str | None, max_seq_length: int, as_json: bool) -> None:
+def show(
+    path: Path,
+    number: int,
+    split: str | None,
+    base: str | None,
+    chat_template: str | None,
+    max_seq_length: int,
+    as_json: bool,
+) -> None:
     """The Nth example (counted from 1) in the base model's template: what is learned in colour, weights, length.
 
     \b
@@ -40,7 +49,7 @@ def show(path: Path, number: int, split: str | None, base: str | None, max_seq_l
 
     split, row = find_row(path, number, split)
     base = base or _card_base(path) or DEFAULT_BASE
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, chat_template=chat_template)
     try:
         example = encode_example(tokenizer, row.example(), max_seq_length)
     except UserError as error:

@@ -1,0 +1,100 @@
+"""The chat template of a base: its own, ChatML, or a file of the user's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, guarded
+
+CHATML = "chatml"
+CHATML_FILE = Path(__file__).parent / "chatml.jinja"
+END = "<|im_end|>"
+
+
+def chosen_template(tokenizer: Any, choice: str, name: str) -> str:
+    """Return the text of the config key ``chat_template``: ``chatml``, or what a file says.
+
+    Args:
+        name: the base, in what is said.
+
+    Raises:
+        UserError: the file cannot be read or is not a Jinja template, or the tokenizer has no token to end answers.
+    """
+    if choice == CHATML:
+        return chatml(tokenizer, name)
+    file = Path(choice).expanduser()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"chat_template {choice}: this file cannot be read ({error}); name a Jinja file, or {CHATML}"
+        ) from error
+    check_template(text, f"chat_template {choice}")
+    return text
+
+
+def chatml(tokenizer: Any, name: str) -> str:
+    """Return ChatML for a tokenizer, with its BOS in front where the tokenizer itself adds one.
+
+    The end of an answer must be one token, since no text can be learned as an end: ``<|im_end|>``, or else the
+    tokenizer's EOS in its place.
+    """
+    ids = tokenizer.backend_tokenizer.encode(END, add_special_tokens=False).ids
+    end = END if len(ids) == 1 else tokenizer.eos_token
+    if not end:
+        raise UserError(
+            f"chat_template: the tokenizer of {name} has neither {END} nor an EOS token, so that no token can end an "
+            "answer; give a template's file that writes another, or use another base"
+        )
+    first = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).ids[:1]
+    begins = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
+    text = CHATML_FILE.read_text(encoding="utf-8").rstrip("\n")
+    return text.replace("BOS", "bos_token" if begins else "''").replace("END", _quoted(str(end)))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def check_template(text: str, where: str) -> None:
+    """Raise UserError if a text is not a Jinja template, or draws at random."""
+    from jinja2 import nodes
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    with guarded(f"{where}: this is not a Jinja template", "; correct it"):
+        # Only to look at it: transformers' own environment, which renders it, knows this tag.
+        plain = (
+            text.replace("endgeneration", "endif")
+            .replace("generation %}", "if true %}")
+            .replace("generation -%}", "if true -%}")
+        )
+        tree = ImmutableSandboxedEnvironment(extensions=[loopcontrols]).parse(plain)
+        drawn = any(f.name == "random" for f in tree.find_all(nodes.Filter))
+        drawn |= any(n.name == "lipsum" for n in tree.find_all(nodes.Name))
+    if drawn:
+        raise UserError(f"{where}: this chat template draws at random, so that no run could be repeated; change it")
+
+
+def stored_templates(path: Path) -> dict[str, str]:
+    """Return the default chat template of each file of a base that has one, in the order in which they are used."""
+    found = {}
+    file = path / "chat_template.jinja"
+    if file.exists():
+        with guarded(f"{file}: this chat template cannot be read", "; download the model again"):
+            found[file.name] = file.read_text(encoding="utf-8")
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        file = path / name
+        if not file.exists():
+            continue
+        with guarded(f"{file}: this is not readable JSON", "; download the model again"):
+            template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
+            if isinstance(template, list):
+                template = {item["name"]: item["template"] for item in template}
+            if isinstance(template, dict):
+                template = template.get("default")
+        if isinstance(template, str):
+            found[name] = template
+    return found
