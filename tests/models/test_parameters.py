@@ -67,7 +67,7 @@ def test_what_cannot_be_said_without_the_weights():
 
 def test_a_file_that_is_no_safetensors(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
-    with pytest.raises(ValueError, match="no safetensors file"):
+    with pytest.raises(ValueError, match="is not a safetensors file"):
         stored_parameters(tmp_path / "x")
     mx.save_safetensors(str(tmp_path / "y.safetensors"), {"a": mx.zeros((3, 4)), "b": mx.zeros(5)})
     assert stored_parameters(tmp_path / "y.safetensors") == 17
