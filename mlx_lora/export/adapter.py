@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from ..errors import UserError
 from ..models.parameters import trainable_parameters
 from ..models.resolve import ResolvedModel, check_safetensors
 from .checks import Check, equal
+from .module_names import path_in_files
 from .source import Source, read_source
 from .tensors import stored_tensors
-
-LAYER = re.compile(r"^(?P<prefix>.*\blayers)\.(?P<layer>\d+)\.(?P<within>.+)$")
 
 
 @dataclass
@@ -134,9 +132,10 @@ def check_fit(file: Path, pairs: dict[str, Pair], rank: int, base: ResolvedModel
     """Raises UserError if a module is not in the base or its shape is another."""
     known = base_matrices(base.path)
     for path, pair in pairs.items():
-        if path not in known:
+        name = path_in_files(path, known)
+        if name not in known:
             raise UserError(f"{file}: {base.name} has no {path}, so this adapter belongs to another base")
-        out, columns = known[path]
+        out, columns = known[name]
         shapes = (tuple(pair.a.shape), tuple(pair.b.shape), None if pair.m is None else tuple(pair.m.shape))
         if shapes != ((columns, rank), (rank, out), None if pair.m is None else (out,)):
             raise UserError(
