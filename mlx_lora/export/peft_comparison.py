@@ -70,7 +70,5 @@ def _compared(
     own = agreement([logits_of(model, tokens, places) for tokens, places in pairs], alone).relative
     if own <= limit:
         return [at_most(NAME, found, limit)], []
-    note = f"transformers and mlx-lm differ by {own:.2g} on the base alone, so PEFT's logits may differ by twice that"
-        f"transformers and mlx-lm differ by {own:.2g} on the base alone, so the adapter was compared within twice that"
-    )
+    note = f"transformers and mlx-lm differ by {own:.2g} on the base alone; PEFT's logits may differ by twice that"
     return [at_most(NAME, found, 2 * own)], [note]

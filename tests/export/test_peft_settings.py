@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
-import mlx.core as mx
 import numpy as np
 import pytest
 from runs import make_run, sharpen
 
 from mlx_lora.errors import UserError
+from mlx_lora.export.adapter import differing
 from mlx_lora.export.peft import export_peft
 from mlx_lora.export.peft_import import import_peft
+from mlx_lora.export.peft_read import read_peft
 from mlx_lora.export.peft_settings import IRRELEVANT, PLAIN_STARTS, READ, REFUSED, is_selected
 from mlx_lora.models.resolve import BUILT_IN
 
@@ -26,15 +28,17 @@ def directory(make_model, tmp_path_factory):
     return folder / "peft"
 
 
+def changed(directory, other, **changes):
+    """A copy of a PEFT directory with other settings."""
+    shutil.copytree(directory, other)
+    config = other / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **changes}, default=list))
+    return other
+
+
 def said(directory, out, **changes) -> str:
     """What the import refuses these settings with."""
-    other = out / "peft"
-    other.mkdir()
-    mx.save_safetensors(
-        str(other / "adapter_model.safetensors"), dict(mx.load(str(directory / "adapter_model.safetensors")))
-    )
-    config = json.loads((directory / "adapter_config.json").read_text())
-    (other / "adapter_config.json").write_text(json.dumps({**config, **changes}))
+    other = changed(directory, out / "peft", **changes)
     with pytest.raises(UserError) as caught:
         import_peft(other, out / "run")
     assert sorted(path.name for path in out.iterdir()) == ["peft"]
@@ -84,15 +88,15 @@ def test_starts_that_change_the_base(directory, tmp_path, start):
     assert f"init_lora_weights is {start!r}, which changes" in said(directory, tmp_path, init_lora_weights=start)
 
 
+def accepted(directory, out, **changes) -> bool:
+    """Return True if a directory with these settings is read as the same adapter."""
+    other = changed(directory, out / "peft", **changes)
+    return differing(read_peft(other).pairs, read_peft(directory).pairs) == 0
+
+
 @pytest.mark.parametrize("start", [True, False, None, "Gaussian", *PLAIN_STARTS])
 def test_starts_that_leave_the_base(directory, tmp_path, start):
-    config = directory / "adapter_config.json"
-    content = json.loads(config.read_text())
-    config.write_text(json.dumps({**content, "init_lora_weights": start}))
-    try:
-        assert import_peft(directory, tmp_path / "run").verdict == "verified"
-    finally:
-        config.write_text(json.dumps(content))
+    assert accepted(directory, tmp_path, init_lora_weights=start)
 
 
 @pytest.mark.parametrize("key", sorted(REFUSED))
@@ -107,14 +111,8 @@ def test_unknown_settings(directory, tmp_path):
 
 
 @pytest.mark.parametrize("value", [None, False, {}, [], "", 0])
-def test_unknown_settings_that_are_off(directory, tmp_path, value):
-    config = directory / "adapter_config.json"
-    content = json.loads(config.read_text())
-    config.write_text(json.dumps({**content, "use_tomorrows_lora": value, "rank_pattern": value}))
-    try:
-        assert import_peft(directory, tmp_path / "run").verdict == "verified"
-    finally:
-        config.write_text(json.dumps(content))
+def test_settings_that_are_off(directory, tmp_path, value):
+    assert accepted(directory, tmp_path, use_tomorrows_lora=value, rank_pattern=value)
 
 
 def test_matrices_that_peft_would_ignore(directory, tmp_path):
@@ -157,13 +155,30 @@ def test_every_field_of_the_installed_peft_is_in_one_table():
     assert len(READ) + len(REFUSED) + len(IRRELEVANT) == len(READ | set(REFUSED) | set(IRRELEVANT))
 
 
-def test_defaults_of_the_installed_peft_are_imported(directory, tmp_path):
-    """A config with every field, as PEFT writes it."""
+def test_a_config_with_every_field_is_read(directory, tmp_path):
     peft = pytest.importorskip("peft")
     content = json.loads((directory / "adapter_config.json").read_text())
-    whole = peft.LoraConfig(target_modules=["q_proj"]).to_dict() | content
-    (directory / "adapter_config.json").write_text(json.dumps(whole, default=list))
-    try:
-        assert import_peft(directory, tmp_path / "run").verdict == "verified"
-    finally:
-        (directory / "adapter_config.json").write_text(json.dumps(content))
+    whole = peft.LoraConfig().to_dict() | content
+    assert len(whole) > len(content)
+    assert accepted(directory, tmp_path, **whole)
+
+
+@pytest.mark.slow
+def test_which_starts_change_the_base_in_peft(directory, peft, tmp_path):
+    """PEFT itself: with a plain start the logits are the matrices' own, with another they are not."""
+    base = json.loads((directory / "adapter_config.json").read_text())["base_model_name_or_path"]
+    starts = [True, *PLAIN_STARTS, "lora_ga", "pissa", "pissa_niter_4", "olora"]
+    jobs = []
+    for start in starts:
+        adapter = changed(directory, tmp_path / str(start), init_lora_weights=start, lora_ga_config={})
+        out = tmp_path / f"{start}.npy"
+        jobs.append({"action": "logits", "base": base, "adapter": adapter, "tokens": [5, 17, 300, 42], "out": out})
+    peft(jobs)
+    found = {start: np.load(tmp_path / f"{start}.npy") for start in starts}
+    differences = {start: float(np.abs(values - found[True]).max()) for start, values in found.items()}
+    assert {start for start, difference in differences.items() if difference > 0.1} == {
+        "pissa",
+        "pissa_niter_4",
+        "olora",
+    }
+    assert all(differences[start] == 0 for start in (*PLAIN_STARTS, "lora_ga"))
