@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..files import sha256_of, write_json, writing
 from ..models.resolve import ResolvedModel, resolve_model
 from ..training.directory import RUN_FILE
-from .adapter import Pair, check_fit, differing, read_adapter
+from .adapter import Pair, check_fit, check_range, differing, read_adapter
 from .checks import Check, Report, check_space, equal, new_file, refuse_existing, settle
 from .module_names import LAYER, TextPart, mlx_names, text_part
 from .peft_comparison import compare_with_peft
@@ -41,6 +41,7 @@ def import_peft(directory: str | Path, out: str | Path, base: str | None = None)
     names = mlx_names(directory / PEFT_FILE, model, adapter.pairs, part.prefix)
     adapted = {names[path]: pair for path, pair in adapter.pairs.items()}
     check_fit(directory / PEFT_FILE, adapted, adapter.rank, model)
+    check_range(directory / PEFT_FILE, adapted, adapter.scale, model)
     config, pairs = _in_mlx_format(directory, adapter, model, adapted, part)
     check_space(out, 2 * (directory / PEFT_FILE).stat().st_size)
     with new_file(out) as temporary:
