@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from ..errors import UserError
 from ..models.parameters import trainable_parameters
 from ..models.resolve import ResolvedModel, check_safetensors
 from .checks import Check, equal
+from .module_names import path_in_files
 from .source import Source, read_source
 from .tensors import stored_tensors
-
-LAYER = re.compile(r"^(?P<prefix>.*\blayers)\.(?P<layer>\d+)\.(?P<within>.+)$")
 
 
 @dataclass
@@ -88,6 +86,7 @@ def read_adapter(directory: Path, into: str) -> Adapter:
         raise UserError(f"{directory / ADAPTER_CONFIG}: this is not an adapter's config ({error})") from error
     pairs = _pairs(file, read_arrays(file))
     check_fit(file, pairs, rank, source.model)
+    check_range(file, pairs, scale, source.model)
     return Adapter(source, kind, rank, scale, dropout, pairs)
 
 
@@ -134,15 +133,41 @@ def check_fit(file: Path, pairs: dict[str, Pair], rank: int, base: ResolvedModel
     """Raises UserError if a module is not in the base or its shape is another."""
     known = base_matrices(base.path)
     for path, pair in pairs.items():
-        if path not in known:
+        name = path_in_files(path, known)
+        if name not in known:
             raise UserError(f"{file}: {base.name} has no {path}, so this adapter belongs to another base")
-        out, columns = known[path]
+        out, columns = known[name]
         shapes = (tuple(pair.a.shape), tuple(pair.b.shape), None if pair.m is None else tuple(pair.m.shape))
         if shapes != ((columns, rank), (rank, out), None if pair.m is None else (out,)):
             raise UserError(
                 f"{file}: {path} is {pair.b.shape[1]} × {pair.a.shape[0]} of rank {pair.a.shape[1]}, and should be "
                 f"{out} × {columns} of rank {rank}: this adapter is broken, or not one of {base.name}"
             )
+
+
+def check_range(file: Path, pairs: dict[str, Pair], scale: float, base: ResolvedModel) -> None:
+    """Raises UserError if what an adapter adds to a weight is too large for the dtype of the base's weights."""
+    import mlx.core as mx
+
+    half = any(tensor.dtype == "F16" for tensor in stored_tensors(base.path).values())
+    # bfloat16 reaches nearly as far as float32.
+    limit, dtype = (65504.0, "F16") if half else (3.38e38, "F32")
+    for path, pair in pairs.items():
+        a, b = pair.a.astype(mx.float32), pair.b.astype(mx.float32)
+        # No entry of the product is above the product of the longest rows: most adapters end here.
+        rows = _number(mx.linalg.norm(a, axis=1).max()) * _number(mx.linalg.norm(b, axis=0).max())
+        if abs(scale) * rows <= limit:
+            continue
+        added = _number(mx.abs(a @ b * scale).max())
+        if not added <= limit:
+            raise UserError(
+                f"{file}: on {path} the adapter adds {added:.3g}, which is too large for the base's {dtype}, or not "
+                "finite at all; look at how the adapter was trained"
+            )
+
+
+def _number(value: Any) -> float:
+    return float(value.item())
 
 
 def differing(again: dict[str, Pair], wanted: dict[str, Pair]) -> int:

@@ -41,7 +41,9 @@ def agreement(reference: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> A
         divergence += float((np.exp(p) * (p - q)).sum())
         same += int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
         positions += len(ours)
-    return Agreement(largest, (squares / variances) ** 0.5, divergence / positions, same / positions)
+    # A reference whose logits are all the same says nothing.
+    relative = (squares / variances) ** 0.5 if variances > 0 else float("inf")
+    return Agreement(largest, relative, divergence / positions, same / positions)
 
 
 def same_greedy(expected: Sequence[int], found: Sequence[int], logits: np.ndarray, tie: float) -> int:

@@ -19,6 +19,7 @@ from ..errors import UserError
 from .adapter import Adapter, counted, read_adapter
 from .architectures import Architecture, find_architecture, gguf_name, heads_of, permute_rows, unpermute_rows
 from .checks import Check, Report, at_most, check_space, equal, new_file, refuse_existing, settle
+from .reference import reference_of
 
 MISSING = "the package gguf is missing; install it with `pip install 'mlx-lora[gguf]'`"
 
@@ -39,8 +40,8 @@ def export_gguf_lora(run: str | Path, out: str | Path, base: str | Path | None =
         base: the GGUF it will be used with; its architecture and shapes are compared before anything is written.
 
     Raises:
-        UserError: see ``read_adapter`` and ``find_architecture``; DoRA; a base of another kind; or something is at
-            ``out`` already.
+        UserError: see ``read_adapter``, ``reference_of`` and ``find_architecture``; DoRA; a base of another kind; or
+            something is at ``out`` already.
     """
     out = Path(out)
     refuse_existing(out)
@@ -54,6 +55,7 @@ def export_gguf_lora(run: str | Path, out: str | Path, base: str | Path | None =
     lora = to_gguf(adapter, architecture, config)
     if base is not None:
         check_base(lora, Path(base), str(run))
+    reference_of(adapter.source, adapter.source.load())
     check_space(out, sum(values.nbytes for values in lora.tensors.values()))
     with new_file(out) as temporary:
         write_gguf_lora(temporary, lora)

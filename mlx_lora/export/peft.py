@@ -6,40 +6,75 @@ PEFT keeps both matrices as torch's Linear does, [rank, in] and [out, rank], so 
 
 from __future__ import annotations
 
+import gc
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..files import write_json, writing
 from ..models.parameters import stored_parameters
-from .adapter import LAYER, Adapter, Pair, base_matrices, counted, differing, is_quantized, read_adapter
+from .adapter import Adapter, Pair, base_matrices, counted, differing, is_quantized, read_adapter
 from .checks import Check, Report, at_most, check_space, equal, new_file, refuse_existing, settle
+from .module_names import LAYER, transformers_names
+from .peft_comparison import compare_with_peft
 from .peft_read import PARTS, PEFT_CONFIG, PEFT_FILE, PREFIX, read_peft
+from .reference import reference_of
 
 
 def export_peft(run: str | Path, out: str | Path) -> Report:
-    """Write a run's adapter as a PEFT directory, read it back and compare.
+    """Write a run's adapter as a PEFT directory, read it back, and compare it in PEFT where that is installed.
 
     Raises:
-        UserError: see ``read_adapter``; something is at ``out`` already; or PEFT cannot name its modules.
+        UserError: see ``read_adapter`` and ``reference_of``; something is at ``out`` already; or its modules cannot be
+            named for PEFT.
     """
     out = Path(out)
     refuse_existing(out)
     adapter = read_adapter(Path(run), "PEFT")
-    check_space(out, sum(value.nbytes for value in peft_tensors(adapter).values()))
+    named = in_peft(adapter)
+    reference = reference_of(adapter.source, adapter.source.load())
+    gc.collect()
+    tensors = peft_tensors(named.pairs)
+    check_space(out, sum(value.nbytes for value in tensors.values()))
     with new_file(out) as temporary:
         temporary.mkdir()
-        write_json(temporary / PEFT_CONFIG, peft_config(adapter))
-        _save(temporary / PEFT_FILE, peft_tensors(adapter))
-        return settle(temporary, out, _compared(adapter, temporary), _notes(adapter))
+        write_json(temporary / PEFT_CONFIG, peft_config(adapter, named))
+        _save(temporary / PEFT_FILE, tensors)
+        checks = _compared(adapter, named, temporary)
+        notes = _notes(adapter)
+        if all(check.passed for check in checks):
+            more, said = compare_with_peft(adapter.source, reference, temporary)
+            checks, notes = checks + more, notes + said
+        return settle(temporary, out, checks, notes)
 
 
-def peft_tensors(adapter: Adapter) -> dict[str, Any]:
-    """MLX arrays in PEFT's names and layout; pairs of nothing but zeros, which import fills gaps with, are left out."""
+@dataclass
+class Named:
+    """An adapter's modules by their paths in transformers; ``known`` are all linear layers there."""
+
+    pairs: dict[str, Pair]
+    known: set[str]
+
+
+def in_peft(adapter: Adapter) -> Named:
+    """The modules in the names of PEFT's files; pairs of nothing but zeros, which import fills gaps with, are left out.
+
+    Raises:
+        UserError: the modules cannot be named, see ``transformers_names``.
+    """
+    pairs = _not_empty(adapter)
+    shapes = {path: (pair.b.shape[1], pair.a.shape[0]) for path, pair in pairs.items()}
+    names, known = transformers_names(adapter.source.model, shapes, base_matrices(adapter.source.model.path))
+    return Named({names[path]: pair for path, pair in pairs.items()}, known)
+
+
+def peft_tensors(pairs: dict[str, Pair]) -> dict[str, Any]:
+    """MLX arrays in PEFT's names and layout."""
     import mlx.core as mx
 
     tensors: dict[str, Any] = {}
-    for path, pair in _not_empty(adapter).items():
+    for path, pair in pairs.items():
         tensors[f"{PREFIX}{path}.{PARTS['a']}"] = mx.contiguous(pair.a.T)
         tensors[f"{PREFIX}{path}.{PARTS['b']}"] = mx.contiguous(pair.b.T)
         if pair.m is not None:
@@ -56,7 +91,7 @@ def _not_empty(adapter: Adapter) -> dict[str, Pair]:
     return {path: pair for path, pair in adapter.pairs.items() if not empty(pair)} or adapter.pairs
 
 
-def peft_config(adapter: Adapter) -> dict[str, Any]:
+def peft_config(adapter: Adapter, named: Named) -> dict[str, Any]:
     """The ``adapter_config.json`` of PEFT; rsLoRA's scale is in ``lora_alpha`` already."""
     alpha = adapter.alpha
     base = adapter.source.model
@@ -76,7 +111,7 @@ def peft_config(adapter: Adapter) -> dict[str, Any]:
         "modules_to_save": None,
         "rank_pattern": {},
         "alpha_pattern": {},
-        **_selection(set(_not_empty(adapter)), set(base_matrices(base.path))),
+        **_selection(set(named.pairs), named.known),
     }
 
 
@@ -114,17 +149,16 @@ def _save(file: Path, tensors: dict[str, Any]) -> None:
             raise OSError(str(error)) from error
 
 
-def _compared(adapter: Adapter, directory: Path) -> list[Check]:
+def _compared(adapter: Adapter, named: Named, directory: Path) -> list[Check]:
     """The directory read back by the import's own road, against the adapter it was made from."""
-    wanted = _not_empty(adapter)
     try:
         again = read_peft(directory)
-        checks = [equal("modules", len(again.pairs), len(wanted)), equal("rank", again.rank, adapter.rank)]
+        checks = [equal("modules", len(again.pairs), len(named.pairs)), equal("rank", again.rank, adapter.rank)]
         checks.append(at_most("difference of the scales", abs(again.scale - adapter.scale), 1e-15 * adapter.scale))
-        checks.append(equal("values that differ", differing(again.pairs, wanted), 0))
+        checks.append(equal("values that differ", differing(again.pairs, named.pairs), 0))
     except UserError as error:
         return [Check("read back", str(error), "it can be", False)]
-    return checks + counted(adapter, stored_parameters(directory / PEFT_FILE), len(wanted) == len(adapter.pairs))
+    return checks + counted(adapter, stored_parameters(directory / PEFT_FILE), len(named.pairs) == len(adapter.pairs))
 
 
 def _notes(adapter: Adapter) -> list[str]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..backends import load_backend
 from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
 from ..errors import UserError
 from ..files import sha256_of, write_json, writing
 from ..models.resolve import ResolvedModel, resolve_model
 from ..training.directory import RUN_FILE
-from .adapter import LAYER, Pair, check_fit, differing, read_adapter
+from .adapter import Pair, check_fit, check_range, differing, read_adapter
 from .checks import Check, Report, check_space, equal, new_file, refuse_existing, settle
+from .module_names import LAYER, TextPart, mlx_names, text_part
+from .peft_comparison import compare_with_peft
 from .peft_read import PEFT_CONFIG, PEFT_FILE, PeftAdapter, read_peft
+from .reference import reference_of
+from .source import read_source
 
 
 def import_peft(directory: str | Path, out: str | Path, base: str | None = None) -> Report:
@@ -30,15 +36,29 @@ def import_peft(directory: str | Path, out: str | Path, base: str | None = None)
     refuse_existing(out)
     adapter = read_peft(directory)
     model = _base(directory, adapter, base)
-    check_fit(directory / PEFT_FILE, adapter.pairs, adapter.rank, model)
-    config, pairs = _in_mlx_format(directory, adapter, model)
+    backend = load_backend(model, "mlx")
+    part = text_part(backend.model)  # type: ignore[attr-defined]
+    names = mlx_names(directory / PEFT_FILE, model, adapter.pairs, part.prefix)
+    adapted = {names[path]: pair for path, pair in adapter.pairs.items()}
+    check_fit(directory / PEFT_FILE, adapted, adapter.rank, model)
+    check_range(directory / PEFT_FILE, adapted, adapter.scale, model)
+    config, pairs = _in_mlx_format(directory, adapter, model, adapted, part)
     check_space(out, 2 * (directory / PEFT_FILE).stat().st_size)
     with new_file(out) as temporary:
         temporary.mkdir()
         write_json(temporary / RUN_FILE, _record(directory, adapter, model, config))
         write_json(temporary / ADAPTER_CONFIG, config)
         _save(temporary / ADAPTER_FILE, pairs)
-        return settle(temporary, out, _compared(temporary, pairs, adapter), _notes(pairs, adapter))
+        checks, notes = _compared(temporary, pairs, adapter), _notes(pairs, adapter)
+        if all(check.passed for check in checks):
+            backend.load_adapter(temporary)
+            source = replace(read_source(str(temporary), needs_adapter=True), name=str(directory))
+            reference = reference_of(source, backend)
+            del backend
+            gc.collect()
+            more, said = compare_with_peft(source, reference, directory)
+            checks, notes = checks + more, notes + said
+        return settle(temporary, out, checks, notes)
 
 
 def _base(directory: Path, adapter: PeftAdapter, base: str | None) -> ResolvedModel:
@@ -54,36 +74,35 @@ def _base(directory: Path, adapter: PeftAdapter, base: str | None) -> ResolvedMo
 
 
 def _in_mlx_format(
-    directory: Path, adapter: PeftAdapter, model: ResolvedModel
+    directory: Path, adapter: PeftAdapter, model: ResolvedModel, adapted: dict[str, Pair], part: TextPart
 ) -> tuple[dict[str, Any], dict[str, Pair]]:
     """mlx-lm's config and the pairs that it implies: the same modules in each of the last so many layers.
 
     PEFT may adapt any module of any layer. Where it left some out, both matrices are zeros: they change nothing and
     would stay zeros in training.
+
+    Args:
+        adapted: the pairs by mlx-lm's names.
     """
     import mlx.core as mx
 
-    placed = {path: LAYER.match(path) for path in adapter.pairs}
-    for path, match in placed.items():
-        if match is None:
-            raise UserError(f"{directory / PEFT_FILE}: {path} is in no layer, which mlx-lm's format cannot hold")
-    matches = [match for match in placed.values() if match]
-    depth = json.loads((model.path / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
-    first, keys = min(int(m["layer"]) for m in matches), sorted({m["within"] for m in matches})
-    prefix, pairs = matches[0]["prefix"], dict(adapter.pairs)
-    shapes = {m["within"]: adapter.pairs[m.string] for m in matches}
-    for layer in range(first, depth):
-        for key in keys:
-            path, like = f"{prefix}.{layer}.{key}", shapes[key]
-            if path in pairs:
-                continue
-            if adapter.kind == "dora":
-                raise UserError(f"{directory / PEFT_FILE}: {path} is not adapted, and DoRA in mlx-lm's format needs it")
-            pairs[path] = Pair(mx.zeros_like(like.a), mx.zeros_like(like.b))
+    file = directory / PEFT_FILE
+    places = [match for path in adapted if (match := LAYER.match(path))]
+    first, keys, pairs = min(int(m["layer"]) for m in places), sorted({m["within"] for m in places}), dict(adapted)
+    for path in adapted:
+        if path not in part.modules:
+            raise UserError(f"{file}: {path} is no linear layer of {model.name} in mlx-lm, which cannot adapt it")
+    for path, (rows, columns) in part.modules.items():
+        match = LAYER.match(path)
+        if path in pairs or match is None or match["within"] not in keys or int(match["layer"]) < first:
+            continue
+        if adapter.kind == "dora":
+            raise UserError(f"{file}: {path} is not adapted, and DoRA in mlx-lm's format needs it")
+        pairs[path] = Pair(mx.zeros((columns, adapter.rank)), mx.zeros((adapter.rank, rows)))
     config = {
         "model": model.reference,
         "fine_tune_type": adapter.kind,
-        "num_layers": depth - first,
+        "num_layers": part.depth - first,
         "lora_parameters": {
             "rank": adapter.rank,
             "scale": adapter.scale,

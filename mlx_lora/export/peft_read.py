@@ -10,21 +10,17 @@ from typing import Any
 
 from ..errors import UserError
 from .adapter import Pair, read_arrays
+from .peft_settings import check_selection, check_settings
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # What PEFT writes before a module's path in the model.
 PREFIX = "base_model.model."
 PARTS = {"a": "lora_A.weight", "b": "lora_B.weight", "m": "lora_magnitude_vector"}
-# Settings of PEFT that change what an adapter computes and that mlx-lm's format has no place for.
-UNKNOWN_HERE = (
-    *("modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "layer_replication", "lora_bias"),
-    *("trainable_token_indices", "target_parameters", "alora_invocation_tokens", "use_qalora", "arrow_config"),
-)
 
 
 @dataclass
 class PeftAdapter:
-    """A PEFT directory's content; ``pairs`` in MLX's layout, by the module's path."""
+    """A PEFT directory's content; ``pairs`` in MLX's layout, by the module's path in transformers."""
 
     config: dict[str, Any]
     kind: str
@@ -45,11 +41,7 @@ def read_peft(directory: Path) -> PeftAdapter:
     config = _read_config(directory)
     if config.get("peft_type") != "LORA":
         raise UserError(f"{file}: this is a {config.get('peft_type')} adapter; only LORA can be imported")
-    for key in UNKNOWN_HERE:
-        if config.get(key):
-            raise UserError(f"{file}: {key} is {config[key]!r}, which mlx-lm's format cannot hold")
-    if config.get("bias", "none") != "none":
-        raise UserError(f"{file}: bias is {config['bias']!r}; mlx-lm's format holds no biases, so only none works")
+    check_settings(file, config)
     try:
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
         dropout = float(config.get("lora_dropout") or 0.0)
@@ -59,6 +51,7 @@ def read_peft(directory: Path) -> PeftAdapter:
         raise UserError(f"{file}: r, lora_alpha or lora_dropout is missing or no number ({error})") from error
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     pairs = _pairs(directory / PEFT_FILE)
+    check_selection(file, config, list(pairs))
     dora = any(pair.m is not None for pair in pairs.values())
     if dora != bool(config.get("use_dora")):
         raise UserError(f"{file}: use_dora does not agree with the weights beside it, so this adapter is broken")

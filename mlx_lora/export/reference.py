@@ -38,6 +38,7 @@ class Reference:
         greedy_prompt, greedy: token ids of a prompt and of the greedy answer to it.
         end_of_turn: the special token that ends an answer in training, if one does.
         held_out: the prompts are the run's own, which it was not trained on.
+        float32: everything was computed in it.
     """
 
     conversations: list[list[dict[str, Any]]]
@@ -49,10 +50,32 @@ class Reference:
     greedy: list[int]
     end_of_turn: int | None
     held_out: bool
+    float32: bool = False
 
 
 def reference_of(source: Source, backend: Backend) -> Reference:
-    """Ask the model with its adapter; in float32 where that fits into memory, so that only the export is measured."""
+    """Ask the model with its adapter; in float32 where that fits into memory, so that only the export is measured.
+
+    Raises:
+        UserError: its logits are not finite, or all the same: nothing can be compared with them.
+    """
+    reference = _reference(source, backend)
+    reference.float32 = fits_float32(backend)
+    check_usable(source.name, reference.logits)
+    return reference
+
+
+def check_usable(name: str, logits: Sequence[np.ndarray]) -> None:
+    """Raises UserError if a model's logits are not finite, or all the same, as they are where numbers overflowed."""
+    for values in logits:
+        if not np.isfinite(values).all() or not (values.max(axis=1) > values.min(axis=1)).all():
+            raise UserError(
+                f"{name}: in MLX this model's logits are not finite or all the same, since numbers in it are too "
+                "large; look at how the adapter was trained"
+            )
+
+
+def _reference(source: Source, backend: Backend) -> Reference:
     model = in_float32(backend)
     tokenizer = backend.tokenizer
     rows = held_out(source)
@@ -96,14 +119,21 @@ def held_out(source: Source) -> list[list[dict[str, Any]]]:
 def in_float32(backend: Backend) -> Any:
     """The backend's mlx model, its weights made float32 if they then take no more than half of the memory."""
     import mlx.core as mx
+
+    model: Any = backend.model  # type: ignore[attr-defined]
+    if fits_float32(backend):
+        model.set_dtype(mx.float32)
+    model.eval()
+    return model
+
+
+def fits_float32(backend: Backend) -> bool:
+    """Return True if the backend's mlx model takes no more than half of the memory in float32."""
     from mlx.utils import tree_flatten
 
     model: Any = backend.model  # type: ignore[attr-defined]
     size = sum(4 * value.size for _, value in tree_flatten(model.parameters()))
-    if size < backend.machine_memory() / 2:
-        model.set_dtype(mx.float32)
-    model.eval()
-    return model
+    return size < backend.machine_memory() / 2
 
 
 def logits_of(model: Any, tokens: Sequence[int], positions: Sequence[int]) -> np.ndarray:

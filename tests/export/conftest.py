@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +75,20 @@ def replace_tokenizer(base: Path, tokenizer: Path) -> None:
 def values():
     """The values of a report's checks, by name."""
     return lambda report: {check.name: check.value for check in report.checks}
+
+
+@pytest.fixture(scope="session")
+def peft(tmp_path_factory):
+    """Let PEFT do some jobs, in this environment or the one MLX_LORA_PEFT_PYTHON names."""
+    python = os.environ.get("MLX_LORA_PEFT_PYTHON", sys.executable)
+    if python == sys.executable and importlib.util.find_spec("peft") is None:
+        pytest.skip("PEFT is not installed: pip install '.[torch]', or name its Python with MLX_LORA_PEFT_PYTHON")
+
+    def run(jobs: list[dict]) -> None:
+        request = tmp_path_factory.mktemp("peft") / "request.json"
+        request.write_text(json.dumps(jobs, default=str))
+        server = Path(__file__).with_name("peft_server.py")
+        done = subprocess.run([python, server, request], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return run

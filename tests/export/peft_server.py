@@ -12,12 +12,14 @@ warnings.filterwarnings("error", message=".*(missing|unexpected|not found|not a 
 
 
 def logits(job: dict) -> None:
-    """Logits [tokens, vocabulary] of a base with a PEFT directory on it."""
+    """Logits [tokens, vocabulary] of a base with a PEFT directory on it, or alone."""
     import numpy as np
     import torch
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(load(job["base"]), job["adapter"])
+    model = load(job["base"])
+    if job["adapter"] is not None:
+        model = PeftModel.from_pretrained(model, job["adapter"])
     model.eval()
     with torch.no_grad():
         np.save(job["out"], model(torch.tensor([job["tokens"]])).logits[0].numpy())

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -18,6 +14,7 @@ from runs import SEVEN, make_run, mlx_logits, sharpen
 
 from mlx_lora.errors import UserError
 from mlx_lora.export import peft as writing
+from mlx_lora.export import peft_comparison
 from mlx_lora.export.adapter import alpha_of, read_adapter
 from mlx_lora.export.peft import export_peft
 from mlx_lora.export.peft_import import import_peft
@@ -33,21 +30,10 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def peft(tmp_path_factory):
-    """Let PEFT do some jobs, in this environment or the one MLX_LORA_PEFT_PYTHON names."""
-    python = os.environ.get("MLX_LORA_PEFT_PYTHON", sys.executable)
-    if python == sys.executable and importlib.util.find_spec("peft") is None:
-        pytest.skip("PEFT is not installed: pip install '.[torch]', or name its Python with MLX_LORA_PEFT_PYTHON")
-
-    def run(jobs: list[dict]) -> None:
-        request = tmp_path_factory.mktemp("peft") / "request.json"
-        request.write_text(json.dumps(jobs, default=str))
-        server = Path(__file__).with_name("peft_server.py")
-        done = subprocess.run([python, server, request], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-
-    return run
+@pytest.fixture(autouse=True)
+def without_peft(monkeypatch):
+    """Exports here do not run PEFT, which takes seconds: the tests that need it ask it themselves, all at once."""
+    monkeypatch.setattr(peft_comparison, "has_peft", lambda: False)
 
 
 @pytest.fixture(scope="module")
