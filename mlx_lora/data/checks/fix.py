@@ -69,10 +69,12 @@ def _dropped(table: Table, findings: Sequence[Finding]) -> tuple[list[dict[str, 
     for finding in findings:
         if finding.severity == "error" and finding.check != "mostly_copies":
             drop(finding)
-    # Only then the copies, or a good row would go because it resembles a bad one that is gone too.
-    rest = Table([item for item in table.items if id(item) not in dropped])
-    for check in CHECKS:
-        if check.name in COPIES and (found := run_check(check, rest)):
+    # Only then the copies, each kind in what is left, or a good row would go because it resembles one that is gone.
+    rest = Table(table.items)
+    for check in (check for name in COPIES for check in CHECKS if check.name == name):
+        left = [item for item in rest.items if id(item) not in dropped]
+        rest = rest if len(left) == len(rest.items) else Table(left)
+        if found := run_check(check, rest):
             drop(found)
     return log, dropped
 
