@@ -14,6 +14,9 @@ from .report import ImportReport
 
 SPLITS = ("train", "valid", "test")
 ROLES = ("system", "user", "assistant", "tool")
+NO_VALIDATION = (
+    "There are no validation rows: training on this has no validation loss to stop early or keep the best step by."
+)
 CARD = "card.json"
 # Weights are float32 in a batch, and their sums must be finite.
 MOST_WEIGHT = 1e6
@@ -209,6 +212,8 @@ def write_dataset(
     Raises:
         UserError: the directory exists, or cannot be written; nothing is left half-written.
     """
+    if report is not None and not splits.get("valid"):
+        report.notes.append(NO_VALIDATION)
     with new_directory(out) as directory:
         for split in SPLITS:
             with open(directory / f"{split}.jsonl", "w", encoding="utf-8") as file:

@@ -54,7 +54,12 @@ class Prepared:
         for what in sorted({what for example in self.train for what in example.dropped}):
             counts = [example.dropped[what] for example in self.train if what in example.dropped]
             dropped.append(f"{sum(counts)} messages in {len(counts)} examples lose {what}: the template leaves it out")
-        return [*self.backend.notes, *([shortened] if cut else []), *([inert] if spans else []), *dropped]
+        unjudged = (
+            "the data has no validation rows, so that there is no validation loss, and keep_best and "
+            "early_stopping_patience do nothing"
+        )
+        held = [] if self.valid else [unjudged]
+        return [*self.backend.notes, *held, *([shortened] if cut else []), *([inert] if spans else []), *dropped]
 
     def weighted(self) -> dict[str, int]:
         """How many examples and supervised tokens weigh more or less than the rest."""

@@ -24,9 +24,16 @@ SHOWN = 3
 @click.option("--base", metavar="MODEL", help="Check with this model's tokenizer and chat template too.")
 @click.option("--max-seq-length", type=click.IntRange(8), default=512, show_default=True, help="Tokens, with --base.")
 @click.option("--fix", metavar="OUT", type=click.Path(path_type=Path), help="Write a cleaned copy to a new directory.")
+@click.option("--strip", is_flag=True, help="With --fix: take control tokens such as <|cit|> out of the messages.")
 @json_option
 def check(
-    paths: tuple[Path, ...], plan: str | None, base: str | None, max_seq_length: int, fix: Path | None, as_json: bool
+    paths: tuple[Path, ...],
+    plan: str | None,
+    base: str | None,
+    max_seq_length: int,
+    fix: Path | None,
+    strip: bool,
+    as_json: bool,
 ) -> int:
     """Duplicates, leaks, contradictions, secrets and what training would refuse, by file and line.
 
@@ -44,6 +51,8 @@ def check(
 
     if fix is not None and (fix.exists() or fix.is_symlink()):
         raise UserError(f"{fix}: this exists already; choose another name, or remove it first")
+    if strip and fix is None:
+        raise UserError("--strip changes a cleaned copy; name it with --fix OUT")
     table = read_table(paths)
     if plan is not None:
         from ...sources.instructions import load_plan
@@ -61,7 +70,7 @@ def check(
         from ...data.checks.suite import unfixable
 
         remaining = [finding.check for finding in unfixable(findings)]
-        result["fixed"] = {"path": str(fix), **write_fixed(fix, table, findings), "remaining": remaining}
+        result["fixed"] = {"path": str(fix), **write_fixed(fix, table, findings, strip), "remaining": remaining}
     if as_json:
         print_json(result)
     else:
@@ -104,6 +113,8 @@ def _print(table: Table, findings: list[Finding], fixed: object) -> None:
         click.echo(
             f"{fixed['path']}: {fixed['kept']:,} rows kept, {fixed['dropped']:,} left out (fixed.jsonl says why)"
         )
+        if fixed["stripped"]:
+            click.echo(f"control tokens were taken out of {fixed['stripped']:,} rows")
         for finding in findings:
             if finding.check in fixed["remaining"]:
                 click.echo(f"{finding.check} stays, and stops training: --fix does not help, since {finding.unfixable}")

@@ -28,7 +28,7 @@ def sample_ids(table: Table) -> Iterator[Hit]:
 
 
 def no_validation_rows(table: Table) -> Iterator[Hit]:
-    """One hit a dataset directory (it has a train.jsonl) whose validation split has no row; loose files have no splits."""
+    """One hit a dataset directory (it has a train.jsonl) without validation rows; loose files have no splits."""
     directories = {file.parent for file in table.files if file.name == "train.jsonl"}
     held = {Path(item.row.file).parent for item in table.items if item.split == "valid"}
     if directories and not directories & held:

@@ -20,7 +20,7 @@ def control_like_text(table: Table) -> Iterator[Hit]:
 
 
 def special_token_text(table: Table) -> Iterator[Hit]:
-    """Rows whose text holds a special token of the base: it is encoded as the control token itself, e.g. ends a turn."""
+    """Rows whose text holds a special token of the base, which is encoded as such: it can end a turn, or begin one."""
     pattern = matching(special_tokens(table.tokenizer))
     for item, tokens in _found(table, pattern) if pattern else ():
         yield Hit(f"{item.where}: {_listed(tokens)}, which the base's tokenizer encodes as control tokens", [item])
@@ -42,36 +42,33 @@ def _listed(tokens: list[str]) -> str:
     return f"{brief(tokens[0])}{more}"
 
 
-def strip_table(table: Table) -> tuple[int, int]:
+def strip_table(table: Table) -> tuple[Table, int]:
     """Take control tokens out of every message, those of the table's tokenizer too; spans move with their text.
 
     Returns:
-        How many tokens were taken out, and of how many rows.
+        The table without them, and of how many rows they were taken.
     """
     own = matching(special_tokens(table.tokenizer)) if table.tokenizer is not None else None
     pattern = re.compile(f"{CONTROL.pattern}|{own.pattern}") if own else CONTROL
-    removed = rows = 0
-    for place, item in enumerate(table.items):
-        if found := _strip_row(item, pattern):
-            removed, rows = removed + found, rows + 1
-            table.items[place] = Item(item.row, item.split)
-    return removed, rows
+    items = [_stripped(item, pattern) for item in table.items]
+    changed = sum(new is not old for new, old in zip(items, table.items, strict=True))
+    return replace(table, items=items, shared={}), changed
 
 
-def _strip_row(item: Item, pattern: re.Pattern[str]) -> int:
-    """Strip a row in place; returns the number of tokens."""
-    row, count = item.row, 0
-    for index, message in enumerate(row.messages):
+def _stripped(item: Item, pattern: re.Pattern[str]) -> Item:
+    """The item without control tokens; itself if it has none."""
+    messages, spans = list(item.row.messages), list(item.row.spans)
+    for index, message in enumerate(messages):
         text, tokens, passes = strip_control_tokens(message.get("content") or "", pattern)
-        if not tokens:
-            continue
-        count += len(tokens)
-        row.messages[index] = {**message, "content": text}
-        spans = []
-        for span in row.spans:
-            if span.message == index:
-                span = replace(span, start=moved(span.start, passes), end=moved(span.end, passes))
-            if span.start < span.end:
-                spans.append(span)
-        row.spans = spans
-    return count
+        if tokens:
+            messages[index] = {**message, "content": text}
+            spans = [
+                replace(span, start=moved(span.start, passes), end=moved(span.end, passes))
+                if span.message == index
+                else span
+                for span in spans
+            ]
+    if all(new is old for new, old in zip(messages, item.row.messages, strict=True)):
+        return item
+    spans = [span for span in spans if span.start < span.end]
+    return Item(replace(item.row, messages=messages, spans=spans), item.split)

@@ -15,7 +15,7 @@ LEAST = 0.8
 # probability 0.99, one of an equal answer and a prompt that is 0.3 alike with 0.18 (1 - (1 - p^4 a^4)^25).
 BANDS, ROWS = 25, 8
 SEED = 7
-# Where everything resembles everything, the best of PROPOSED candidates, those of the rarest bands, are compared in full.
+# Where everything resembles everything, PROPOSED candidates of the rarest bands are looked at, the best in full.
 COMPARED, PROPOSED = 4, 300
 # Of a very long text, its beginning stands for the whole.
 LONGEST = 20_000
@@ -95,11 +95,11 @@ def near_pairs(
     return found
 
 
-def _likeliest(digests: np.ndarray, i: int, proposals: list[list[int]]) -> list[int]:
+def _likeliest(digests: np.ndarray, i: int, proposals: Sequence[Sequence[int]]) -> list[int]:
     """The proposed rows whose least alike text agrees with row i's in the most hashes."""
     if not proposals:
         return []
-    chosen = dict.fromkeys(islice(chain.from_iterable(sorted(proposals, key=len)), PROPOSED))
+    chosen = dict.fromkeys(islice(chain.from_iterable(sorted(proposals, key=lambda bucket: len(bucket))), PROPOSED))
     proposed = np.fromiter(chosen, dtype=np.int64)
     agreed = (digests[proposed] == digests[i]).sum(axis=2).min(axis=1)
     return proposed[np.argsort(-agreed, kind="stable")[:COMPARED]].tolist()

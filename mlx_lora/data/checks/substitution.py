@@ -31,7 +31,7 @@ def tokens(text: str) -> list[str]:
 
 def is_name(token: str) -> bool:
     """Return True for a word with letters; numbers are what a row is about, and so is each Chinese character."""
-    return token[:1].isascii() and any(c.isalpha() for c in token) or len(token) > 1 and not token.isdigit()
+    return any(c.isalpha() for c in token) and (token.isascii() or len(token) > 1)
 
 
 def renamed_pairs(rows: Sequence[tuple[str, str]]) -> list[tuple[int, int, str, str]]:
@@ -67,7 +67,7 @@ class _Vocabulary:
     def __init__(self, names: list[str]) -> None:
         self.names = names
         self.random = np.random.default_rng(SEED)
-        self.value = self.random.integers(0, 2**64, len(names), dtype=np.uint64)
+        self.value: np.ndarray = self.random.integers(0, 2**64, len(names), dtype=np.uint64)
         self.name = np.array([is_name(name) for name in names], dtype=bool)
         self.capital = np.array([name[0].isupper() for name in names], dtype=bool)
         self.word = np.array([name[0].isalnum() for name in names], dtype=bool)
@@ -104,8 +104,8 @@ def _blanked(lines: np.ndarray, prompt: int, words: _Vocabulary) -> tuple[np.nda
     """The hash of each row with one name blanked out, and [.., 3] its row and the name's one or two words (or -1)."""
     rows, length = lines.shape
     size = len(words.names)
-    weights = words.random.integers(0, 2**64, length, dtype=np.uint64)
-    blanks = words.random.integers(0, 2**64, 2, dtype=np.uint64)
+    weights: np.ndarray = words.random.integers(0, 2**64, length, dtype=np.uint64)
+    blanks: np.ndarray = words.random.integers(0, 2**64, 2, dtype=np.uint64)
     whole = (words.value[lines] * weights).sum(axis=1, dtype=np.uint64)
     # Occurrences of each word of each row, next to each other.
     keys = (np.arange(rows)[:, None] * size + lines).ravel()

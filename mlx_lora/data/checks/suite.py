@@ -24,9 +24,7 @@ CHECKS = (
     Check("is_eval", "error", "rows marked is_eval in training", leaks.is_eval),
     Check("is_negative_example", "error", "negative examples in training", leaks.is_negative_example),
     Check("contradictory_answers", "error", "negatives against positives", conflicts.contradictions),
-    Check(
-        "negative_equals_positive", "error", "negatives that equal positives", conflicts.negative_equals_positive
-    ),
+    Check("negative_equals_positive", "error", "negatives that equal positives", conflicts.negative_equals_positive),
     Check("several_answers", "warning", "one prompt, different answers", conflicts.several_answers),
     Check("one_answer", "warning", "one answer, many prompts", conflicts.one_answer),
     Check("mostly_copies", "error", "more than half of the training rows are copies", duplicates.mostly_copies),

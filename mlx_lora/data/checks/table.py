@@ -67,8 +67,10 @@ class Item:
 
     @property
     def everything(self) -> str:
-        """Every content, and the calls of the last answer."""
-        return "\n".join([*(m.get("content") or "" for m in self.row.messages), self.answer])
+        """Every content, and the tool calls."""
+        said = [message.get("content") or "" for message in self.row.messages]
+        calls = [json.dumps(message["tool_calls"]) for message in self.row.messages if message.get("tool_calls")]
+        return "\n".join([*said, *calls])
 
     @property
     def question(self) -> str:
