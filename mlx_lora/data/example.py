@@ -40,6 +40,9 @@ __all__ = [
     "write_dataset",
 ]
 
+NO_VALIDATION = (
+    "There are no validation rows: training on this has no validation loss to stop early or keep the best step by."
+)
 CARD = "card.json"
 # Names, or last parts of names, of files that hold what is not trained on.
 HELD_OUT = {
@@ -193,6 +196,8 @@ def write_dataset(
     Raises:
         UserError: the directory exists, or cannot be written; nothing is left half-written.
     """
+    if report is not None and not splits.get("valid"):
+        report.notes.append(NO_VALIDATION)
     with new_directory(out) as directory:
         for split in SPLITS:
             with open(directory / f"{split}.jsonl", "w", encoding="utf-8") as file:

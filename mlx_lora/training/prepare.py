@@ -54,10 +54,16 @@ class Prepared:
         for what in sorted({what for example in self.train for what in example.dropped}):
             counts = [example.dropped[what] for example in self.train if what in example.dropped]
             dropped.append(f"{sum(counts)} messages in {len(counts)} examples lose {what}: the template leaves it out")
+        unjudged = (
+            "the data has no validation rows, so that there is no validation loss, and keep_best and "
+            "early_stopping_patience do nothing"
+        )
+        held = [] if self.valid else [unjudged]
         systems = any(message["role"] == "system" for example in self.examples for message in example.messages)
         merged = merge_note(self.backend.tokenizer) if systems else None
         return [
             *self.backend.notes,
+            *held,
             *([merged] if merged else []),
             *([shortened] if cut else []),
             *([inert] if spans else []),

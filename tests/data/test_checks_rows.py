@@ -10,7 +10,7 @@ import pytest
 
 from mlx_lora.data.checks import CHECKS, Table, check_table, read_table
 from mlx_lora.data.checks.answers import looks_cut
-from mlx_lora.data.checks.near import nearest_before
+from mlx_lora.data.checks.near import near_pairs
 from mlx_lora.data.checks.personal import secrets_in
 from mlx_lora.data.checks.table import split_of
 from mlx_lora.errors import UserError
@@ -179,7 +179,7 @@ def test_near_duplicates_of_texts():
         "我今天去了商店买了很多东西然后回家了",
     ]
     texts += [texts[3] + "吧", "", " "]
-    assert [(i, j) for i, j, _ in nearest_before(texts)] == [(1, 0), (4, 3), (6, 5)]
+    assert [(i, j) for i, j, _ in near_pairs([(text,) for text in texts])] == [(1, 0), (4, 3), (6, 5)]
 
 
 def test_where_rows_are_from(tmp_path):

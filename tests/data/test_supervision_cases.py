@@ -168,7 +168,9 @@ def test_an_empty_earlier_answer_is_named_and_left_out(tiny, tmp_path, command):
     empty = [ASK, {"role": "assistant", "content": " "}, AGAIN, NIGHT]
     data = dataset(tmp_path / "data", empty, [ASK, DAY])
     found = findings(data, tiny)
-    assert found["empty_answer"].examples == [f"{data}/train.jsonl, line 1: the assistant's answer is empty; fill it in or remove the row"]
+    assert found["empty_answer"].examples == [
+        f"{data}/train.jsonl, line 1: the assistant's answer is empty; fill it in or remove the row"
+    ]
     assert "template_refuses" not in found
     assert command("data", "check", data, "--fix", tmp_path / "fixed").returncode == 1
     assert command("data", "check", tmp_path / "fixed").returncode == 0

@@ -78,7 +78,7 @@ def test_a_vision_tower_s_adapter_is_refused(in_class_names, tmp_path):
     config = directory / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "target_modules": ["q_proj"]}))
     config.write_text(json.dumps({**json.loads(config.read_text()), "target_modules": None}))
-    with pytest.raises(UserError, match="is not in the text layers of .* which are all that mlx-lm runs"):
+    with pytest.raises(UserError, match=r"is not in the text layers of .* which are all that mlx-lm runs"):
         import_peft(directory, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["peft"]
 

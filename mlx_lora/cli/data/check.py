@@ -25,6 +25,7 @@ SHOWN = 3
 @click.option("--chat-template", metavar="chatml|FILE", help="With --base: a template instead of the model's own.")
 @click.option("--max-seq-length", type=click.IntRange(8), default=512, show_default=True, help="Tokens, with --base.")
 @click.option("--fix", metavar="OUT", type=click.Path(path_type=Path), help="Write a cleaned copy to a new directory.")
+@click.option("--strip", is_flag=True, help="With --fix: take control tokens such as <|cit|> out of the messages.")
 @json_option
 def check(
     paths: tuple[Path, ...],
@@ -33,6 +34,7 @@ def check(
     chat_template: str | None,
     max_seq_length: int,
     fix: Path | None,
+    strip: bool,
     as_json: bool,
 ) -> int:
     """Duplicates, leaks, contradictions, secrets and what training would refuse, by file and line.
@@ -52,6 +54,8 @@ def check(
 
     if fix is not None and (fix.exists() or fix.is_symlink()):
         raise UserError(f"{fix}: this exists already; choose another name, or remove it first")
+    if strip and fix is None:
+        raise UserError("--strip changes a cleaned copy; name it with --fix OUT")
     table = read_table(paths)
     if plan is not None:
         from ...sources.instructions import load_plan
@@ -78,7 +82,7 @@ def check(
         from ...data.checks.suite import unfixable
 
         remaining = [finding.check for finding in unfixable(findings)]
-        result["fixed"] = {"path": str(fix), **write_fixed(fix, table, findings), "remaining": remaining}
+        result["fixed"] = {"path": str(fix), **write_fixed(fix, table, findings, strip), "remaining": remaining}
     if as_json:
         print_json(result)
     else:
@@ -134,6 +138,8 @@ def _print(table: Table, findings: list[Finding], fixed: object) -> None:
         click.echo(
             f"{fixed['path']}: {fixed['kept']:,} rows kept, {fixed['dropped']:,} left out (fixed.jsonl says why)"
         )
+        if fixed["stripped"]:
+            click.echo(f"control tokens were taken out of {fixed['stripped']:,} rows")
         for finding in findings:
             if finding.check in fixed["remaining"]:
                 click.echo(f"{finding.check} stays, and stops training: --fix does not help, since {finding.unfixable}")

@@ -24,14 +24,20 @@ FILES = click.Path(path_type=Path)
     show_default=True,
     help="What the loss of a valid citation's document id is multiplied by.",
 )
+@click.option("--strip", is_flag=True, help="Take markers in the form of control tokens, such as <|cit|>, out.")
 @json_option
 def claims(
-    claims: tuple[Path, ...], corpus: tuple[Path, ...], out: Path, citation_validity_weight: float, as_json: bool
+    claims: tuple[Path, ...],
+    corpus: tuple[Path, ...],
+    out: Path,
+    citation_validity_weight: float,
+    strip: bool,
+    as_json: bool,
 ) -> None:
     """Claims with their evidence (SciFact's schema) → answers whose citations the prompt can ground.
 
     Claims that share a document stay in one split. An example that would cite what its prompt does not show is
-    quarantined, and named in report.md.
+    quarantined, and named in report.md. Markers such as <|cit|> are counted there, and --strip takes them out.
 
     \b
     mlx-lora data claims --claims claims_train.jsonl --corpus corpus.jsonl --out data/claims
@@ -39,6 +45,6 @@ def claims(
     from ...sources.claims import make_claims_dataset
 
     card, report = make_claims_dataset(
-        out, claims=claims, corpus=corpus, citation_validity_weight=citation_validity_weight
+        out, claims=claims, corpus=corpus, citation_validity_weight=citation_validity_weight, strip=strip
     )
     print_import(out, card, report, as_json)

@@ -75,3 +75,7 @@ def print_card(out: Path, card: dict[str, Any]) -> None:
         f"{out}: {counts['real']} real and {counts['synthetic']} synthetic examples", ("shape", "examples"), rows
     )
     click.echo(", ".join(f"{name} {count}" for name, count in card["splits"].items()))
+    if not card["splits"]["valid"]:
+        from ...data.example import NO_VALIDATION
+
+        click.echo(f"note: {NO_VALIDATION}")

@@ -1,9 +1,10 @@
-"""Lines that are no rows, rows that share an id, and buckets against the plan."""
+"""Lines that are no rows, rows that share an id, splits without rows, and buckets against the plan."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from .finding import Hit
 from .table import Item, Table
@@ -35,6 +36,15 @@ def sample_ids(table: Table) -> Iterator[Hit]:
             kept = first.setdefault(str(name), item)
             if kept is not item:
                 yield Hit(f"{item.where}: sample_id {str(name)[:60]!r} is that of {kept.where}")
+
+
+def no_validation_rows(table: Table) -> Iterator[Hit]:
+    """One hit a dataset directory (it has a train.jsonl) without validation rows; loose files have no splits."""
+    directories = {file.parent for file in table.files if file.name == "train.jsonl"}
+    held = {Path(item.row.file).parent for item in table.items if item.split == "valid"}
+    if directories and not directories & held:
+        first = min(directories)
+        yield Hit(f"{first}/valid.jsonl: no row, so training has no validation loss to stop early or keep the best by")
 
 
 def buckets(table: Table) -> Iterator[Hit]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from .finding import Hit
 from .table import Item, Table
@@ -12,59 +12,66 @@ from .table import Item, Table
 MANY_PROMPTS = 4
 
 
-def _by_prompt(table: Table) -> dict[str, dict[str, Item]]:
-    """prompt -> answer -> the first row with both, of what is trained on."""
-    prompts: dict[str, dict[str, Item]] = defaultdict(dict)
-    for item in table.trained:
-        prompts[item.prompt].setdefault(item.pair[1], item)
-    return prompts
-
-
 def one_answer(table: Table) -> Iterator[Hit]:
     """One hit an answer that stands under many different prompts."""
     prompts: dict[str, dict[str, Item]] = defaultdict(dict)
     for item in table.trained:
-        prompts[item.pair[1]].setdefault(item.prompt, item)
-    for answer, items in sorted(prompts.items(), key=lambda pair: -len(pair[1])):
+        prompts[item.meaning].setdefault(item.prompt, item)
+    for items in sorted(prompts.values(), key=lambda items: -len(items)):
         if len(items) >= MANY_PROMPTS:
             first = next(iter(items.values()))
-            yield Hit(f"{first.where}: {len(items)} different prompts have the answer {brief(answer)}")
+            yield Hit(f"{first.where}: {len(items)} different prompts have the answer {brief(first.answer)}")
 
 
 def contradictions(table: Table) -> Iterator[Hit]:
     """One hit a prompt that a negative and a positive example answer differently; ``--fix`` drops the negative."""
-    for negative, positive, all_negatives in _contradicted(table).values():
-        said = f"{negative.where}, a negative example, answers the prompt of {positive.where} otherwise"
-        yield Hit(said, all_negatives)
+    for items in _of_negatives(table):
+        positives = _answers(item for item in items if not item.negative)
+        negatives = [item for item in items if item.negative and item.meaning not in positives]
+        if negatives and positives:
+            said = f"{negatives[0].where}, a negative example, answers the prompt of"
+            yield Hit(f"{said} {next(iter(positives.values())).where} otherwise", negatives)
 
 
-def _contradicted(table: Table) -> dict[str, tuple[Item, Item, list[Item]]]:
-    """prompt -> (a negative row, a positive one with another answer, all negative rows of that prompt)."""
-    rows: dict[str, list[Item]] = defaultdict(list)
-    for item in table.trained:
-        rows[item.prompt].append(item)
-    found = {}
-    for prompt, items in rows.items():
-        negatives = [item for item in items if item.negative]
-        positives: dict[str, Item] = {}
+def negative_equals_positive(table: Table) -> Iterator[Hit]:
+    """Negative rows that answer as a positive row of the same prompt does: one of the two is marked wrongly."""
+    for items in _of_negatives(table):
+        positives = _answers(item for item in items if not item.negative)
         for item in items:
-            if not item.negative:
-                positives.setdefault(item.pair[1], item)
-        for item in negatives:
-            other = next((p for answer, p in positives.items() if answer != item.pair[1]), None)
-            if other is not None:
-                found[prompt] = (item, other, negatives)
-                break
-    return found
+            if item.negative and (positive := positives.get(item.meaning)):
+                said = f"{item.where}, a negative example, has the prompt and the answer of {positive.where}"
+                yield Hit(f"{said}: {brief(item.answer)}", [item])
 
 
 def several_answers(table: Table) -> Iterator[Hit]:
-    """One hit a prompt with different answers, but for those of negatives against positives."""
-    contradicted = _contradicted(table)
-    for prompt, answers in _by_prompt(table).items():
-        if len(answers) > 1 and prompt not in contradicted:
+    """One hit a prompt with different answers; negatives against positives are findings of their own."""
+    for items in _by_prompt(table).values():
+        positives = [item for item in items if not item.negative]
+        answers = _answers(positives or items)
+        if len(answers) > 1:
             first, second, *_ = answers.values()
             yield Hit(f"{first.where}: its prompt has {len(answers)} different answers, another in {second.where}")
+
+
+def _by_prompt(table: Table) -> dict[str, list[Item]]:
+    """The rows that are trained on, by prompt."""
+    prompts: dict[str, list[Item]] = defaultdict(list)
+    for item in table.trained:
+        prompts[item.prompt].append(item)
+    return prompts
+
+
+def _of_negatives(table: Table) -> list[list[Item]]:
+    """The rows of each prompt that has a negative example."""
+    return [items for items in _by_prompt(table).values() if any(item.negative for item in items)]
+
+
+def _answers(items: Iterable[Item]) -> dict[str, Item]:
+    """The first row of each answer."""
+    answers: dict[str, Item] = {}
+    for item in items:
+        answers.setdefault(item.meaning, item)
+    return answers
 
 
 def brief(text: str, length: int = 60) -> str:

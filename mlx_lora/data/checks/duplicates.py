@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from .finding import Hit
-from .near import LEAST, jaccard, nearest_before, triples
+from .near import near_pairs
+from .substitution import renamed_pairs, tokens
 from .table import Item, Table
 
 # Above this share of copies, and this number, a dataset is not what its size says.
 MOSTLY, MANY = 0.5, 100
+# A prompt with more words of its own than this may ask something else, however long a text it shares.
+OWN_WORDS = 3
 
 
 def exact(table: Table) -> Iterator[Hit]:
@@ -28,32 +32,78 @@ def mostly_copies(table: Table) -> Iterator[Hit]:
         yield from copies
 
 
+@dataclass
+class NearPair:
+    """A row and an earlier one that it nearly repeats; training rows come before all others.
+
+    Attributes:
+        similarity: of the prompts or of the answers, whichever is less.
+        names: the row's name and the earlier one's, if that is all they differ in.
+        spare: nothing is lost without one of the two rows, so ``--fix`` leaves one out.
+    """
+
+    item: Item
+    other: Item
+    similarity: float
+    names: tuple[str, str] | None = None
+    spare: bool = False
+
+    @property
+    def said(self) -> str:
+        """The similarity in words."""
+        if self.names is None:
+            return f"{self.item.where}: {self.similarity:.0%} the same as {self.other.where}"
+        name, other = self.names
+        return f"{self.item.where}: the same as {self.other.where}, but for {name!r} where that has {other!r}"
+
+
 def near(table: Table) -> Iterator[Hit]:
     """Rows that nearly repeat an earlier one of their side, answer included; exact copies are not counted again."""
-    for item, other, similarity in _near(table):
-        if (item.split == "train") == (other.split == "train"):
-            yield Hit(f"{item.where}: {similarity:.0%} the same as {other.where}", [item])
+    seen = set()
+    for pair in _near(table):
+        if (pair.item.split == "train") == (pair.other.split == "train") and id(pair.item) not in seen:
+            seen.add(id(pair.item))
+            yield Hit(pair.said, [pair.item] if pair.spare else [])
 
 
 def near_leaks(table: Table) -> Iterator[Hit]:
     """Evaluation rows that nearly repeat a training row; ``--fix`` leaves out the training row."""
-    for item, other, similarity in _near(table):
-        if item.split != "train" and other.trained:
-            yield Hit(f"{item.where}: {similarity:.0%} the same as {other.where}, which is trained on", [other])
+    seen = set()
+    for pair in _near(table):
+        if pair.item.split != "train" and pair.other.trained and id(pair.item) not in seen:
+            seen.add(id(pair.item))
+            yield Hit(f"{pair.said}, which is trained on", [pair.other] if pair.spare else [])
 
 
-def _near(table: Table) -> list[tuple[Item, Item, float]]:
-    """(item, an earlier one, their similarity); training rows come before all others. Computed once a table."""
+def _near(table: Table) -> list[NearPair]:
+    """All pairs, in the order of rows, a row's most similar first. Computed once a table."""
     if "near" not in table.shared:
         distinct: dict[tuple[str, str], Item] = {}
         for item in [*table.trained, *table.held_out]:
             distinct.setdefault(item.pair, item)
         items = list(distinct.values())
-
-        def same_answer(i: int, j: int) -> bool:
-            # Two long prompts that differ in a word, one answered yes and one no, are both worth having.
-            return jaccard(set(triples(items[i].answer)), set(triples(items[j].answer))) >= LEAST
-
-        found = nearest_before([item.text for item in items], same_answer, table.advance)
-        table.shared["near"] = [(items[i], items[j], similarity) for i, j, similarity in found]
+        rows = [(item.question, item.answer) for item in items]
+        pairs = [
+            (i, j, NearPair(items[i], items[j], similarity, spare=_spare(items[i], items[j])))
+            for i, j, similarity in near_pairs(rows, table.advance)
+        ]
+        similar = {(i, j) for i, j, _ in pairs}
+        for i, j, name, other in renamed_pairs(rows):
+            if (i, j) not in similar:
+                pairs.append((i, j, NearPair(items[i], items[j], 0.0, (name, other))))
+        pairs.sort(key=lambda pair: (pair[0], -pair[2].similarity, pair[1]))
+        table.shared["near"] = [pair for _, _, pair in pairs]
     return table.shared["near"]
+
+
+def _spare(item: Item, other: Item) -> bool:
+    """Return True if the prompts ask the same: few words differ, and the answers do not differ by the same words."""
+    asked, asked_before = _vocabulary(item.prompt), _vocabulary(other.prompt)
+    said, said_before = _vocabulary(item.answer), _vocabulary(other.answer)
+    own, others = asked - asked_before, asked_before - asked
+    few = max(len(own), len(others)) <= OWN_WORDS
+    return few and not own & (said - said_before) and not others & (said_before - said)
+
+
+def _vocabulary(text: str) -> set[str]:
+    return {token for token in tokens(text.lower()) if token[0].isalnum()}

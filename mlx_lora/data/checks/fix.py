@@ -10,26 +10,34 @@ from typing import Any
 from ...errors import UserError
 from ...files import new_directory, write_atomic
 from ..example import SPLITS, Example, write_dataset
+from .control import strip_table
 from .finding import Finding, run_check
-from .suite import CHECKS
+from .suite import CHECKS, check_table
 from .table import Table
 
 LOG = "fixed.jsonl"
 COPIES = ("exact_duplicates", "near_leaks", "near_duplicates")
 
 
-def write_fixed(out: str | Path, table: Table, findings: Sequence[Finding]) -> dict[str, int]:
+def write_fixed(out: str | Path, table: Table, findings: Sequence[Finding], strip: bool = False) -> dict[str, int]:
     """Write the rows that no error speaks against, each once, as a new dataset directory.
 
     ``fixed.jsonl`` in it has a line for each dropped row, ``{"file", "line", "check", "why"}``, with the first check
     that drops it.
 
+    Args:
+        strip: take control tokens out of the messages first, so that no row is dropped for them.
+
     Returns:
-        How many rows were kept and dropped.
+        How many rows were kept and dropped, and of how many control tokens were taken out.
 
     Raises:
         UserError: the directory exists, cannot be written, or no row to train on would be left.
     """
+    stripped = 0
+    if strip:
+        table, stripped = strip_table(table)
+        findings = check_table(table)
     log, dropped = _dropped(table, findings)
     splits: dict[str, list[Example]] = {split: [] for split in SPLITS}
     for item in table.items:
@@ -40,6 +48,7 @@ def write_fixed(out: str | Path, table: Table, findings: Sequence[Finding]) -> d
     if not any(example.weight > 0 for example in splits["train"]):
         raise UserError(f"{out}: no row to train on would be left, so nothing was written; see `mlx-lora data check`")
     card = {"source": "check", "checked": [str(file) for file in table.files], "dropped": len(log)}
+    card |= {"stripped": stripped} if strip else {}
     with new_directory(out) as directory:
         # The dataset's own writer makes its directory, which then gives its files to the one with the log.
         write_dataset(directory / "data", splits, card)
@@ -48,7 +57,7 @@ def write_fixed(out: str | Path, table: Table, findings: Sequence[Finding]) -> d
         (directory / "data").rmdir()
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in log)
         write_atomic(directory / LOG, lines)
-    return {"kept": sum(map(len, splits.values())), "dropped": len(log)}
+    return {"kept": sum(map(len, splits.values())), "dropped": len(log), "stripped": stripped}
 
 
 def _dropped(table: Table, findings: Sequence[Finding]) -> tuple[list[dict[str, Any]], set[int]]:
@@ -69,10 +78,12 @@ def _dropped(table: Table, findings: Sequence[Finding]) -> tuple[list[dict[str, 
     for finding in findings:
         if finding.severity == "error" and finding.check != "mostly_copies":
             drop(finding)
-    # Only then the copies, or a good row would go because it resembles a bad one that is gone too.
-    rest = Table([item for item in table.items if id(item) not in dropped])
-    for check in CHECKS:
-        if check.name in COPIES and (found := run_check(check, rest)):
+    # Only then the copies, each kind in what is left, or a good row would go because it resembles one that is gone.
+    rest = Table(table.items)
+    for check in (check for name in COPIES for check in CHECKS if check.name == name):
+        left = [item for item in rest.items if id(item) not in dropped]
+        rest = rest if len(left) == len(rest.items) else Table(left)
+        if found := run_check(check, rest):
             drop(found)
     return log, dropped
 

@@ -1,73 +1,105 @@
-"""Texts that nearly repeat an earlier one: MinHash proposes pairs, their true similarity decides."""
+"""Near-duplicate search: MinHash proposes pairs of rows, the similarity of each of their texts decides."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import chain, islice, pairwise
 
 import numpy as np
 
-# Jaccard similarity of the sets of word triples from which two texts count as nearly the same.
+# Jaccard similarity of the multisets of neighbouring words from which two texts count as nearly the same: one changed
+# word costs two of n + 1 pairs on each side, so that 17 words may differ in one of them, 35 in two.
 LEAST = 0.8
-WORDS = 3
-# 20 bands of 8 hashes propose a pair of similarity 0.8 with probability 0.97, of 0.9 with 1.00, of 0.5 with 0.08
-# (1 - (1 - s^8)^20).
-BANDS, HASHES = 20, 160
+# 25 bands of 8 hashes, shared out among a row's texts, propose a row whose prompt and answer are both 0.8 alike with
+# probability 0.99, one of an equal answer and a prompt that is 0.3 alike with 0.18 (1 - (1 - p^4 a^4)^25).
+BANDS, ROWS = 25, 8
 SEED = 7
-# Where everything resembles everything, the best of so many proposals are compared in full, of the first so many.
-COMPARED, PROPOSED = 3, 1000
+# Where everything resembles everything, PROPOSED candidates of the rarest bands are looked at, the best in full.
+COMPARED, PROPOSED = 4, 300
 # Of a very long text, its beginning stands for the whole.
 LONGEST = 20_000
 GROUP = 1000
 # Chinese, Japanese and Korean are written without spaces: there each character counts as a word.
-_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_WORD = re.compile(f"[{_CJK}]|[^\\s{_CJK}]+")
+CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_WORD = re.compile(f"[{CJK}]|[^\\s{CJK}]+")
+# Punctuation behind a word, which says nothing about the row.
+_STOPS = ".,;:!?…。、！？"
+_STOP = re.compile(f"[{_STOPS}]")
 
 
-def triples(text: str) -> list[str]:
-    """The distinct triples of neighbouring words, lower-cased; of a text of fewer words, the text itself."""
-    words = (text.lower().split() if text.isascii() else _WORD.findall(text.lower()))[:LONGEST]
-    grams = {" ".join(words[i : i + WORDS]) for i in range(max(1, len(words) - WORDS + 1))}
-    return list(grams)
+def words(text: str) -> list[str]:
+    """Split a text into lower-case words, without the punctuation behind them."""
+    lower = text.lower()
+    raw = (lower.split() if text.isascii() else _WORD.findall(lower))[:LONGEST]
+    return [word for part in raw if (word := part.rstrip(_STOPS))] if _STOP.search(lower) else raw
 
 
-def nearest_before(
-    texts: Sequence[str],
-    also: Callable[[int, int], bool] = lambda i, j: True,
-    advance: Callable[[int], None] = lambda more: None,
-) -> list[tuple[int, int, float]]:
-    """(i, j, similarity) for each text i that nearly repeats an earlier text j which itself repeats none.
-
-    Args:
-        also: what must be true of the pair besides.
-        advance: called now and then with how many more texts are done.
-    """
-    from rensa import RMinHash, RMinHashLSH
-
-    index = RMinHashLSH(LEAST, HASHES, BANDS)
-    digests = np.empty((len(texts), HASHES), dtype=np.uint64)
-    found = []
-    for start in range(0, len(texts), GROUP):
-        group = [triples(text) for text in texts[start : start + GROUP]]
-        for i, hashes in enumerate(RMinHash.from_token_sets(group, HASHES, SEED), start):
-            digests[i] = hashes.digest()
-            proposed = np.asarray(index.query(hashes)[:PROPOSED], dtype=np.int64)
-            best, similarity = -1, 0.0
-            if len(proposed):  # the likeliest first
-                likely = np.argsort(-(digests[proposed] == digests[i]).sum(axis=1), kind="stable")[:COMPARED]
-                mine = set(group[i - start])
-                for j in proposed[likely].tolist():
-                    true = jaccard(mine, set(triples(texts[j])))
-                    if true >= LEAST and true > similarity and also(i, j):
-                        best, similarity = j, true
-            if best >= 0:
-                found.append((i, best, similarity))
-            else:
-                index.insert(i, hashes)
-        advance(len(group))
-    return found
+def bigrams(text: str) -> set[str]:
+    """Return the pairs of neighbouring words, ends of the text included; a repeated pair carries its number."""
+    pairs = [f"{a} {b}" for a, b in pairwise(["\n", *words(text), "\n"])]
+    distinct = set(pairs)
+    if len(distinct) == len(pairs):
+        return distinct
+    counts: dict[str, int] = {}
+    for i, pair in enumerate(pairs):
+        counts[pair] = number = counts.get(pair, 0) + 1
+        if number > 1:
+            pairs[i] = f"{pair}\n{number}"
+    return set(pairs)
 
 
 def jaccard(a: set[str], b: set[str]) -> float:
     """Size of the intersection over size of the union, 1 for two empty sets."""
     return len(a & b) / len(a | b) if a or b else 1.0
+
+
+def near_pairs(
+    rows: Sequence[tuple[str, ...]], advance: Callable[[int], None] = lambda more: None
+) -> list[tuple[int, int, float]]:
+    """Find (i, j, similarity) of each row i that nearly repeats an earlier row j which itself repeats none.
+
+    A row is one text or several (prompt and answer), each of which must be alike on its own: the least of their
+    similarities is the pair's. Of one i there can be several pairs.
+
+    Args:
+        advance: called now and then with how many more rows are done.
+    """
+    from rensa import RMinHash
+
+    sides = len(rows[0]) if rows else 1
+    hashes = BANDS * ROWS // sides
+    digests = np.empty((len(rows), sides, hashes), dtype=np.uint32)
+    mix = np.random.default_rng(SEED).integers(0, 2**64, (BANDS, ROWS), dtype=np.uint64)
+    buckets: dict[int, list[int]] = {}
+    found = []
+    for start in range(0, len(rows), GROUP):
+        group = [[bigrams(text) for text in row] for row in rows[start : start + GROUP]]
+        stop = start + len(group)
+        for side in range(sides):
+            sets = RMinHash.from_token_sets([list(grams[side]) for grams in group], hashes, SEED)
+            digests[start:stop, side] = [minhash.digest() for minhash in sets]
+        bands = digests[start:stop].reshape(len(group), sides, BANDS, -1).swapaxes(1, 2).reshape(-1, BANDS, ROWS)
+        keys = (bands * mix).sum(axis=2, dtype=np.uint64).tolist()
+        for i, grams in enumerate(group, start):
+            pairs = []
+            for j in _likeliest(digests, i, [buckets[key] for key in keys[i - start] if key in buckets]):
+                similarity = min(jaccard(a, bigrams(b)) for a, b in zip(grams, rows[j], strict=True))
+                if similarity >= LEAST:
+                    pairs.append((i, j, similarity))
+            found += pairs
+            if not pairs:
+                for key in keys[i - start]:
+                    buckets.setdefault(key, []).append(i)
+        advance(len(group))
+    return found
+
+
+def _likeliest(digests: np.ndarray, i: int, proposals: Sequence[Sequence[int]]) -> list[int]:
+    """The proposed rows whose least alike text agrees with row i's in the most hashes."""
+    if not proposals:
+        return []
+    chosen = dict.fromkeys(islice(chain.from_iterable(sorted(proposals, key=len)), PROPOSED))
+    proposed = np.fromiter(chosen, dtype=np.int64)
+    agreed = (digests[proposed] == digests[i]).sum(axis=2).min(axis=1)
+    return proposed[np.argsort(-agreed, kind="stable")[:COMPARED]].tolist()

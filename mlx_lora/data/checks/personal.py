@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from .finding import Hit
-from .table import Item, Table
+from .table import Table
 
 # (name, what must be in the text for the pattern to match, pattern): the published forms of each issuer's keys.
 SECRETS = tuple(
@@ -54,7 +54,7 @@ _NOBODY = re.compile(r"(?i)(?:^|\.)(?:example\.(?:com|org|net)|(?:[\w-]+\.)*(?:e
 def secrets(table: Table) -> Iterator[Hit]:
     """Rows that hold what looks like a key; it is named by its first characters."""
     for item in table.items:
-        for name, secret in secrets_in(_everything(item)):
+        for name, secret in secrets_in(item.everything):
             yield Hit(f"{item.where}: {name}, {secret[:6]}… ({len(secret)} characters)", [item])
             break
 
@@ -84,13 +84,8 @@ def entropy(text: str) -> float:
 def emails(table: Table) -> Iterator[Hit]:
     """Rows that hold somebody's e-mail address."""
     for item in table.items:
-        text = _everything(item)
+        text = item.everything
         found = [m for m in _EMAIL.finditer(text) if not _NOBODY.search(m[1])] if "@" in text else []
         if found:
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             yield Hit(f"{item.where}: {found[0][0][0]}…@{found[0][1]}{more}")
-
-
-def _everything(item: Item) -> str:
-    """Every content, and the calls of the last answer."""
-    return "\n".join([*(m.get("content") or "" for m in item.row.messages), item.answer])

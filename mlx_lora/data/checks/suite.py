@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from . import answers, bookkeeping, conflicts, duplicates, leaks, personal, template
+from . import answers, bookkeeping, conflicts, control, duplicates, leaks, personal, template
 from .finding import Check, Finding, run_check
 from .table import Table, read_table
 
@@ -27,6 +27,7 @@ CHECKS = (
     Check("is_eval", "error", "rows marked is_eval in training", leaks.is_eval),
     Check("is_negative_example", "error", "negative examples in training", leaks.is_negative_example),
     Check("contradictory_answers", "error", "negatives against positives", conflicts.contradictions),
+    Check("negative_equals_positive", "error", "negatives that equal positives", conflicts.negative_equals_positive),
     Check("several_answers", "warning", "one prompt, different answers", conflicts.several_answers),
     Check("one_answer", "warning", "one answer, many prompts", conflicts.one_answer),
     Check("mostly_copies", "error", "more than half of the training rows are copies", duplicates.mostly_copies),
@@ -36,7 +37,10 @@ CHECKS = (
     Check("cut_answer", "warning", "answers that seem cut off", answers.cut),
     Check("secrets", "error", "what looks like keys or passwords", personal.secrets),
     Check("email_addresses", "warning", "e-mail addresses", personal.emails),
+    Check("control_like_text", "warning", "text in the form of control tokens", control.control_like_text),
+    Check("special_token_text", "error", "control tokens as text", control.special_token_text, needs="base"),
     Check("duplicate_sample_id", "warning", "sample_ids that are there already", bookkeeping.sample_ids),
+    Check("no_validation_rows", "warning", "a dataset that holds nothing out", bookkeeping.no_validation_rows),
     Check(
         "bucket_counts", "error", "buckets that are not as planned", bookkeeping.buckets, needs="plan", unfixable=PLAN
     ),

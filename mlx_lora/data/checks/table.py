@@ -59,11 +59,23 @@ class Item:
         """Training sees it: the row is of a training file, and its weight is above 0."""
         return self.split == "train" and self.row.weight > 0
 
+    @cached_property
+    def meaning(self) -> str:
+        """The answer but for white space; of an answer in JSON its value, however it is written."""
+        return json_value(self.answer) or self.pair[1]
+
     @property
-    def text(self) -> str:
-        """All that the row says, but for the system prompt, which rows usually share."""
-        said = [m.get("content") or "" for m in self.row.messages if m["role"] != "system"]
-        return "\n".join([*said, self.answer] if self.row.messages[-1].get("tool_calls") else said)
+    def everything(self) -> str:
+        """Every content, and the tool calls."""
+        said = [message.get("content") or "" for message in self.row.messages]
+        calls = [json.dumps(message["tool_calls"]) for message in self.row.messages if message.get("tool_calls")]
+        return "\n".join([*said, *calls])
+
+    @property
+    def question(self) -> str:
+        """What comes before the last answer, but for the system prompt, which rows usually share."""
+        last = max(i for i, message in enumerate(self.row.messages) if message["role"] == "assistant")
+        return "\n".join(m.get("content") or "" for m in self.row.messages[:last] if m["role"] != "system")
 
     def marked(self, mark: str) -> bool:
         """Whether the meta says so, as ``true`` or as text."""
@@ -76,7 +88,7 @@ class Item:
         kind = self.row.meta.get("task_type") or self.row.meta.get("bucket") or stem
         return stem if stem in known and str(kind) not in known else str(kind)
 
-    @property
+    @cached_property
     def negative(self) -> bool:
         """An example of what not to do: marked so, or of a bucket that is named so (``tool_neg``)."""
         names = (str(self.row.meta.get("task_type", "")), stem_of(self.row.file))
@@ -129,6 +141,27 @@ class Table:
     def distinct(self) -> int:
         """Rows that differ in prompt or answer."""
         return len({item.pair for item in self.items})
+
+
+def json_value(text: str) -> str | None:
+    """Return an object or list in one spelling, JSON in its strings (arguments of tool calls) included, or ``None``."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        return json.dumps(_plain(json.loads(text)), sort_keys=True)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """The value with 1.0 as 1, and JSON text as its value in one spelling."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, str):
+        return json_value(value) or value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def read_table(paths: Sequence[str | Path]) -> Table:

@@ -11,6 +11,7 @@ from ...data.example import SPLITS, Example, write_dataset
 from ...data.report import ImportReport
 from ...data.split import split_by_key
 from ...errors import UserError
+from .control_tokens import control_token_notes, strip_document, strip_sample
 from .examples import CITATION_VALIDITY_WEIGHT, to_example
 from .scifact import Document, Sample, read_claims, read_corpus, shared_documents
 from .text import one_line
@@ -18,6 +19,7 @@ from .validation import Case, validate_cases
 
 NO_EVIDENCE = "claim without evidence: there is nothing to cite"
 QUARANTINED = "quarantined: its answer would cite what the prompt does not show"
+NOTHING_LEFT = "claim that is nothing but control tokens"
 DUPLICATE = "claim with the same words and documents as an earlier one"
 
 
@@ -27,10 +29,14 @@ def make_claims_dataset(
     claims: Sequence[str | Path],
     corpus: Sequence[str | Path],
     citation_validity_weight: float = CITATION_VALIDITY_WEIGHT,
+    strip: bool = False,
 ) -> tuple[dict[str, Any], ImportReport]:
     """Write a new dataset directory; returns its card and the report of what came in and what was left out.
 
     Claims that share an evidence document stay in one split, across all the files.
+
+    Args:
+        strip: take text in the form of control tokens out of claims and documents.
 
     Raises:
         UserError: the directory exists, a file cannot be read, an unknown label, two documents with one id, a
@@ -41,10 +47,16 @@ def make_claims_dataset(
     of_corpus, report = ImportReport("corpus"), ImportReport("claims")
     documents: dict[str, Document] = {}
     for path in corpus:
-        documents |= _without_conflict(path, documents, read_corpus(path, of_corpus))
+        read = read_corpus(path, of_corpus)
+        if strip:
+            read = {doc_id: strip_document(document, report) for doc_id, document in read.items()}
+        documents |= _without_conflict(path, documents, read)
     samples = {str(path): list(read_claims(path, documents, report)) for path in claims}
+    if strip:
+        samples = {path: [strip_sample(sample, report) for sample in some] for path, some in samples.items()}
     examples = collect_examples((s for some in samples.values() for s in some), citation_validity_weight, report)
     report.notes += _notes(of_corpus, samples, examples, citation_validity_weight)
+    report.notes += control_token_notes(examples, report)
     if not examples:
         reasons = "; ".join(f"{count} × {reason}" for reason, count in report.counts.items()) or "the files are empty"
         raise UserError(f"{claims[0]}: not one example could be made of the claims ({reasons})")
@@ -81,6 +93,8 @@ def collect_examples(samples: Iterable[Sample], weight: float, report: ImportRep
         identity = (one_line(sample.claim), tuple(sorted(sample.evidence_ids)))
         if not sample.evidence:
             report.leave_out(NO_EVIDENCE, name)
+        elif not identity[0]:
+            report.leave_out(NOTHING_LEFT, name)
         elif identity in seen:
             report.leave_out(DUPLICATE, name)
         else:

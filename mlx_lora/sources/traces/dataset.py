@@ -14,7 +14,7 @@ from ...data.report import ImportReport
 from ...data.split import split_by_key
 from ...errors import UserError
 from .artifact import Artifact
-from .extract import link_notes, nothing_found, select
+from .extract import link_notes, nothing_found, select, specification_notes, without_task
 from .origins import read_sources
 from .outcomes import by_outcome, check_results, read_results
 from .predicates import Predicate, all_successes, by_action_pair, named_policy
@@ -25,6 +25,7 @@ from .store import ArtifactStore, read_stores
 Lengths = Callable[[Example], tuple[int, int]]
 # Training keeps at least so many tokens of a prompt: its beginning and its end.
 KEPT_PROMPT = 2
+NO_TASK = "specification is empty, and there is no history, constraint or dependency to tell the task by"
 
 
 def as_example(artifact: Artifact, context: bool = True) -> Example:
@@ -80,7 +81,8 @@ def make_traces_dataset(
     chosen = select(read, filter, every_accepted=every_accepted, report=report)
     if not chosen:
         raise UserError(nothing_found(read, policy, also, every_accepted, **options))
-    report.notes += link_notes(read, chosen)
+    chosen = _with_task(chosen, context, report)
+    report.notes += [*link_notes(read, chosen), *specification_notes(chosen)]
     examples = [as_example(artifact, context) for artifact in chosen]
     if lengths is not None:
         examples = _fitting(examples, lengths, max_seq_length, report)
@@ -106,6 +108,23 @@ def _also(
         check_results(rows, stores, results)
         also = (also or all_successes) & by_outcome(rows, outcome)
     return also
+
+
+def _with_task(chosen: Sequence[Artifact], context: bool, report: ImportReport) -> list[Artifact]:
+    """Leave out artifacts whose prompt asks for nothing: they would be learned as the answer to anything."""
+    kept = []
+    for artifact in chosen:
+        if without_task(artifact, context):
+            name = artifact.store.name if artifact.store is not None else ""
+            report.leave_out(NO_TASK, f"{artifact.artifact_id} in {name}")
+        else:
+            kept.append(artifact)
+    if not kept:
+        raise UserError(
+            f"none of the {len(chosen)} chosen artifacts has a task (their {NO_TASK}); correct the store, or choose "
+            "another --policy"
+        )
+    return kept
 
 
 def _fitting(examples: Sequence[Example], lengths: Lengths, max_seq_length: int, report: ImportReport) -> list[Example]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data.report import ImportReport
+from ...data.report import NAMED, ImportReport
 from ...errors import UserError
 from .artifact import Artifact
 from .origins import require_sources
@@ -157,6 +157,25 @@ def nothing_found(
     if also is not None:
         return f"{start} with what else was asked for, and neither would another; ask for less"
     return f"{start}, and neither would another; let the agent run until a guard accepts something"
+
+
+def without_task(artifact: Artifact, context: bool = True) -> bool:
+    """Return True if the prompt asks for nothing: no specification, and nothing else that it could be told by."""
+    told = artifact.context
+    more = context and (told.constraints.strip() or dependencies_of(artifact) or told.escalation_feedback)
+    return not (told.specification.strip() or told.feedback_history or more)
+
+
+def specification_notes(chosen: Sequence[Artifact]) -> list[str]:
+    """A sentence on the examples whose specification is empty, for the report."""
+    empty = [artifact.artifact_id for artifact in chosen if not artifact.context.specification.strip()]
+    if not empty:
+        return []
+    more = f" and {len(empty) - NAMED} more" * (len(empty) > NAMED)
+    return [
+        f"{len(empty)} of {len(chosen)} examples have an empty specification; they are kept, since their prompts hold "
+        f"history, constraints or dependencies ({', '.join(empty[:NAMED])}{more})."
+    ]
 
 
 def link_notes(stores: Iterable[ArtifactStore], chosen: Iterable[Artifact]) -> list[str]:

@@ -1,0 +1,74 @@
+"""Text in messages that looks like control tokens, or is one of the base's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from ..control_tokens import CONTROL, matching, moved, strip_control_tokens
+from .conflicts import brief
+from .finding import Hit
+from .table import Item, Table
+
+
+def control_like_text(table: Table) -> Iterator[Hit]:
+    """Rows with text in the form of a control token: markers of another tool, or of another model's template."""
+    for item, tokens in _found(table, CONTROL):
+        yield Hit(f"{item.where}: {_listed(tokens)}")
+
+
+def special_token_text(table: Table) -> Iterator[Hit]:
+    """Rows whose text holds a special token of the base, which is encoded as such: it can end a turn, or begin one."""
+    pattern = matching(special_tokens(table.tokenizer))
+    for item, tokens in _found(table, pattern) if pattern else ():
+        yield Hit(f"{item.where}: {_listed(tokens)}, which the base's tokenizer encodes as control tokens", [item])
+
+
+def special_tokens(tokenizer: Any) -> list[str]:
+    """The tokens that a tokenizer calls special, as they are written."""
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+
+def _found(table: Table, pattern: re.Pattern[str]) -> Iterator[tuple[Item, list[str]]]:
+    for item in table.items:
+        if tokens := pattern.findall(item.everything):
+            yield item, tokens
+
+
+def _listed(tokens: list[str]) -> str:
+    more = f" and {len(tokens) - 1} more" if len(tokens) > 1 else ""
+    return f"{brief(tokens[0])}{more}"
+
+
+def strip_table(table: Table) -> tuple[Table, int]:
+    """Take control tokens out of every message, those of the table's tokenizer too; spans move with their text.
+
+    Returns:
+        The table without them, and of how many rows they were taken.
+    """
+    own = matching(special_tokens(table.tokenizer)) if table.tokenizer is not None else None
+    pattern = re.compile(f"{CONTROL.pattern}|{own.pattern}") if own else CONTROL
+    items = [_stripped(item, pattern) for item in table.items]
+    changed = sum(new is not old for new, old in zip(items, table.items, strict=True))
+    return replace(table, items=items, shared={}), changed
+
+
+def _stripped(item: Item, pattern: re.Pattern[str]) -> Item:
+    """The item without control tokens; itself if it has none."""
+    messages, spans = list(item.row.messages), list(item.row.spans)
+    for index, message in enumerate(messages):
+        text, tokens, passes = strip_control_tokens(message.get("content") or "", pattern)
+        if tokens:
+            messages[index] = {**message, "content": text}
+            spans = [
+                replace(span, start=moved(span.start, passes), end=moved(span.end, passes))
+                if span.message == index
+                else span
+                for span in spans
+            ]
+    if all(new is old for new, old in zip(messages, item.row.messages, strict=True)):
+        return item
+    spans = [span for span in spans if span.start < span.end]
+    return Item(replace(item.row, messages=messages, spans=spans), item.split)
