@@ -59,6 +59,11 @@ def format_summary(shape: TrajectoryShape | str, summary: Mapping[str, Any]) -> 
     )
 
 
+def hide_shape(text: str) -> str:
+    """Remove the line ``shape: NAME`` from an input text: the class must then be inferred from the numbers."""
+    return "\n".join(line for line in text.split("\n") if not line.startswith("shape: "))
+
+
 def format_trajectory_input(shape: TrajectoryShape | str, window: Mapping[str, Any]) -> str:
     """The input text of a window from ``compute_trajectory_window``."""
     return format_summary(shape, summarize_window(window))
