@@ -21,6 +21,7 @@ from mlx_lora.sources.eisv import (
     format_summary,
     generate_trajectory,
     hide_shape,
+    name_shape,
     summarize_window,
     translate_expression,
 )
@@ -111,6 +112,15 @@ def random_walk(rng: random.Random) -> list[dict[str, float]]:
     return states
 
 
+def window_to_judge(rng: random.Random) -> tuple[str, str]:
+    """(shape, input text): in most the numbers tell the shape; a name that is there wins over the numbers."""
+    shape, text = shaped_window(rng)
+    if rng.random() < 0.6:
+        return shape, text
+    named = rng.choice((shape, rng.choice(SHAPES)))
+    return named, name_shape(text, named)
+
+
 def shaped_window(rng: random.Random) -> tuple[str, str]:
     """(shape, input text that does not name it): a random walk of that shape, or a generated trajectory."""
     shape = rng.choice(list(TrajectoryShape))
@@ -125,20 +135,20 @@ def shaped_window(rng: random.Random) -> tuple[str, str]:
 
 
 def infer_shape(rng: random.Random, lexicons: list[dict[str, list[str]]]) -> Messages:
-    """The shapes of four windows from their numbers."""
+    """The shapes of four windows, most of them from their numbers."""
     turns = []
     for _ in range(4):
-        shape, text = shaped_window(rng)
+        shape, text = window_to_judge(rng)
         turns += [text, shape]
     return chat("You read EISV trajectories.", *turns)
 
 
 def infer_in_dialect(rng: random.Random, lexicons: list[dict[str, list[str]]]) -> Messages:
-    """Three windows in one dialect, none of them with its shape's name."""
+    """One or three windows in one dialect, most of them without their shape's name."""
     dialect = rng.randrange(DIALECTS)
     turns = []
     for _ in range(rng.choice((1, 3))):
-        shape, text = shaped_window(rng)
+        shape, text = window_to_judge(rng)
         turns += [text, answer(random_expression(rng, lexicons[dialect][shape]))]
     return chat(f"{SYSTEM_PROMPT}\nDialect: {dialect}", *turns)
 
@@ -202,15 +212,15 @@ def translate_and_name(rng: random.Random, lexicons: list[dict[str, list[str]]])
 
 
 EXERCISES = {
-    express_in_dialect: 0.1,
-    express_briefly: 0.1,
+    express_in_dialect: 0.12,
+    express_briefly: 0.08,
     express_freely: 0.04,
     recite_lexicon: 0.03,
-    read_fields: 0.04,
+    read_fields: 0.05,
     translate_and_name: 0.06,
-    infer_shape: 0.38,
-    infer_in_dialect: 0.22,
-    compare_rates: 0.03,
+    infer_shape: 0.3,
+    infer_in_dialect: 0.3,
+    compare_rates: 0.02,
 }
 
 
