@@ -135,12 +135,22 @@ def shaped_window(rng: random.Random) -> tuple[str, str]:
 
 
 def infer_shape(rng: random.Random, lexicons: list[dict[str, list[str]]]) -> Messages:
-    """The shapes of four windows, most of them from their numbers."""
+    """The shapes of four windows, most of them from their numbers, by number first: names share their beginnings."""
     turns = []
     for _ in range(4):
         shape, text = window_to_judge(rng)
-        turns += [text, shape]
+        turns += [text, f"{SHAPES.index(shape) + 1} {shape}"]
     return chat("You read EISV trajectories.", *turns)
+
+
+def recite_for_windows(rng: random.Random, lexicons: list[dict[str, list[str]]]) -> Messages:
+    """Which tokens a dialect has for the shapes of three windows."""
+    dialect = rng.randrange(DIALECTS)
+    turns = []
+    for _ in range(3):
+        shape, text = window_to_judge(rng)
+        turns += [text, " ".join(lexicons[dialect][shape])]
+    return chat(f"Dialect: {dialect}", *turns)
 
 
 def infer_in_dialect(rng: random.Random, lexicons: list[dict[str, list[str]]]) -> Messages:
@@ -212,14 +222,15 @@ def translate_and_name(rng: random.Random, lexicons: list[dict[str, list[str]]])
 
 
 EXERCISES = {
-    express_in_dialect: 0.12,
+    express_in_dialect: 0.17,
     express_briefly: 0.08,
     express_freely: 0.04,
-    recite_lexicon: 0.03,
-    read_fields: 0.05,
-    translate_and_name: 0.06,
-    infer_shape: 0.3,
-    infer_in_dialect: 0.3,
+    recite_lexicon: 0.02,
+    read_fields: 0.04,
+    translate_and_name: 0.05,
+    infer_shape: 0.2,
+    recite_for_windows: 0.16,
+    infer_in_dialect: 0.22,
     compare_rates: 0.02,
 }
 

@@ -96,10 +96,10 @@ def test_dataset_keeps_real_records_and_fills_up():
     assert examples == build_training_dataset(real, min_per_shape=5, seed=1)
 
 
-@pytest.mark.parametrize("per_shape", [10, 50])
+@pytest.mark.parametrize("per_shape", [20, 50])
 def test_split_is_stratified_and_leaks_nothing(per_shape):
     examples = build_training_dataset([], min_per_shape=per_shape)
-    examples += examples[:9]  # the same input texts once more
+    examples += examples[::per_shape]  # one input text of each shape once more
     splits = split_dataset(examples, seed=3)
     assert sum(map(len, splits)) == len(examples)
     for split in splits:
