@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ file_path = click.Path(path_type=Path)
 )
 @click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Longest answer.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@click.option("--hide-shape", is_flag=True, help="Ask without the shape's name: it must be inferred from the numbers.")
 @click.option("--out", type=file_path, help="Write the results, with every answer, to this JSON file.")
 @backend_option
 @json_option
@@ -37,6 +39,7 @@ def evaluate(
     temperature: float,
     max_tokens: int,
     seed: int,
+    hide_shape: bool,
     out: Path | None,
     backend: str | None,
     as_json: bool,
@@ -46,15 +49,17 @@ def evaluate(
     \b
     mlx-lora eval --suite eisv_gate1 --target adapters/lumen --cases data/eisv/test.jsonl --out results.json
     """
-    from ..evaluation.eisv_gate1 import read_cases, run_gate1
+    from ..evaluation.eisv_gate1 import read_cases, run_gate1, with_shape
     from ..evaluation.targets import load_target
     from ..files import write_json
 
     found = read_cases(cases)
+    if hide_shape:
+        found = with_shape(found, named=False)
     loaded = load_target(target, backend or "auto")
     with progress(f"{suite}: {target}", len(found)) as advance:
         report = run_gate1(loaded, found, temperature=temperature, seed=seed, max_tokens=max_tokens, advance=advance)
-    report["cases"] = str(cases)
+    report |= {"cases": str(cases), "hide_shape": hide_shape}
     if out is not None:
         write_json(out, report)
     summary = {key: value for key, value in report.items() if key != "answers"}
@@ -65,9 +70,13 @@ def evaluate(
 
 
 def print_results(report: dict[str, Any]) -> None:
-    """What was reached, as a table."""
+    """Print a report of ``eval`` as a table, and its warnings."""
+    constant = report["best_constant"]
     rows = [
         ("mean coherence", f"{report['mean_coherence']:.3f}"),
+        ("balanced coherence (mean over shapes)", f"{report['balanced_coherence']:.3f}"),
+        ("best constant answer", f"{constant['score']:.3f} ({constant['answer']})"),
+        ("distinct answers", f"{report['distinct_answers']} of {report['n_total']}"),
         ("valid", f"{report['n_valid']} of {report['n_total']} ({report['valid_rate']:.3f})"),
         ("pattern accuracy", f"{report['pattern_accuracy']:.3f}"),
         ("diversity", f"{report['diversity']:.3f}"),
@@ -76,6 +85,13 @@ def print_results(report: dict[str, Any]) -> None:
         ("Gate 1", "passed" if report["gate_passed"] else "FAILED"),
     ]
     print_table(f"{report['suite']}: {report['target']} on {report['cases']}", ("measure", "reached"), rows)
+    print_warnings(report["warnings"])
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    """Print warnings on standard error."""
+    for warning in warnings:
+        click.secho(f"warning: {warning}", fg="yellow", err=True)
 
 
 @click.command()
@@ -89,6 +105,7 @@ def gate(results: Path, as_json: bool) -> None:
     report, measured = read_results(results)
     passed, reasons = check_gate1(measured)
     rows = criteria(measured)
+    warnings = report.get("warnings", [])
     if as_json:
         keys = ("criterion", "asked", "reached", "met")
         print_json(
@@ -97,6 +114,7 @@ def gate(results: Path, as_json: bool) -> None:
                 "target": report.get("target"),
                 "gate_passed": passed,
                 "reasons": reasons,
+                "warnings": warnings,
                 "criteria": [dict(zip(keys, row, strict=True)) for row in rows],
             }
         )
@@ -104,6 +122,7 @@ def gate(results: Path, as_json: bool) -> None:
         table = [(name, asked, reached, "yes" if met else "NO") for name, asked, reached, met in rows]
         print_table(f"Gate 1: {report.get('target')}", ("criterion", "asked for", "reached", "met"), table)
         click.echo("passed" if passed else "FAILED: " + "; ".join(reasons))
+        print_warnings(warnings)
     sys.exit(0 if passed else 1)
 
 

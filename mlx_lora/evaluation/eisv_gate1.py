@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..data.example import is_number, parse_example, read_jsonl
 from ..errors import UserError
 from ..sources.eisv import (
+    ALL_TOKENS,
     GATE1_COHERENCE,
     GATE1_VALID_RATE,
     SYSTEM_PROMPT,
     EvalResults,
+    OutputParseResult,
     TrajectoryShape,
     check_gate1,
     classify_trajectory,
     compute_trajectory_window,
     evaluate_predictions,
+    expression_trajectory_coherence,
     format_summary,
+    hide_shape,
+    name_shape,
     parse_model_output,
     summarize_window,
     validate_output,
 )
+from .constant_answer import balanced_mean, best_constant, constant_warning
 from .targets import Messages, Target, answer
 
 SUITE = "eisv_gate1"
@@ -118,6 +124,35 @@ def _checked_states(where: str, states: Any) -> list[dict[str, Any]]:
     return states
 
 
+def with_shape(cases: Sequence[Case], named: bool) -> list[Case]:
+    """Return the cases with the shape's name in the last message's text, or without it."""
+
+    def text(case: Case) -> str:
+        content = case.messages[-1]["content"]
+        return name_shape(content, case.shape) if named else hide_shape(content)
+
+    return [replace(c, messages=[*c.messages[:-1], {**c.messages[-1], "content": text(c)}]) for c in cases]
+
+
+def measure_cases(cases: Sequence[Case], parsed: Sequence[OutputParseResult]) -> dict[str, Any]:
+    """Return the report's part beside the published rule: balance over shapes, distinct answers, the best constant.
+
+    An invalid answer counts as 0 in ``balanced_coherence``. No constant expression scores more than its best token.
+    """
+    shapes = [case.shape for case in cases]
+    scores = [
+        expression_trajectory_coherence(shape, p.eisv_tokens) if validate_output(p) else 0.0
+        for shape, p in zip(shapes, parsed, strict=True)
+    ]
+    best = best_constant(shapes, ALL_TOKENS, lambda shape, token: expression_trajectory_coherence(shape, [token]))
+    return {
+        "balanced_coherence": balanced_mean(shapes, scores),
+        "distinct_answers": len({(*p.eisv_tokens, *p.lumen_tokens, p.pattern) for p in parsed if p.valid}),
+        "best_constant": None if best is None else asdict(best),
+        "warnings": constant_warning(best, "coherence", GATE1_COHERENCE),
+    }
+
+
 def run_gate1(
     target: Target,
     cases: Sequence[Case],
@@ -142,6 +177,7 @@ def run_gate1(
         "suite": SUITE,
         "target": target.name,
         **asdict(results),
+        **measure_cases(cases, parsed),
         "gate_passed": passed,
         "reasons": reasons,
         "tokens_in_use": len({token for p in parsed if validate_output(p) for token in p.eisv_tokens}),

@@ -21,9 +21,12 @@ Warn = Callable[[str], None]
 class Monitor:
     """Each warning is given once a run; ``state`` is what a resumed run has to know of that."""
 
-    def __init__(self, warn: Warn, memory_limit_gb: float, state: dict[str, Any]) -> None:
+    def __init__(
+        self, warn: Warn, memory_limit_gb: float, state: dict[str, Any], grad_clip: float | None = None
+    ) -> None:
         self._warn, self._memory_limit = warn, memory_limit_gb
-        self.state: dict[str, Any] = {"given": [], "epoch_losses": [], **state}
+        self._grad_clip = grad_clip or math.inf
+        self.state: dict[str, Any] = {"given": [], "epoch_losses": [], "rises": 0, **state}
 
     def _once(self, kind: str, message: str) -> None:
         if kind not in self.state["given"]:
@@ -31,7 +34,8 @@ class Monitor:
             self._warn(message)
 
     def after_step(self, step: int, grad_norm: float) -> None:
-        if grad_norm > GRAD_NORM:
+        """``grad_norm`` is measured before clipping; what counts is what the optimizer receives."""
+        if min(grad_norm, self._grad_clip) > GRAD_NORM:
             self._once(
                 "grad_norm",
                 f"step {step}: the gradient norm is {grad_norm:.1f}, above {GRAD_NORM:g}; "
@@ -56,7 +60,10 @@ class Monitor:
             )
 
     def after_evaluation(self, step: int, loss: float, validation: float, best: float | None) -> None:
-        if loss < MEMORISING and best is not None and validation > RISES * best:
+        """A single rise happens in healthy runs: the warning needs two evaluations in a row above the best."""
+        rises = best is not None and validation > RISES * best
+        self.state["rises"] = self.state["rises"] + 1 if rises else 0
+        if loss < MEMORISING and self.state["rises"] >= 2:
             self._once(
                 "memorising",
                 f"step {step}: the loss is {loss:.2f} while the validation loss rises ({best:.3f} to "

@@ -118,7 +118,7 @@ class Trainer:
         self.per_epoch = epoch_steps(config, len(train))
         # More than the device recommends for a model, and a Mac begins to swap.
         self.memory_limit_gb = config.memory_limit_gb or backend.machine_memory() / 1e9
-        self.monitor = Monitor(self._warn, self.memory_limit_gb, state.monitor)
+        self.monitor = Monitor(self._warn, self.memory_limit_gb, state.monitor, config.grad_clip)
         self.meter = Meter(state.meter)
 
     def _warn(self, message: str) -> None:

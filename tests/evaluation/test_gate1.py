@@ -4,7 +4,7 @@ import pytest
 
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.eisv_baselines import run_baselines
-from mlx_lora.evaluation.eisv_gate1 import criteria, read_cases, read_results, run_gate1
+from mlx_lora.evaluation.eisv_gate1 import criteria, read_cases, read_results, run_gate1, with_shape
 from mlx_lora.evaluation.targets import Target
 from mlx_lora.sources.eisv import SYSTEM_PROMPT, EvalResults, TrajectoryShape, generate_trajectory
 
@@ -44,6 +44,14 @@ def test_real_windows_are_cases(realdata):
     cases = read_cases(realdata / "eisv" / "lumen_windows_dev.jsonl")
     assert len(cases) == 249
     assert sum(case.shape == "convergence" for case in cases) == 166
+
+
+def test_the_shape_can_be_left_out_of_the_question(tmp_path):
+    (case,) = cases_of(tmp_path, WINDOW)
+    (hidden,) = with_shape([case], named=False)
+    assert hidden.messages[1]["content"].startswith("TRAJECTORY:\nwindow: 4 states over 7s\n")
+    assert (hidden.shape, hidden.messages[0]) == (case.shape, case.messages[0])
+    assert with_shape([hidden], named=True) == [case]
 
 
 def state(t, **changes):
@@ -106,6 +114,8 @@ def test_the_report_is_what_gate_reads(tmp_path):
     assert report["valid_rate"] == 1.0
     assert report["tokens_in_use"] == 1
     assert report["gate_passed"] is False
+    assert (report["balanced_coherence"], report["distinct_answers"]) == (0.5, 1)
+    assert report["best_constant"] == {"answer": "~curiosity~", "score": 0.5, "balanced_score": 0.5}
     assert len(report["answers"]) == 2
     (tmp_path / "r.json").write_text(json.dumps(report))
     read, results = read_results(tmp_path / "r.json")

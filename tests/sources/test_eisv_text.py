@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 
 import pytest
@@ -16,6 +17,9 @@ from mlx_lora.sources.eisv import (
     format_trajectory_input,
     generate_dataset,
     generate_trajectory,
+    hide_shape,
+    make_eisv_dataset,
+    name_shape,
     parse_model_output,
     prepare_training_data,
     split_dataset,
@@ -92,10 +96,10 @@ def test_dataset_keeps_real_records_and_fills_up():
     assert examples == build_training_dataset(real, min_per_shape=5, seed=1)
 
 
-@pytest.mark.parametrize("per_shape", [3, 4, 50])
+@pytest.mark.parametrize("per_shape", [20, 50])
 def test_split_is_stratified_and_leaks_nothing(per_shape):
     examples = build_training_dataset([], min_per_shape=per_shape)
-    examples += examples[:9]  # the same input texts once more
+    examples += examples[::per_shape]  # one input text of each shape once more
     splits = split_dataset(examples, seed=3)
     assert sum(map(len, splits)) == len(examples)
     for split in splits:
@@ -106,6 +110,33 @@ def test_split_is_stratified_and_leaks_nothing(per_shape):
     assert splits != split_dataset(examples, seed=4)
     if per_shape == 50:
         assert len(splits[0]) == pytest.approx(0.8 * len(examples), abs=9)
+
+
+def test_the_shape_can_be_left_unnamed():
+    text = format_trajectory_input("void_rising", compute_trajectory_window(generate_trajectory("void_rising", seed=1)))
+    hidden = hide_shape(text)
+    assert hidden.splitlines() == [line for line in text.splitlines() if not line.startswith("shape")]
+    assert "void" not in hidden
+    assert name_shape(hidden, "void_rising") == name_shape(text, "void_rising") == text
+
+
+@pytest.mark.parametrize(("share", "hidden"), [(0.0, 0), (0.5, 43), (1.0, 90)])
+def test_a_share_of_a_dataset_hides_the_shape(tmp_path, share, hidden):
+    card = make_eisv_dataset(tmp_path / "d", min_per_shape=10, hide_shape=share)
+    plain = make_eisv_dataset(tmp_path / "e", min_per_shape=10)
+    assert card["hide_shape"] == share
+    assert card["splits"] == plain["splits"]
+    found = 0
+    for split in ("train", "valid", "test"):
+        rows, named = (
+            [json.loads(line) for line in (tmp_path / d / f"{split}.jsonl").read_text().splitlines()] for d in "de"
+        )
+        for row, whole in zip(rows, named, strict=True):
+            text, full = (r["messages"][1]["content"] for r in (row, whole))
+            assert text in (full, hide_shape(full))
+            found += text != full
+            assert (row["meta"], row["messages"][2]) == (whole["meta"], whole["messages"][2])
+    assert found == pytest.approx(hidden, abs=8 if 0 < share < 1 else 0)
 
 
 def test_split_refuses_shares_that_do_not_add_up():

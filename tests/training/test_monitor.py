@@ -9,9 +9,9 @@ from mlx_lora.training.report import chart, write_report
 from mlx_lora.training.stopping import deadline_of
 
 
-def watched(state=None, limit=1000.0):
+def watched(state=None, limit=1000.0, grad_clip=None):
     given: list[str] = []
-    return Monitor(given.append, limit, state or {}), given
+    return Monitor(given.append, limit, state or {}, grad_clip), given
 
 
 def test_each_warning_is_given_once_even_over_a_resume():
@@ -37,8 +37,23 @@ def test_not_learning_no_progress_and_memorising():
     monitor.after_evaluation(10, 0.5, 2.0, 1.0)
     monitor.after_evaluation(10, 0.3, 0.9, 1.0)
     assert given == []
+    # One rise is no trend: the next evaluation may be the best yet.
     monitor.after_evaluation(20, 0.3, 1.2, 0.9)
-    assert "memorising" in given.pop()
+    monitor.after_evaluation(30, 0.3, 0.8, 0.9)
+    monitor.after_evaluation(40, 0.3, 1.0, 0.8)
+    assert given == []
+    resumed, later = watched(monitor.state)
+    resumed.after_evaluation(50, 0.3, 0.95, 0.8)
+    assert "memorising" in later.pop()
+
+
+def test_the_gradient_norm_is_judged_after_clipping():
+    monitor, given = watched(grad_clip=1.0)
+    monitor.after_step(1, 16.0)
+    assert given == []
+    monitor, given = watched(grad_clip=10.0)
+    monitor.after_step(1, 16.0)
+    assert len(given) == 1
 
 
 def test_memory_limit():

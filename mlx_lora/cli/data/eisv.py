@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from ..output import json_option, print_json, print_table
+from ..output import finite, json_option, print_json, print_table
 
 
 @click.command()
@@ -29,6 +29,15 @@ from ..output import json_option, print_json, print_table
     show_default=True,
     help="feedback: varied and coherent, from the rules after their feedback loop. generator: the published labels.",
 )
+@click.option(
+    "--hide-shape",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    callback=finite,
+    metavar="SHARE",
+    help="Share of the examples whose text does not name the shape: it must be inferred from the numbers.",
+)
 @click.option("--skip-invalid", is_flag=True, help="Leave out states that hold no finite number.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=42, show_default=True)
 @json_option
@@ -39,6 +48,7 @@ def eisv(
     stride: int,
     min_per_shape: int,
     labels: Literal["feedback", "generator"],
+    hide_shape: float,
     skip_invalid: bool,
     seed: int,
     as_json: bool,
@@ -58,6 +68,7 @@ def eisv(
         stride=stride,
         min_per_shape=min_per_shape,
         labels=labels,
+        hide_shape=hide_shape,
         skip_invalid=skip_invalid,
         seed=seed,
     )
@@ -78,4 +89,4 @@ def print_card(out: Path, card: dict[str, Any]) -> None:
     if not card["splits"]["valid"]:
         from ...data.example import NO_VALIDATION
 
-        click.echo(f"note: {NO_VALIDATION}")
+        click.echo(f"note: {NO_VALIDATION} A shape needs 8 examples to have one; raise --min-per-shape.")

@@ -99,7 +99,8 @@ def _likeliest(digests: np.ndarray, i: int, proposals: Sequence[Sequence[int]]) 
     """The proposed rows whose least alike text agrees with row i's in the most hashes."""
     if not proposals:
         return []
-    chosen = dict.fromkeys(islice(chain.from_iterable(sorted(proposals, key=len)), PROPOSED))
+    smallest_first: list[Sequence[int]] = sorted(proposals, key=len)
+    chosen = dict.fromkeys(islice(chain.from_iterable(smallest_first), PROPOSED))
     proposed = np.fromiter(chosen, dtype=np.int64)
     agreed = (digests[proposed] == digests[i]).sum(axis=2).min(axis=1)
     return proposed[np.argsort(-agreed, kind="stable")[:COMPARED]].tolist()

@@ -15,6 +15,7 @@ from .examples import (
     dataset_stats,
     feedback_labeller,
     format_chat_messages,
+    hide_shapes,
     split_dataset,
 )
 
@@ -27,6 +28,7 @@ def make_eisv_dataset(
     stride: int = 5,
     min_per_shape: int = 50,
     labels: Literal["feedback", "generator"] = "feedback",
+    hide_shape: float = 0.0,
     skip_invalid: bool = False,
     seed: int = 42,
 ) -> dict[str, Any]:
@@ -34,6 +36,7 @@ def make_eisv_dataset(
 
     Args:
         labels: "feedback" for varied and coherent ones (:func:`feedback_labeller`), "generator" for the published.
+        hide_shape: share of the examples whose text does not name the shape, so that it must be inferred.
 
     Raises:
         UserError: the directory exists, the database cannot be used (:func:`read_eisv_series`), or there would be
@@ -57,6 +60,7 @@ def make_eisv_dataset(
     examples = build_training_dataset(records, min_per_shape, seed, label=label)
     if not examples:
         raise UserError("there would be no example: give --anima-db, or a --min-per-shape above 0")
+    examples = hide_shapes(examples, hide_shape, seed)
     stats = dataset_stats(examples, real)
     splits = zip(("train", "valid", "test"), split_dataset(examples, seed=seed), strict=True)
     card = {
@@ -68,6 +72,7 @@ def make_eisv_dataset(
             "per_shape": stats.per_shape,
         },
         "labels": labels,
+        "hide_shape": hide_shape,
         "seed": seed,
         "window_size": window_size,
         "stride": stride,

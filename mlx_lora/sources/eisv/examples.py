@@ -5,16 +5,19 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from .expression import ExpressionGenerator, feedback_generator, translate_expression
 from .judging import GATE1_COHERENCE, expression_trajectory_coherence
-from .synthetic import generate_dataset
-from .text import SYSTEM_PROMPT, expression_pattern, format_expression_output, format_trajectory_input
-from .trajectory import TrajectoryShape, shape_name
+from .synthetic import generate_trajectory
+from .text import SYSTEM_PROMPT, expression_pattern, format_expression_output, format_trajectory_input, hide_shape
+from .trajectory import TrajectoryShape, compute_trajectory_window, known_shape
 
 SYNTHETIC_POINTS, SYNTHETIC_DT = 20, 2.0
+# Seeds of the published project: the k-th shape's trajectories, and the labels of synthetic examples.
+SHAPE_SEED_STRIDE, LABEL_SEED_OFFSET = 10_000, 50_000
 FEEDBACK_DRAWS = 16
 
 Labeller = Callable[[str], list[str]]
@@ -59,7 +62,7 @@ def label_example(shape: TrajectoryShape | str, window: Mapping[str, Any], token
     """The example whose answer is ``tokens`` with their translation and pattern."""
     lumen, pattern = translate_expression(tokens), expression_pattern(tokens)
     return TrainingExample(
-        shape=shape_name(shape),
+        shape=known_shape(shape).value,
         eisv_tokens=list(tokens),
         lumen_tokens=lumen,
         pattern=pattern,
@@ -82,25 +85,31 @@ def build_training_dataset(
     *,
     label: Labeller | None = None,
 ) -> list[TrainingExample]:
-    """One example a real record, then synthetic ones until each shape has ``min_per_shape``.
+    """Return one example a real record, then synthetic ones until each shape has ``min_per_shape``.
+
+    Trajectories and labels are those of the published project for the same seed.
 
     Args:
         real_records: records with "shape" and a window; read once, so they may be a stream.
         label: draws the tokens for a shape; by default each example's own ``ExpressionGenerator``.
+
+    Raises:
+        ValueError: a record of an unknown shape.
     """
     examples: list[TrainingExample] = []
 
-    def add(record: Mapping[str, Any]) -> None:
-        shape = shape_name(record["shape"])
-        tokens = label(shape) if label else ExpressionGenerator(seed + len(examples)).generate(shape)
-        examples.append(label_example(shape, record, tokens))
+    def add(shape: TrajectoryShape, window: Mapping[str, Any], label_seed: int) -> None:
+        tokens = label(shape.value) if label else ExpressionGenerator(label_seed).generate(shape)
+        examples.append(label_example(shape, window, tokens))
 
-    for record in real_records:
-        add(record)
+    for i, record in enumerate(real_records):
+        add(known_shape(record["shape"]), record, seed + i)
     real = Counter(example.shape for example in examples)
-    missing = {shape: max(0, min_per_shape - real[shape.value]) for shape in TrajectoryShape}
-    for record in generate_dataset(missing, SYNTHETIC_POINTS, SYNTHETIC_DT, seed):
-        add(record)
+    for k, shape in enumerate(TrajectoryShape):
+        for i in range(min_per_shape - real[shape.value]):
+            trajectory_seed = seed + SHAPE_SEED_STRIDE * (k + 1) + i
+            states = generate_trajectory(shape, SYNTHETIC_POINTS, SYNTHETIC_DT, trajectory_seed)
+            add(shape, compute_trajectory_window(states), trajectory_seed + LABEL_SEED_OFFSET)
     return examples
 
 
@@ -118,31 +127,59 @@ def dataset_stats(examples: Sequence[TrainingExample], real_count: int) -> Datas
 def split_dataset(
     examples: Sequence[TrainingExample], train_ratio: float = 0.8, val_ratio: float = 0.1, seed: int = 42
 ) -> tuple[list[TrainingExample], list[TrainingExample], list[TrainingExample]]:
-    """(train, val, test), stratified by shape; the same seed gives the same split.
+    """Return (train, val, test), stratified by shape, as the published project draws them for the same seed.
 
-    Examples with one input text stay together, and a shape with at least three distinct texts is in every split.
+    An example whose input text is already in an earlier split moves there: identical inputs lie in one split.
+    With the default ratios a shape needs 8 examples to be in every split; fewer leave the validation split out.
+
+    Raises:
+        ValueError: ratios that are no shares of one whole.
     """
     if train_ratio <= 0 or val_ratio < 0 or train_ratio + val_ratio > 1:
         raise ValueError(f"train_ratio {train_ratio} and val_ratio {val_ratio} must be shares that add up to at most 1")
     rng = random.Random(seed)
-    groups: dict[str, dict[str, list[TrainingExample]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, list[TrainingExample]] = defaultdict(list)
     for example in examples:
-        groups[example.shape][example.input_text].append(example)
-    splits: tuple[list[TrainingExample], ...] = ([], [], [])
+        groups[example.shape].append(example)
+    drawn: tuple[list[TrainingExample], ...] = ([], [], [])
     for shape in sorted(groups):
-        texts = sorted(groups[shape])
-        rng.shuffle(texts)
-        held = [round(len(texts) * val_ratio), round(len(texts) * (1 - train_ratio - val_ratio))]
-        if len(texts) >= 3:
-            held = [max(1, count) for count in held]
-            held[0] = min(held[0], len(texts) - 1 - held[1])
-        train_end = max(1, len(texts) - sum(held))
-        bounds = [0, train_end, train_end + held[0], len(texts)]
-        for split, start, end in zip(splits, bounds, bounds[1:], strict=False):
-            split += [example for text in texts[start:end] for example in groups[shape][text]]
-    for split in splits:
-        rng.shuffle(split)
-    return splits[0], splits[1], splits[2]
+        group = groups[shape]
+        rng.shuffle(group)
+        n_train, n_val = _split_sizes(len(group), train_ratio, val_ratio)
+        bounds = (0, n_train, n_train + n_val, len(group))
+        for split, (start, end) in zip(drawn, pairwise(bounds), strict=True):
+            split += group[start:end]
+    return _without_leaks(drawn)
+
+
+def _split_sizes(n: int, train_ratio: float, val_ratio: float) -> tuple[int, int]:
+    """Training and validation examples of a shape that has ``n``; the published rule."""
+    n_train = max(1, round(n * train_ratio))
+    n_val = max(1, round(n * val_ratio)) if n > 2 else 0
+    if n_train + n_val >= n:
+        n_val = max(0, n - n_train - 1) if n > 1 else 0
+    return n_train, n_val
+
+
+def _without_leaks(
+    splits: Sequence[Sequence[TrainingExample]],
+) -> tuple[list[TrainingExample], list[TrainingExample], list[TrainingExample]]:
+    """Move each example whose input text is in an earlier split to the end of that split."""
+    kept: tuple[list[TrainingExample], list[TrainingExample], list[TrainingExample]] = ([], [], [])
+    home: dict[str, int] = {}
+    for number, split in enumerate(splits):
+        for example in split:
+            kept[home.setdefault(example.input_text, number)].append(example)
+    return kept
+
+
+def hide_shapes(examples: Sequence[TrainingExample], share: float, seed: int) -> list[TrainingExample]:
+    """Return the examples with the shape's name removed from the input text of about ``share`` of them."""
+    rng = random.Random(seed)
+    return [
+        replace(example, input_text=hide_shape(example.input_text)) if rng.random() < share else example
+        for example in examples
+    ]
 
 
 def format_chat_messages(example: TrainingExample) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from .trajectory import (
     TrajectoryShape,
     classify_trajectory,
     compute_trajectory_window,
-    shape_name,
+    known_shape,
 )
 
 V_MAX = 0.3
@@ -51,7 +51,7 @@ def generate_trajectory(
     Raises:
         ValueError: an unknown shape, fewer than 3 points, or a dt that is not above 0.
     """
-    shape = _known_shape(shape)
+    shape = known_shape(shape)
     if n_points < 3:
         raise ValueError(f"n_points is {n_points}: a trajectory needs at least 3 states")
     if not (dt > 0 and math.isfinite(dt)):
@@ -67,14 +67,6 @@ def generate_trajectory(
             return states
         noise /= 2
     raise ValueError(f"{shape.value} cannot be reached with {n_points} points at dt {dt}")
-
-
-def _known_shape(shape: TrajectoryShape | str) -> TrajectoryShape:
-    try:
-        return TrajectoryShape(shape)
-    except ValueError:
-        names = ", ".join(s.value for s in TrajectoryShape)
-        raise ValueError(f"unknown shape {shape!r}: it must be one of {names}") from None
 
 
 def _possible_dt(shape: TrajectoryShape, n: int, dt: float) -> float:
@@ -220,6 +212,6 @@ def fill_missing_shapes(
     seed: int = 42,
 ) -> list[dict[str, Any]]:
     """The synthetic records (only those) that bring each of the nine shapes to ``min_per_shape``."""
-    have = [shape_name(record["shape"]) for record in real_records]
-    missing = {shape: max(0, min_per_shape - have.count(shape.value)) for shape in TrajectoryShape}
+    have = [known_shape(record["shape"]) for record in real_records]
+    missing = {shape: max(0, min_per_shape - have.count(shape)) for shape in TrajectoryShape}
     return generate_dataset(missing, n_points, dt, seed)

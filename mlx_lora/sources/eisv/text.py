@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .trajectory import DIMENSIONS, FIRST, SECOND, TrajectoryShape, mean, shape_name
+from .trajectory import DIMENSIONS, FIRST, SECOND, TrajectoryShape, known_shape, mean
 from .vocabulary import ALL_TOKENS, INQUIRY_TOKENS, LUMEN_TOKENS, ExpressionPattern
 
 SYSTEM_PROMPT = (
     "You map an EISV trajectory to an expression. Answer in three lines:\n"
     "EISV_TOKENS: ~token~ ...\nLUMEN_TOKENS: word ...\nPATTERN: SINGLE|PAIR|TRIPLE|REPETITION|QUESTION"
 )
+SHAPE_LINE = "shape: "
 PATTERN_NAMES = tuple(pattern.name for pattern in ExpressionPattern)
 
 
@@ -45,13 +46,17 @@ def summarize_window(window: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def format_summary(shape: TrajectoryShape | str, summary: Mapping[str, Any]) -> str:
-    """The input text from the numbers of :func:`summarize_window`."""
+    """Return the input text from the numbers of :func:`summarize_window`.
+
+    Raises:
+        ValueError: an unknown shape.
+    """
 
     def group(name: str, keys: Sequence[str], spec: str) -> str:
         return ", ".join(f"{key}={summary[name][key]:{spec}}" for key in keys)
 
     return (
-        f"TRAJECTORY:\nshape: {shape_name(shape)}\n"
+        f"TRAJECTORY:\nshape: {known_shape(shape).value}\n"
         f"window: {summary['n_states']} states over {summary['duration_s']:.0f}s\n"
         f"eisv_mean: {group('mean', DIMENSIONS, '.2f')}\n"
         f"derivatives: {group('derivative', FIRST, '+.3f')}\n"
@@ -59,9 +64,30 @@ def format_summary(shape: TrajectoryShape | str, summary: Mapping[str, Any]) -> 
     )
 
 
+def hide_shape(text: str) -> str:
+    """Remove the line ``shape: NAME`` from an input text: the class must then be inferred from the numbers."""
+    return "\n".join(line for line in text.split("\n") if not line.startswith(SHAPE_LINE))
+
+
+def name_shape(text: str, shape: TrajectoryShape | str) -> str:
+    """Write the line ``shape: NAME`` as the second of an input text, in place of one that is there."""
+    head, *rest = hide_shape(text).split("\n")
+    return "\n".join([head, f"{SHAPE_LINE}{known_shape(shape).value}", *rest])
+
+
 def format_trajectory_input(shape: TrajectoryShape | str, window: Mapping[str, Any]) -> str:
     """The input text of a window from ``compute_trajectory_window``."""
     return format_summary(shape, summarize_window(window))
+
+
+def format_eisv_prompt(eisv_state: Mapping[str, float], shape: TrajectoryShape | str) -> str:
+    """Return the published three-line prompt of one state; a missing key counts as 0.0.
+
+    Raises:
+        ValueError: an unknown shape.
+    """
+    state = " ".join(f"{key}={eisv_state.get(key, 0.0)}" for key in DIMENSIONS)
+    return f"EISV State: {state}\nTrajectory: {known_shape(shape).value}\nExpress this state using primitive tokens."
 
 
 def format_expression_output(

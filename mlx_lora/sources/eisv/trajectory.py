@@ -41,6 +41,19 @@ def shape_name(shape: TrajectoryShape | str) -> str:
     return shape.value if isinstance(shape, TrajectoryShape) else str(shape)
 
 
+def known_shape(shape: TrajectoryShape | str) -> TrajectoryShape:
+    """Return the enum member of a shape's name.
+
+    Raises:
+        ValueError: an unknown shape; the nine are named.
+    """
+    try:
+        return TrajectoryShape(shape)
+    except ValueError:
+        names = ", ".join(s.value for s in TrajectoryShape)
+        raise ValueError(f"Unknown shape {shape!r}: it must be one of {names}") from None
+
+
 def _differences(entries: Sequence[Mapping[str, Any]], keys: Sequence[str], names: Sequence[str]) -> list[Entry]:
     out = []
     for prev, curr in pairwise(entries):

@@ -1,0 +1,64 @@
+import random
+
+import pytest
+
+from mlx_lora.evaluation.constant_answer import balanced_mean, best_constant, constant_warning
+from mlx_lora.evaluation.eisv_gate1 import measure_cases, read_cases
+from mlx_lora.sources.eisv import ALL_TOKENS, expression_trajectory_coherence, parse_model_output
+
+
+def same(name, answer):
+    return float(name == answer)
+
+
+def test_balanced_mean_weighs_classes_alike():
+    assert balanced_mean(["a", "a", "a", "b"], [1.0, 1.0, 0.4, 0.0]) == pytest.approx(0.4)
+    assert balanced_mean([], []) == 0.0
+
+
+def test_best_constant():
+    best = best_constant(["a"] * 9 + ["b"], ["b", "a"], same)
+    assert (best.answer, best.score, best.balanced_score) == ("a", 0.9, 0.5)
+    assert constant_warning(best, "accuracy", 0.9) == []
+    (said,) = constant_warning(best, "accuracy", 0.85)
+    assert said == (
+        "these cases cannot tell a model from a constant: a alone scores 0.900, above the threshold 0.85; "
+        "judge by balanced_accuracy, where it scores 0.500"
+    )
+    assert best_constant(["a"], [], same) is None
+    assert constant_warning(None, "accuracy", 0.5) == []
+
+
+def test_no_expression_beats_the_best_token():
+    """``measure_cases`` tries single tokens only; two or three never reach more."""
+    rng = random.Random(0)
+    for _ in range(50):
+        shapes = rng.choices(["convergence", "void_rising", "rising_entropy", "falling_energy"], k=12)
+        best = best_constant(shapes, ALL_TOKENS, lambda shape, token: expression_trajectory_coherence(shape, [token]))
+        for _ in range(50):
+            tokens = rng.choices(ALL_TOKENS, k=rng.choice((2, 3)))
+            score = sum(expression_trajectory_coherence(s, tokens) for s in shapes) / 12
+            assert score <= best.score + 1e-12
+
+
+def test_real_windows_cannot_tell_a_model_from_a_constant(realdata):
+    cases = read_cases(realdata / "eisv" / "lumen_windows_dev.jsonl")
+    constant = parse_model_output("EISV_TOKENS: ~stillness~\nLUMEN_TOKENS: quiet\nPATTERN: SINGLE")
+    report = measure_cases(cases, [constant] * len(cases))
+    best = report["best_constant"]
+    assert best["answer"] == "~stillness~"
+    # 166 convergence, 71 settled_presence and 4 falling_energy of 249; 3 shapes of 8.
+    assert best["score"] == pytest.approx(241 / 249)
+    assert best["balanced_score"] == pytest.approx(3 / 8)
+    assert report["balanced_coherence"] == pytest.approx(3 / 8)
+    assert report["distinct_answers"] == 1
+    assert "~stillness~ alone scores 0.968" in report["warnings"][0]
+
+
+def test_synthetic_cases_can(eisv_data):
+    cases = read_cases(eisv_data / "test.jsonl")
+    report = measure_cases(cases, [parse_model_output("no answer")] * len(cases))
+    assert report["warnings"] == []
+    # ~stillness~ and ~questioning~ are affine to three of the nine shapes each.
+    assert report["best_constant"]["score"] == pytest.approx(1 / 3)
+    assert (report["balanced_coherence"], report["distinct_answers"]) == (0.0, 0)
