@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +107,7 @@ def _blanked(lines: np.ndarray, prompt: int, words: _Vocabulary) -> tuple[np.nda
     size = len(words.names)
     weights: np.ndarray = words.random.integers(0, 2**64, length, dtype=np.uint64)
     blanks: np.ndarray = words.random.integers(0, 2**64, 2, dtype=np.uint64)
-    whole = np.asarray((words.value[lines] * weights).sum(axis=1, dtype=np.uint64))
+    whole: Any = (words.value[lines] * weights).sum(axis=1, dtype=np.uint64)
     # Occurrences of each word of each row, next to each other.
     keys = (np.arange(rows)[:, None] * size + lines).ravel()
     order = np.argsort(keys, kind="stable")
