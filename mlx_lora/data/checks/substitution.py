@@ -105,9 +105,9 @@ def _blanked(lines: np.ndarray, prompt: int, words: _Vocabulary) -> tuple[np.nda
     """The hash of each row with one name blanked out, and [.., 3] its row and the name's one or two words (or -1)."""
     rows, length = lines.shape
     size = len(words.names)
-    weights: np.ndarray = words.random.integers(0, 2**64, length, dtype=np.uint64)
+    weights: Any = words.random.integers(0, 2**64, length, dtype=np.uint64)
     blanks: np.ndarray = words.random.integers(0, 2**64, 2, dtype=np.uint64)
-    whole: Any = (words.value[lines] * weights).sum(axis=1, dtype=np.uint64)
+    whole = (words.value[lines] * weights).sum(axis=1, dtype=np.uint64)
     # Occurrences of each word of each row, next to each other.
     keys = (np.arange(rows)[:, None] * size + lines).ravel()
     order = np.argsort(keys, kind="stable")
