@@ -168,7 +168,9 @@ def test_an_empty_earlier_answer_is_named_and_left_out(tiny, tmp_path, command):
     empty = [ASK, {"role": "assistant", "content": " "}, AGAIN, NIGHT]
     data = dataset(tmp_path / "data", empty, [ASK, DAY])
     found = findings(data, tiny)
-    assert found["empty_answer"].examples == [f"{data}/train.jsonl, line 1: the assistant's answer is empty; fill it in or remove the row"]
+    assert found["empty_answer"].examples == [
+        f"{data}/train.jsonl, line 1: the assistant's answer is empty; fill it in or remove the row"
+    ]
     assert "template_refuses" not in found
     assert command("data", "check", data, "--fix", tmp_path / "fixed").returncode == 1
     assert command("data", "check", tmp_path / "fixed").returncode == 0
@@ -253,6 +255,16 @@ def test_generation_marks_may_leave_out_thoughts(tiny):
         "{% endgeneration %}{% else %}{{ m.content + '<|eot_id|>' }}{% endif %}{% endfor %}" + PROMPT
     )
     assert learned(tiny, [ASK, {**DAY, "reasoning_content": "It is noon."}]) == [DAY["content"] + "<|eot_id|>"]
+
+
+def test_answers_without_generation_marks_are_counted(tiny):
+    tiny.chat_template = (
+        "{% for m in messages %}" + HEADER + "{% if loop.last %}{% generation %}{{ m.content + '<|eot_id|>' }}"
+        "{% endgeneration %}{% else %}{{ m.content + '<|eot_id|>' }}{% endif %}{% endfor %}" + PROMPT
+    )
+    encoded = encode_example(tiny, Example([ASK, DAY, AGAIN, NIGHT]), 512)
+    assert tiny.decode(encoded.ids[encoded.supervised]) == NIGHT["content"] + "<|eot_id|>"
+    assert encoded.dropped == {"generation marks": 1}
 
 
 def test_generation_marks_on_a_prompt_are_refused(tiny):
