@@ -6,32 +6,19 @@ thoughts, tool calls and the markup around them. White space that the template w
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from ..errors import UserError
 from .chat_template import render
-from .template_frame import (
-    REASONING_KEYS,
-    Alignment,
-    Cover,
-    PrintedRun,
-    align,
-    cover,
-    marked_source,
-    marks_generation,
-    tail,
-    template_source,
-)
+from .frame_cache import FrameCache, align_cached, frame_cache
+from .template_frame import REASONING_KEYS, Alignment, Cover, PrintedRun, cover, tail, template_source
 
 # Where a text that a template writes may be divided: tags are whole.
 _ATOM = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]|\s+|[^\s<\[]+|.", re.DOTALL)
 _THOUGHT_BEGIN = re.compile(r"\s*[<\[][^<>\[\]]*think", re.IGNORECASE)
-MOST_TEMPLATES, MOST_REMEMBERED = 64, 4096
 
 
 @dataclass
@@ -89,12 +76,12 @@ def find_answers(
     options = {"tools": tools, **(template_kwargs or {})}
     text = render(tokenizer, messages, **options)
     source = template_source(tokenizer, tools)
-    memory = _memory_of(tokenizer, source, options if tools or template_kwargs else {})
+    cache = frame_cache(tokenizer, source, options if tools or template_kwargs else {})
     for prompts in (True, False):
         covered = cover(messages, text, source, prompts)
-        aligned = _align(tokenizer, covered, text, source, options, memory)
+        aligned = align_cached(tokenizer, covered, text, source, options, cache)
         if aligned is not None:
-            return _Finder(tokenizer, covered, aligned, options, memory).answers(text, messages)
+            return _Finder(tokenizer, covered, aligned, options, cache).answers(text, messages)
     raise UserError(
         "the model's chat template changes this conversation's texts in a way that cannot be followed, so that the "
         "answers cannot be told from the rest; remove the row or use another template"
@@ -107,64 +94,14 @@ def _says_something(message: dict[str, Any]) -> bool:
     return bool(said or message.get("tool_calls") or any(message.get(key) for key in REASONING_KEYS))
 
 
-@dataclass
-class _Memory:
-    """What a template writes around texts: rows of one shape share it, so that most need one rendering.
-
-    Attributes:
-        frames: by the covered conversation; None where the template refuses it.
-        lengths: of headers and endings, by what the template writes there.
-    """
-
-    frames: dict[str, str | None] = field(default_factory=dict)
-    lengths: dict[Any, int] = field(default_factory=dict)
-
-
-_MEMORIES: WeakKeyDictionary[Any, dict[Any, _Memory]] = WeakKeyDictionary()
-
-
-def _memory_of(tokenizer: Any, source: str, options: dict[str, Any]) -> _Memory:
-    memories = _MEMORIES.setdefault(tokenizer, {})
-    key = (source, json.dumps(options, sort_keys=True, default=str) if options else "")
-    memory = memories.get(key)
-    if memory is None:
-        if len(memories) >= MOST_TEMPLATES:  # tools that differ from row to row
-            memories.clear()
-        memory = memories[key] = _Memory()
-    for remembered in (memory.frames, memory.lengths):
-        if len(remembered) >= MOST_REMEMBERED:
-            remembered.clear()
-    return memory
-
-
-def _align(
-    tokenizer: Any, covered: Cover, text: str, source: str, options: dict[str, Any], memory: _Memory
-) -> Alignment | None:
-    """Render the covered messages and lay them over the text, with the template's own marks where it has them."""
-    shape = json.dumps(covered.messages)
-    for marked in (True, False) if marks_generation(source) else (False,):
-        key = f"{marked}{shape}"
-        if key not in memory.frames:
-            template = {"chat_template": marked_source(source, covered.mark)} if marked else {}
-            try:
-                memory.frames[key] = render(tokenizer, covered.messages, **{**options, **template})
-            except UserError:  # what the template accepts of a text it may refuse of a sentinel
-                memory.frames[key] = None
-        frame = memory.frames[key]
-        aligned = None if frame is None else align(frame, text, covered)
-        if aligned is not None:
-            return aligned
-    return None
-
-
 class _Finder:
     """The answers of one aligned conversation."""
 
     def __init__(
-        self, tokenizer: Any, covered: Cover, aligned: Alignment, options: dict[str, Any], memory: _Memory
+        self, tokenizer: Any, covered: Cover, aligned: Alignment, options: dict[str, Any], cache: FrameCache
     ) -> None:
         self.tokenizer, self.covered, self.aligned = tokenizer, covered, aligned
-        self.options, self.memory = options, memory
+        self.options, self.cache = options, cache
 
     def answers(self, text: str, messages: Sequence[dict[str, Any]]) -> Answers:
         """Find every assistant message's span.
@@ -198,7 +135,8 @@ class _Finder:
             if message.get("open_end"):
                 span.open_from = self.aligned.printed[where[-1]].end
             spans.append(span)
-        return Answers(text, spans, self._dropped())
+        unmarked = [("generation marks", span.message) for span in spans if span.weight and not span.parts]
+        return Answers(text, spans, [*self._dropped(), *unmarked])
 
     def _span(self, message: int, first: int, last: int, before: int) -> AnswerSpan:
         printed, pieces = self.aligned.printed, self.aligned.pieces
@@ -217,9 +155,9 @@ class _Finder:
 
     def _known(self, find: Any, message: int, k: int, piece: str) -> int:
         key = (find.__name__, message == 0, piece)
-        if key not in self.memory.lengths or not self.covered.prompts:
-            self.memory.lengths[key] = find(message, k, piece)
-        return self.memory.lengths[key]
+        if key not in self.cache.lengths or not self.covered.prompts:
+            self.cache.lengths[key] = find(message, k, piece)
+        return self.cache.lengths[key]
 
     def _tail(self, count: int, generate: bool, after: int) -> str | None:
         """Return what the template writes after a sentinel if nothing but ``count`` messages follow, or None."""

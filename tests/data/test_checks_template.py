@@ -117,8 +117,9 @@ def test_turns_that_gemma_refuses(dataset, realdata, tiny):
     tiny.bos_token = "<bos>"
     rows = [TURNS, [{"role": "system", "content": "Be brief."}, *TURNS], [TURNS[0], TURNS[0], TURNS[1]]]
     said = template_findings(dataset(*rows), tiny)["template_refuses"]
-    assert [hit.split("line ")[1][0] for hit in said] == ["2", "3"]
-    assert "System role not supported" in said[0]
+    # The system prompt is merged into the user's turn.
+    assert [hit.split("line ")[1][0] for hit in said] == ["3"]
+    assert "Conversation roles must alternate" in said[0]
 
 
 def test_what_stops_a_training(dataset, tiny):

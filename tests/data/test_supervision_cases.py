@@ -257,6 +257,16 @@ def test_generation_marks_may_leave_out_thoughts(tiny):
     assert learned(tiny, [ASK, {**DAY, "reasoning_content": "It is noon."}]) == [DAY["content"] + "<|eot_id|>"]
 
 
+def test_answers_without_generation_marks_are_counted(tiny):
+    tiny.chat_template = (
+        "{% for m in messages %}" + HEADER + "{% if loop.last %}{% generation %}{{ m.content + '<|eot_id|>' }}"
+        "{% endgeneration %}{% else %}{{ m.content + '<|eot_id|>' }}{% endif %}{% endfor %}" + PROMPT
+    )
+    encoded = encode_example(tiny, Example([ASK, DAY, AGAIN, NIGHT]), 512)
+    assert tiny.decode(encoded.ids[encoded.supervised]) == NIGHT["content"] + "<|eot_id|>"
+    assert encoded.dropped == {"generation marks": 1}
+
+
 def test_generation_marks_on_a_prompt_are_refused(tiny):
     tiny.chat_template = (
         "{% for m in messages %}" + HEADER + "{% generation %}{{ m.content + '<|eot_id|>' }}{% endgeneration %}"
