@@ -105,7 +105,7 @@ def gate(results: Path, as_json: bool) -> None:
     report, measured = read_results(results)
     passed, reasons = check_gate1(measured)
     rows = criteria(measured)
-    warnings = report.get("warnings", [])
+    warnings = report["warnings"]
     if as_json:
         keys = ("criterion", "asked", "reached", "met")
         print_json(

@@ -19,13 +19,14 @@ SHOWN = 5
 PER_SHAPE = 80
 # Share of the examples that do not name the shape.
 HIDE_SHAPE = 0.5
-NAMES = {
-    "base": "base",
-    "adapter": "adapter",
-    "adapter_sampled": "adapter, sampled at temperature 1",
-    "base_hidden": "base, shape not named",
-    "adapter_hidden": "adapter, shape not named",
-    "adapter_sampled_hidden": "the same, sampled at temperature 1",
+# (who answers, is the shape in the question)
+ROWS = {
+    "base": ("base", "named"),
+    "adapter": ("adapter", "named"),
+    "adapter_sampled": ("adapter, sampled", "named"),
+    "base_hidden": ("base", "hidden"),
+    "adapter_hidden": ("adapter", "hidden"),
+    "adapter_sampled_hidden": ("adapter, sampled", "hidden"),
 }
 
 
@@ -119,19 +120,20 @@ def _print(reports: dict[str, dict[str, Any]], out: Path) -> None:
     rows = [(shape, b["answer"], a["answer"]) for shape, (b, a) in list(shown.items())[:SHOWN]]
     print_table("", ("trajectory", "before", "after"), rows)
     _say("4. Gate 1: mean coherence above 0.933, at least 90 % of the answers valid")
-    columns = ("", "coherence: mean", "balanced", "valid", "tokens in use", "Gate 1")
+    columns = ("", "shape", "coherence", "balanced", "valid", "tokens", "Gate 1")
     table = [
         (
-            NAMES[key],
+            *ROWS[key],
             f"{r['mean_coherence']:.3f}",
             f"{r['balanced_coherence']:.3f}",
             f"{r['valid_rate']:.3f}",
-            f"{r['tokens_in_use']} of 15",
+            f"{r['tokens_in_use']}/15",
             "passed" if r["gate_passed"] else "failed",
         )
         for key, r in reports.items()
     ]
     print_table("", columns, table)
+    click.echo("hidden: the question leaves out the shape's name; sampled: at temperature 1; tokens: in use")
     click.echo(f"The adapter is in {out / 'run'}; ask it something:\n")
     prompt = "TRAJECTORY:\\nshape: convergence\\nwindow: 4 states over 7s"
     click.echo(f"  mlx-lora generate --target {out / 'run'} --temperature 1 --prompt $'{prompt}'")

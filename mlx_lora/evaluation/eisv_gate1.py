@@ -135,7 +135,7 @@ def with_shape(cases: Sequence[Case], named: bool) -> list[Case]:
 
 
 def measure_cases(cases: Sequence[Case], parsed: Sequence[OutputParseResult]) -> dict[str, Any]:
-    """Return the report's part beside the published rule: balance over shapes, distinct answers, the best constant.
+    """Return the report's part beside the published rule: the mean over shapes and the best constant.
 
     An invalid answer counts as 0 in ``balanced_coherence``. No constant expression scores more than its best token.
     """
@@ -147,7 +147,6 @@ def measure_cases(cases: Sequence[Case], parsed: Sequence[OutputParseResult]) ->
     best = best_constant(shapes, ALL_TOKENS, lambda shape, token: expression_trajectory_coherence(shape, [token]))
     return {
         "balanced_coherence": balanced_mean(shapes, scores),
-        "distinct_answers": len({(*p.eisv_tokens, *p.lumen_tokens, p.pattern) for p in parsed if p.valid}),
         "best_constant": None if best is None else asdict(best),
         "warnings": constant_warning(best, "coherence", GATE1_COHERENCE),
     }
@@ -178,6 +177,7 @@ def run_gate1(
         "target": target.name,
         **asdict(results),
         **measure_cases(cases, parsed),
+        "distinct_answers": len({text.strip() for text in texts}),
         "gate_passed": passed,
         "reasons": reasons,
         "tokens_in_use": len({token for p in parsed if validate_output(p) for token in p.eisv_tokens}),
@@ -209,6 +209,9 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], EvalResults]:
     for name in ("mean_coherence", "valid_rate", "n_total"):
         if not is_number(report[name]):
             raise UserError(f"{path}: {name} is {report[name]!r}, and it must be a finite number")
+    warnings = report.setdefault("warnings", [])
+    if not (isinstance(warnings, list) and all(isinstance(warning, str) for warning in warnings)):
+        raise UserError(f"{path}: warnings must be a list of sentences; write the results with `mlx-lora eval --out`")
     return report, EvalResults(**{name: report[name] for name in names})
 
 

@@ -132,6 +132,11 @@ def test_results_that_cannot_be_judged(tmp_path):
         file.write_text(content)
         with pytest.raises(UserError, match=said):
             read_results(file)
+    file.write_text(json.dumps({**EvalResults().__dict__, "warnings": [1]}))
+    with pytest.raises(UserError, match="warnings must be a list"):
+        read_results(file)
+    file.write_text(json.dumps(EvalResults().__dict__))
+    assert read_results(file)[0]["warnings"] == []
     broken = {**EvalResults().__dict__, "mean_coherence": float("nan")}
     file.write_text(json.dumps(broken))
     with pytest.raises(UserError, match="mean_coherence is nan"):
