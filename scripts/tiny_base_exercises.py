@@ -115,9 +115,9 @@ def random_walk(rng: random.Random) -> list[dict[str, float]]:
 def window_to_judge(rng: random.Random) -> tuple[str, str]:
     """(shape, input text): in most the numbers tell the shape; a name that is there wins over the numbers."""
     shape, text = shaped_window(rng)
-    if rng.random() < 0.6:
+    if rng.random() < 0.55:
         return shape, text
-    named = rng.choice((shape, rng.choice(SHAPES)))
+    named = rng.choice((shape, *rng.choices(SHAPES, k=2)))
     return named, name_shape(text, named)
 
 
@@ -222,15 +222,15 @@ def translate_and_name(rng: random.Random, lexicons: list[dict[str, list[str]]])
 
 
 EXERCISES = {
-    express_in_dialect: 0.17,
-    express_briefly: 0.08,
-    express_freely: 0.04,
+    express_in_dialect: 0.1,
+    express_briefly: 0.05,
+    express_freely: 0.05,
     recite_lexicon: 0.02,
-    read_fields: 0.04,
-    translate_and_name: 0.05,
-    infer_shape: 0.2,
-    recite_for_windows: 0.16,
-    infer_in_dialect: 0.22,
+    read_fields: 0.05,
+    translate_and_name: 0.06,
+    infer_shape: 0.25,
+    recite_for_windows: 0.2,
+    infer_in_dialect: 0.2,
     compare_rates: 0.02,
 }
 

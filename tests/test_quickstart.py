@@ -9,6 +9,8 @@ import pytest
 pytestmark = pytest.mark.slow
 # Of a few thousand sampled answers one or two come out malformed; which run meets them depends on the machine's BLAS.
 SAMPLED_VALID = 0.98
+BASE_COHERENCE = 0.4
+HIDDEN_COHERENCE = 0.8
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +24,26 @@ def quickstart(command, tmp_path_factory):
 def test_the_gate_fails_for_the_base_and_passes_for_the_adapter(quickstart):
     _, summary = quickstart
     assert summary["base"]["gate_passed"] is False
+    # The base knows the forms, not which tokens go with which trajectory: chance is 0.25.
+    assert max(summary[name]["balanced_coherence"] for name in ("base", "base_hidden")) < BASE_COHERENCE
     for name in ("adapter", "adapter_sampled"):
         assert summary[name]["mean_coherence"] > 0.952
         assert summary[name]["gate_passed"] is True
     assert summary["adapter"]["valid_rate"] == 1.0
     assert summary["adapter_sampled"]["valid_rate"] >= SAMPLED_VALID
     assert summary["adapter_sampled"]["tokens_in_use"] >= 10
+
+
+def test_the_shape_is_inferred_where_it_is_not_named(quickstart):
+    _, summary = quickstart
+    for name in ("adapter_hidden", "adapter_sampled_hidden"):
+        assert summary[name]["balanced_coherence"] >= HIDDEN_COHERENCE
+    assert summary["adapter_hidden"]["warnings"] == []
+
+
+def test_no_warning_is_given(quickstart):
+    events = [json.loads(line) for line in (quickstart[0] / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [e for e in events if e["event"] == "warning"] == []
 
 
 @pytest.mark.parametrize("temperature", [0, 1])

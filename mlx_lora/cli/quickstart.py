@@ -18,7 +18,7 @@ SHOWN = 5
 # Enough for the adapter to be sure of the form when it is sampled, and few enough for minutes.
 PER_SHAPE = 80
 # Share of the examples that do not name the shape.
-HIDE_SHAPE = 0.5
+HIDE_SHAPE = 0.0
 # (who answers, is the shape in the question)
 ROWS = {
     "base": ("base", "named"),
