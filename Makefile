@@ -15,7 +15,7 @@ test: setup
 TORCH ?= torch==2.13.0
 test-torch: $(VENV)-torch/installed
 	$(VENV)-torch/bin/pytest -m "" tests/backends tests/bench tests/cli/test_doctor.py tests/test_docs.py \
-		tests/export/test_peft.py tests/export/test_fuse.py tests/sources/test_claims_text.py \
+		tests/export/test_peft*.py tests/export/test_fuse.py tests/sources/test_claims_text.py \
 		--deselect tests/test_docs.py::test_examples_of_the_command --deselect tests/test_docs.py::test_examples_in_python
 
 $(VENV)-torch/installed: pyproject.toml | blas
