@@ -117,7 +117,8 @@ def test_adapters_that_peft_made(llama, peft, tmp_path):
         run = tmp_path / name / "run"
         report = import_peft(directory, run)
         assert report.verdict == "verified"
-        assert bool(report.notes) == (name in ("some layers", "a pattern", "paths"))
+        filled = any("PEFT left as they were are zeros here" in note for note in report.notes)
+        assert filled == (name in ("some layers", "a pattern", "paths"))
         expected = np.load(tmp_path / name / "logits.npy")
         assert np.abs(mlx_logits(run, TOKENS) - expected).max() < TOLERANCE, name
         # And back: the modules that PEFT did not adapt are not adapted there again.
