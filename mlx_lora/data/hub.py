@@ -58,9 +58,9 @@ def parse_hub(path: str | Path) -> HubSpec:
         UserError: it is not of this form.
     """
     name, _, split = str(path).removeprefix(PREFIX).partition(":")
-    if HubSpec(name).local:
+    if HubSpec(name).local and "/" not in split:
         return HubSpec(name, None, split or None)
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or "/" in split:
         raise UserError(f"{path}: write hf:OWNER/NAME, hf:OWNER/NAME/CONFIG, either with :SPLIT, or hf:./DIR")
     parts = name.split("/")
     return HubSpec("/".join(parts[:2]), parts[2] if len(parts) == 3 else None, split or None)

@@ -139,7 +139,8 @@ def parse_line(line: bytes) -> Any:
     if len(line) >= LONGEST_LINE:
         raise ValueError(f"the line is longer than {LONGEST_LINE >> 20} MiB; split it")
     try:
-        text = line.decode("utf-8")
+        # Without its end, so that a truncated line has one error wherever it stands.
+        text = line.rstrip(b"\r\n").decode("utf-8")
         value = json.loads(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None

@@ -229,60 +229,113 @@ def normal(**message):
 KEYS = {
     "weight": (chat(weight=0.5), normal(weight=0.5)),
     "weight of 1": (chat(weight=1), normal()),
-    "train": ({"messages": [USER, {**ANSWER, "train": False}, USER, {**ANSWER, "train": True}]},
-              {"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]}),
-    "training": ({"messages": [USER, {**ANSWER, "training": False}, USER, ANSWER]},
-                 {"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]}),
-    "loss": ({"messages": [USER, {**ANSWER, "loss": False}, USER, ANSWER]},
-             {"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]}),
+    "train": (
+        {"messages": [USER, {**ANSWER, "train": False}, USER, {**ANSWER, "train": True}]},
+        {"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]},
+    ),
+    "training": (
+        {"messages": [USER, {**ANSWER, "training": False}, USER, ANSWER]},
+        {"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]},
+    ),
+    "loss": (
+        {"messages": [USER, {**ANSWER, "loss": False}, USER, ANSWER]},
+        {"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]},
+    ),
     "train of a user": (chat(role="user", train=False, weight=0), normal()),
     "name": (chat(name="Ann"), normal(name="Ann")),
     "reasoning_content": (chat(reasoning_content="so"), normal(reasoning_content="so")),
     "reasoning": (chat(reasoning="so"), normal(reasoning_content="so")),
     "thinking": (chat(thinking="so", reasoning="so"), normal(reasoning_content="so")),
     "nulls of an API": (chat(refusal=None, audio=None, tool_calls=None, function_call=None, annotations=[]), normal()),
-    "tool_calls": (chat(tool_calls=[{"id": "c1", **call("hall", '{"room": "hall"}')}], content=None),
-                   normal(tool_calls=[{"id": "c1", **call("hall")}], content=None)),
-    "bare call": (chat(tool_calls=[{"name": "get_light", "arguments": {"room": "hall"}}]), normal(tool_calls=[call("hall")])),
-    "no arguments": (chat(tool_calls=[{"name": "f"}]),
-                     normal(tool_calls=[{"type": "function", "function": {"name": "f", "arguments": {}}}])),
-    "function_call": (chat(function_call={"name": "get_light", "arguments": '{"room": "hall"}'}),
-                      normal(tool_calls=[call("hall")])),
-    "tool_call_id": ({"messages": [USER, ANSWER, {"role": "function", "content": "4", "tool_call_id": "c1"}]},
-                     {"messages": [USER, ANSWER, {"role": "tool", "content": "4", "tool_call_id": "c1"}]}),
+    "tool_calls": (
+        chat(tool_calls=[{"id": "c1", **call("hall", '{"room": "hall"}')}], content=None),
+        normal(tool_calls=[{"id": "c1", **call("hall")}], content=None),
+    ),
+    "bare call": (
+        chat(tool_calls=[{"name": "get_light", "arguments": {"room": "hall"}}]),
+        normal(tool_calls=[call("hall")]),
+    ),
+    "no arguments": (
+        chat(tool_calls=[{"name": "f"}]),
+        normal(tool_calls=[{"type": "function", "function": {"name": "f", "arguments": {}}}]),
+    ),
+    "function_call": (
+        chat(function_call={"name": "get_light", "arguments": '{"room": "hall"}'}),
+        normal(tool_calls=[call("hall")]),
+    ),
+    "tool_call_id": (
+        {"messages": [USER, ANSWER, {"role": "function", "content": "4", "tool_call_id": "c1"}]},
+        {"messages": [USER, ANSWER, {"role": "tool", "content": "4", "tool_call_id": "c1"}]},
+    ),
     "another key of a message": (chat(mood="good"), normal(mood="good")),
-    "system": ({"messages": [USER, ANSWER], "system": "Be."}, {"messages": [{"role": "system", "content": "Be."}, USER, ANSWER]}),
-    "the same system": ({"messages": [{"role": "system", "content": "Be."}, USER, ANSWER], "system": "Be."},
-                        {"messages": [{"role": "system", "content": "Be."}, USER, ANSWER]}),
+    "system": (
+        {"messages": [USER, ANSWER], "system": "Be."},
+        {"messages": [{"role": "system", "content": "Be."}, USER, ANSWER]},
+    ),
+    "the same system": (
+        {"messages": [{"role": "system", "content": "Be."}, USER, ANSWER], "system": "Be."},
+        {"messages": [{"role": "system", "content": "Be."}, USER, ANSWER]},
+    ),
     "tools": (chat() | {"tools": [TOOL]}, normal() | {"tools": [{"type": "function", "function": TOOL}]}),
     "no tools": (chat() | {"tools": [], "functions": None}, normal()),
     "functions": (chat() | {"functions": [TOOL]}, normal() | {"tools": [{"type": "function", "function": TOOL}]}),
-    "chat_template_kwargs": (chat() | {"chat_template_kwargs": {"enable_thinking": False}},
-                             normal() | {"template_kwargs": {"enable_thinking": False}}),
-    "parallel_tool_calls": (chat() | {"parallel_tool_calls": False}, normal() | {"meta": {"parallel_tool_calls": False}}),
+    "chat_template_kwargs": (
+        chat() | {"chat_template_kwargs": {"enable_thinking": False}},
+        normal() | {"template_kwargs": {"enable_thinking": False}},
+    ),
+    "parallel_tool_calls": (
+        chat() | {"parallel_tool_calls": False},
+        normal() | {"meta": {"parallel_tool_calls": False}},
+    ),
     "documents by name": (chat() | {"documents": ["d1"]}, normal() | {"meta": {"documents": ["d1"]}}),
     "no images": (chat() | {"images": [], "kto_tag": None, "history": []}, normal()),
-    "labels beside messages": (chat() | {"label": True, "answer": "4", "input": "x"},
-                               normal() | {"meta": {"label": True, "answer": "4", "input": "x"}}),
+    "labels beside messages": (
+        chat() | {"label": True, "answer": "4", "input": "x"},
+        normal() | {"meta": {"label": True, "answer": "4", "input": "x"}},
+    ),
     "a prompt beside messages": (chat() | {"prompt": "hi", "prompt_id": 3}, normal() | {"meta": {"prompt_id": 3}}),
     "spans of the row's own messages": (
         {"messages": [USER, ANSWER], "system": "Be.", "spans": [{"message": 1, "start": 0, "end": 2, "weight": 3.0}]},
-        {"messages": [{"role": "system", "content": "Be."}, USER, ANSWER], "spans": [(2, 0, 2, 3.0)]}),
-    "history": ({"instruction": "hi", "output": "hello", "history": [["a", "b"]]},
-                {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, USER, ANSWER]}),
-    "Alpaca's own text": ({"instruction": "hi", "input": "you", "output": "hello", "text": "Below. ### I:\nhi\n\n### In:\nyou\n\n### R:\nhello"},
-                          {"messages": [{"role": "user", "content": "hi\n\nyou"}, ANSWER]}),
-    "context": ({"instruction": "hi", "context": "you", "response": "hello", "category": "qa"},
-                {"messages": [{"role": "user", "content": "hi\n\nyou"}, ANSWER], "meta": {"category": "qa"}}),
-    "answers in a prompt": ({"prompt": [USER, ANSWER, USER], "completion": [ANSWER]},
-                            {"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]}),
+        {"messages": [{"role": "system", "content": "Be."}, USER, ANSWER], "spans": [(2, 0, 2, 3.0)]},
+    ),
+    "history": (
+        {"instruction": "hi", "output": "hello", "history": [["a", "b"]]},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, USER, ANSWER]},
+    ),
+    "Alpaca's own text": (
+        {"instruction": "hi", "input": "you", "output": "hello", "text": "# I:\nhi\n\n# In:\nyou\n\n# R:\nhello"},
+        {"messages": [{"role": "user", "content": "hi\n\nyou"}, ANSWER]},
+    ),
+    "context": (
+        {"instruction": "hi", "context": "you", "response": "hello", "category": "qa"},
+        {"messages": [{"role": "user", "content": "hi\n\nyou"}, ANSWER], "meta": {"category": "qa"}},
+    ),
+    "answers in a prompt": (
+        {"prompt": [USER, ANSWER, USER], "completion": [ANSWER]},
+        {"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]},
+    ),
     "a prompt of messages and a text": ({"prompt": [USER], "completion": "hello"}, normal()),
     "roles of ShareGPT": (
-        {"conversations": [{"from": "system", "value": "s"}, {"from": "user", "value": "u"}, {"from": "chatgpt", "value": "a"},
-                           {"from": "tool", "value": "t"}, {"from": "bing", "value": "b", "weight": 0}]},
-        {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"},
-                      {"role": "tool", "content": "t"}, {"role": "assistant", "content": "b", "weight": 0}]}),
-}  # fmt: skip
+        {
+            "conversations": [
+                {"from": "system", "value": "s"},
+                {"from": "user", "value": "u"},
+                {"from": "chatgpt", "value": "a"},
+                {"from": "tool", "value": "t"},
+                {"from": "bing", "value": "b", "weight": 0},
+            ]
+        },
+        {
+            "messages": [
+                {"role": "system", "content": "s"},
+                {"role": "user", "content": "u"},
+                {"role": "assistant", "content": "a"},
+                {"role": "tool", "content": "t"},
+                {"role": "assistant", "content": "b", "weight": 0},
+            ]
+        },
+    ),
+}
 
 
 @pytest.mark.parametrize("name", KEYS)
@@ -302,25 +355,35 @@ REFUSED = {
     "chosen": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "a row of preferences (chosen, rejected)"),
     "chosen conversations": ({"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, "a row of preferences"),
     "preferred_output": ({"input": {"messages": [USER]}, "preferred_output": [ANSWER]}, "(preferred_output)"),
-    "ShareGPT's chosen": ({"conversations": [{"from": "human", "value": "a"}], "chosen": {"from": "gpt", "value": "b"}},
-                          "a row of preferences (chosen)"),
+    "ShareGPT's chosen": (
+        {"conversations": [{"from": "human", "value": "a"}], "chosen": {"from": "gpt", "value": "b"}},
+        "a row of preferences (chosen)",
+    ),
     "label": ({"prompt": "a", "completion": "b", "label": True}, "a row of KTO (label)"),
     "kto_tag": (chat() | {"kto_tag": False}, "a row of KTO (kto_tag)"),
     "images": (chat() | {"images": ["a.png"]}, "the row has images, and only text"),
     "videos": ({"instruction": "a", "output": "b", "videos": ["a.mp4"]}, "the row has videos"),
     "audios": (chat() | {"audios": ["a.wav"]}, "the row has audios"),
-    "an image part": (chat(role="user", content=[{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}]),
-                      "a part of the type 'image_url'"),
+    "an image part": (
+        chat(role="user", content=[{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}]),
+        "a part of the type 'image_url'",
+    ),
     "images of a message": (chat(images=["a"]), "the assistant message has images"),
     "documents": (chat() | {"documents": [{"title": "a", "text": "b"}]}, "documents belong to the prompt"),
     "history beside messages": (chat() | {"history": [["a", "b"]]}, "history beside messages is not read"),
     "history of another form": ({"instruction": "a", "output": "b", "history": ["a"]}, "history must be a list of"),
-    "two conversations": (chat() | {"instruction": "other", "output": "more"}, "instruction says something else than messages"),
+    "two conversations": (
+        chat() | {"instruction": "other", "output": "more"},
+        "instruction says something else than messages",
+    ),
     "two answers": ({"prompt": "a", "completion": "b", "response": "c"}, "response says something else than"),
     "an input beside a prompt": ({"prompt": "a", "completion": "b", "input": "c"}, "input says something else"),
     "a prompt beside messages": (chat() | {"prompt": "another one"}, "prompt says something else than messages"),
     "two pairs": (chat() | {"question": "q", "answer": "a"}, "question says something else than messages"),
-    "two systems": ({"messages": [{"role": "system", "content": "Be."}, USER, ANSWER], "system": "Do."}, "two different system"),
+    "two systems": (
+        {"messages": [{"role": "system", "content": "Be."}, USER, ANSWER], "system": "Do."},
+        "two different system",
+    ),
     "train of a user": (chat(role="user", train=True), "the user message is to be learned (train)"),
     "flags against each other": (chat(train=True, weight=0), "weight and train of a message contradict"),
     "a flag that is no flag": (chat(train="no"), "train must be true or false, not 'no'"),
@@ -335,17 +398,29 @@ REFUSED = {
     "a call without a name": (chat(tool_calls=[{"function": {}}]), "a tool call is"),
     "arguments that are not JSON": (chat(tool_calls=[call("a", "room: a")]), "the arguments of a tool call is text"),
     "arguments of another kind": (chat(tool_calls=[call("a", [1])]), "the arguments of a tool call must be an object"),
-    "two calls": (chat(tool_calls=[call("a")], function_call={"name": "f"}), "tool_calls and function_call of a message differ"),
-    "a ShareGPT call": ({"conversations": [{"from": "function_call", "value": "get light"}]}, "the function_call message is text"),
+    "two calls": (
+        chat(tool_calls=[call("a")], function_call={"name": "f"}),
+        "tool_calls and function_call of a message differ",
+    ),
+    "a ShareGPT call": (
+        {"conversations": [{"from": "function_call", "value": "get light"}]},
+        "the function_call message is text",
+    ),
     "tools that are not JSON": (chat() | {"tools": "get_light"}, "tools is text that is not JSON"),
     "tools of another kind": (chat() | {"tools": [{"type": "web_search"}]}, "a tool is"),
-    "two lists of tools": (chat() | {"tools": [TOOL], "functions": [TOOL | {"name": "b"}]}, "tools and functions differ"),
-    "a reserved variable": (chat() | {"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs cannot set tokenize"),
+    "two lists of tools": (
+        chat() | {"tools": [TOOL], "functions": [TOOL | {"name": "b"}]},
+        "tools and functions differ",
+    ),
+    "a reserved variable": (
+        chat() | {"chat_template_kwargs": {"tokenize": True}},
+        "chat_template_kwargs cannot set tokenize",
+    ),
     "variables of another kind": (chat() | {"chat_template_kwargs": [1]}, "chat_template_kwargs must be an object"),
     "a number that is not finite": (chat(tool_calls=[call("a", {"x": float("nan")})]), "a number that is not finite"),
     "a deep row": (chat() | {"meta": {"a": json.loads("[" * 200 + "]" * 200)}}, "nested deeper than 100"),
     "a surrogate in JSON text": (chat() | {"tools": '[{"name": "\\ud800"}]'}, "tools is text that is not JSON"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -443,7 +518,8 @@ def test_a_pipe_is_refused_in_every_format(tmp_path):
 
 
 def test_the_plain_side_imports_no_library_of_models():
-    code = "import sys, mlx_lora.data.example as e; print([m for m in ('mlx', 'torch', 'transformers', 'datasets', 'pyarrow') if m in sys.modules])"
+    libraries = ("mlx", "torch", "transformers", "datasets", "pyarrow")
+    code = f"import sys, mlx_lora.data.example; print([name for name in {libraries} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
