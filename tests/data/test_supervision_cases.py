@@ -113,7 +113,7 @@ def test_an_assistant_that_speaks_first(tiny, tmp_path):
     )
     row = [SYSTEM, {"role": "assistant", "content": "Welcome to the house."}, ASK, DAY]
     assert learned(tiny, row) == ["Welcome to the house.<|eot_id|>", "Yes, the sun is up there.<|eot_id|>"]
-    assert findings(dataset(tmp_path / "data", row), tiny) == {}
+    assert set(findings(dataset(tmp_path / "data", row), tiny)) == {"no_validation_rows"}
 
 
 def test_a_cleaned_copy_does_not_promise_what_it_cannot_repair(make_base, tmp_path, command, refused):

@@ -127,7 +127,7 @@ def test_other_architectures_are_named(base, tmp_path, kind):
     [
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling dynamic"),
         ({"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 64}, "sliding window"),
-        ({"rms_norm_eps": "small"}, "cannot load this model|its sizes"),
+        ({"rms_norm_eps": "small"}, "cannot be loaded|cannot load this model|its sizes"),
     ],
 )
 def test_configs_that_gguf_cannot_say(base, tmp_path, changes, said):
@@ -166,5 +166,5 @@ def test_other_tokenizers_are_refused(base, tmp_path, change, said):
 
 
 def test_a_vocabulary_larger_than_the_embedding(make_model, tmp_path):
-    with pytest.raises(UserError, match="the tokenizer is another model's"):
+    with pytest.raises(UserError, match="embedding 900 rows"):
         export_gguf(str(make_model("llama", vocab_size=900)), tmp_path / "out.gguf")

@@ -20,7 +20,7 @@ def conclude(report: Report, as_json: bool) -> None:
     if as_json:
         print_json(report.to_dict())
     else:
-        rows = [(c.name, _words(c.value), _words(c.limit), "yes" if c.passed else "NO") for c in report.checks]
+        rows = [(str(c.name), _words(c.value), _words(c.limit), "yes" if c.passed else "NO") for c in report.checks]
         print_table(report.file, ("checked", "found", "asked for", "passed"), rows)
         size = "" if report.verdict == "verified" else "; it was put aside and nothing has its name"
         click.echo(f"{report.file}: {report.verdict}{size}")
