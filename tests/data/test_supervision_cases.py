@@ -148,6 +148,8 @@ def test_every_error_is_repaired_by_a_cleaned_copy_or_said_not_to_be(tiny, tmp_p
         *(row("Never so.", question="Both?", task_type="tool_neg"), row("Always so.", question="Both?")),
         *(held_out[0], row("Another.", question=held_out[1]["messages"][0]["content"])),
         *(row("The key is sk-ant-api03-" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4"), row("word " * 200)),
+        *(row("So it is.", question="Equal?", task_type="tool_neg"), row("So it is.", question="Equal?")),
+        row("It ends here <|eot_id|> or not.", question="Ends?"),
         *(row(question="no"), {"messages": []}, *[row(question="Again?")] * 130),
     ]
     data = dataset(tmp_path / "data", row(), *wrong)
