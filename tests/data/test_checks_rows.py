@@ -36,9 +36,15 @@ FINE = [row("Say one.", "The first is one."), row("Say two.", "Number two, with 
 MANY = [row(f"Name number {i} of all.", "The same old answer.") for i in range(4)]
 KEY = "AKIA" + "Q3Z7K2M9X4B6N8P5"[:16].replace("9", "2").replace("8", "3")
 
+TURNS = [{"role": "user", "content": "Say one."}, {"role": "assistant", "content": "The first is one."}]
+
 CASES = {
     "malformed": ({"train": [*FINE, "{nonsense"]}, {"train": FINE}),
     "empty_answer": ({"train": [*FINE, row(answer=" ")]}, {"train": FINE}),
+    "unknown_message_keys": (
+        {"train": [{"messages": [TURNS[0], {**TURNS[1], "mood": "good"}]}]},
+        {"train": [{"messages": [TURNS[0], {**TURNS[1], "name": "Ann", "weight": 0.5, "reasoning": "so"}]}]},
+    ),
     "leaked_rows": ({"train": FINE, "test": [FINE[0]]}, {"train": FINE, "test": [row("Say three.", "Three, then.")]}),
     "leaked_prompts": (
         {"train": FINE, "valid": [row("Say  one.", "Another answer.")]},

@@ -89,9 +89,18 @@ def test_the_commands_take_it(command, refused, saved, tmp_path):
     arguments = ["train", "--config", "quickstart", "--data", spec, "--out", tmp_path / "run", "--dry-run"]
     done = command(*arguments, env=offline)
     assert done.returncode == 0, done.stderr
-    for name in ("hf:nobody/nothing", f"hf:{saved}/none", f"hf:{saved}/both:nothing", "hf:nobody/nothing/config:test"):
-        said = refused("data", "check", name, env=offline)
-        assert said.startswith(f"mlx-lora: {name.removesuffix(':nothing') if 'none' in name else name}")
+    said = refused("data", "check", "hf:nobody/nothing", env=offline)
+    assert said.startswith("mlx-lora: hf:nobody/nothing: this dataset cannot be loaded (")
+
+
+@pytest.mark.parametrize("name", ["none", "both:nothing", "files:nothing", "broken"])
+def test_what_cannot_be_loaded_is_one_sentence(saved, name):
+    (saved / "broken").mkdir(exist_ok=True)
+    (saved / "broken" / "dataset_dict.json").write_text("{")
+    with pytest.raises(UserError) as error:
+        list(read_rows(f"hf:{saved}/{name}"))
+    assert str(error.value).startswith(f"hf:{saved}/{name.removesuffix(':nothing')}")
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch, tmp_path):

@@ -140,7 +140,9 @@ def test_every_row_is_usable_for_all_or_refused_by_all(fuzzed, tmp_path):
         by_train = refused_by(lambda: read_examples(alone))
         assert (by_train and by_train.replace(str(alone), str(file))) == named.get(where)
         assert "\n" not in (by_train or "")
-        assert refused_by(lambda n=number: find_row(fuzzed, n, None)) == named.get(where)
+        assert refused_by(lambda: find_row(alone, 1, None)) == by_train
+        if number % 50 == 0:
+            assert refused_by(lambda n=number: find_row(fuzzed, n, None)) == named.get(where)
         assert not (where in usable and where in named)
     assert refused_by(lambda: read_trainable(fuzzed)) == next(iter(sorted(named.values(), key=line_of)))
     write_fixed(tmp_path / "clean", table, findings)
