@@ -31,7 +31,7 @@ def test_a_dataset_without_errors(command, eisv_data):
     done = command("data", "check", eisv_data, "--base", "builtin/tiny-lumen", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert set(result) == {"rows", "distinct_rows", "findings"}
+    assert set(result) == {"rows", "distinct_rows", "notes", "findings"}
     assert result["rows"] == result["distinct_rows"] == 90
     assert {f["severity"] for f in result["findings"]} <= {"warning"}
     assert "no error was found" in command("data", "check", eisv_data).stdout
