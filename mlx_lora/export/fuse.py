@@ -6,7 +6,7 @@ import gc
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
 
@@ -166,11 +166,15 @@ def _answers(
     return [
         Check("loads in mlx-lm", "yes", "yes", True),
         equal("probe texts with the base's ids", same, len(probes)),
-        equal("tokens that end an answer", sorted(backend.base.ends), sorted(base.ends)),
+        equal("tokens that end an answer", _listed(backend.base.ends), _listed(base.ends)),
         at_most("difference of logits (RMS, in their spread)", found.relative, limits.relative),
         at_most("KL divergence (nats)", found.divergence, limits.divergence),
         at_least("same likeliest token", found.top1, limits.top1),
     ]
+
+
+def _listed(tokens: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(tokens)))
 
 
 def main_dtype(weights: dict[str, Weight]) -> str:
