@@ -10,6 +10,7 @@ import pytest
 
 from mlx_lora.data.checks import CHECKS, Table, check_table, read_table
 from mlx_lora.data.checks.answers import looks_cut
+from mlx_lora.data.checks.fix import write_fixed
 from mlx_lora.data.checks.near import near_pairs
 from mlx_lora.data.checks.personal import secrets_in
 from mlx_lora.data.checks.table import split_of
@@ -68,6 +69,15 @@ CASES = {
         {"train": [row(), row(answer="Wrong, all wrong.", task_type="tool_neg")]},
         {"train": [row(task_type="negotiation"), row(answer="Another one, also right.", task_type="b")]},
     ),
+    "negative_equals_positive": (
+        {"train": [row(answer='{"a": [1, 2.0]}'), row(answer='{"a":[1,2]}', task_type="tool_neg")]},
+        {"train": [row(answer='{"a": [1, 2]}'), row(answer='{"a": [2, 1]}', task_type="tool_neg")]},
+    ),
+    "no_validation_rows": ({"train": FINE, "test": [row()]}, {"train": FINE, "valid": [row()]}),
+    "control_like_text": (
+        {"train": [row(answer="It is what it is [<|cit|>].")]},
+        {"train": [row(answer="It is f <| x |> g, <b>no</b> more.")]},
+    ),
     "several_answers": ({"train": [row(), row(answer="Or something else.")]}, {"train": [row(), row()]}),
     "one_answer": ({"train": MANY}, {"train": MANY[:3] + MANY[:3]}),
     "mostly_copies": ({"train": FINE * 60}, {"train": FINE * 50}),
@@ -99,15 +109,42 @@ def test_a_check_finds_its_case_and_leaves_the_other_alone(tmp_path, name):
     (tmp_path / "bad").mkdir()
     (tmp_path / "good").mkdir()
     hits = found(tmp_path / "bad", **bad)[name]
-    assert ".jsonl, line " in hits[0]
+    assert (".jsonl, line " in hits[0]) == (name != "no_validation_rows")
     assert name not in found(tmp_path / "good", **good)
 
 
 def test_every_check_has_its_case_here_or_beside():
-    beside = {"bucket_counts", "unknown_message_keys", "negative_equals_positive", "no_validation_rows"}
-    beside |= {"control_like_text", *(check.name for check in CHECKS if check.needs == "base")}
+    beside = {"bucket_counts", "unknown_message_keys", *(check.name for check in CHECKS if check.needs == "base")}
     assert {check.name for check in CHECKS} == set(CASES) | beside
     assert len({check.name for check in CHECKS}) == len(CHECKS)
+
+
+def test_a_negative_that_equals_the_positive_is_no_contradiction(tmp_path):
+    """Each negative row is named once: as equal to a positive of its prompt, or as against it."""
+    call = [{"function": {"name": "ls", "arguments": '{"path":"."}'}}]
+    spaced = [{"function": {"name": "ls", "arguments": '{ "path": "." }'}}]
+    asked = {"role": "user", "content": "List it."}
+    called = [{"messages": [asked, {"role": "assistant", "content": None, "tool_calls": c}]} for c in (call, spaced)]
+    called[1]["meta"] = {"task_type": "tool_neg"}
+    rows = [
+        row("One?", '{"b": 1, "a": " x"}'),
+        row("One?", '{"a":" x","b":1}', task_type="tool_neg"),
+        row("One?", '{"a":"x","b":1}', task_type="tool_neg"),
+        row("Two?", "It is  so."),
+        row("Two?", "It is so.", task_type="tool_neg"),
+        *called,
+    ]
+    examples = found(tmp_path, train=rows)
+    places = {name: [said.partition("line ")[2][:1] for said in some] for name, some in examples.items()}
+    assert places["negative_equals_positive"] == ["2", "5", "7"]
+    assert places["contradictory_answers"] == ["3"]
+    assert "several_answers" not in places
+    table = read_table([tmp_path])
+    assert write_fixed(tmp_path / "fixed", table, check_table(table))["kept"] == 3
+
+
+def test_loose_files_have_no_validation_split(tmp_path):
+    assert "no_validation_rows" not in found(tmp_path, style_core=FINE)
 
 
 def test_buckets_against_a_plan(tmp_path):

@@ -317,3 +317,44 @@ def test_read_claims_streams(store):
     paths = store([claim(1, 1), claim(2, 1, "WRONG")], [document(1)])
     rows = read_claims(paths["claims"][0], {}, ImportReport("claims"))
     assert next(rows).id == "1"
+
+
+def test_markers_are_counted_and_can_be_stripped(store, command):
+    marked = {**claim(1, 1), "claim": "Drug 1 lowers risk [<|cit|>]."}
+    other = {**claim(2, 2), "claim": "<|cit|>"}
+    files = store(
+        [marked, other, claim(3, 3)], [document(1, "Drug 1 lowers risk<|multi_cit|>."), document(2), document(3)]
+    )
+    _, report = make_claims_dataset(**files)
+    (note,) = [note for note in report.notes if "control tokens" in note]
+    assert note.startswith("2 examples, 2 of them in their answers, hold text in the form of control tokens")
+    assert "(<|cit|> 4, <|multi_cit|> 2)" in note
+    out = files["out"].with_name("stripped")
+    options = ("--claims", files["claims"][0], "--corpus", files["corpus"][0], "--out", out, "--strip", "--json")
+    report = json.loads(command("data", "claims", *options).stdout)["report"]
+    assert "Control tokens were taken out of 3 claims and documents, which report.md names." in report["notes"]
+    (changed,) = report["changed"]
+    assert changed["count"] == 3
+    assert "document 1: <|multi_cit|>" in changed["examples"]
+    assert [row["reason"] for row in report["left_out"]] == ["claim that is nothing but control tokens"]
+    examples = [example for split in SPLITS for example in read_split(out, split)]
+    assert len(examples) == 2
+    assert "CLAIM[c1]: Drug 1 lowers risk. (citing 1)" in "".join(e.messages[1]["content"] for e in examples)
+    assert "<|" not in json.dumps([example.messages for example in examples])
+    weighted = [e.messages[span.message]["content"][span.start : span.end] for e in examples for span in e.spans]
+    assert sorted(weighted) == ["1", "1", "3", "3"]
+
+
+def test_the_real_markers(realdata, tmp_path):
+    """Every claim of the citint set holds a marker: all 292 that have evidence."""
+    files = {
+        "claims": [realdata / "claims" / "citint_claims_dev.jsonl"],
+        "corpus": [realdata / "claims" / "citint_corpus_dev.jsonl"],
+    }
+    _, report = make_claims_dataset(tmp_path / "as_they_are", **files)
+    said = "292 examples, 292 of them in their answers, hold text in the form of control tokens (<|other_cit|> 466, "
+    assert [note for note in report.notes if said in note]
+    _, report = make_claims_dataset(tmp_path / "stripped", **files, strip=True)
+    assert (report.kept, [len(names) for names in report.changed.values()]) == (292, [316])
+    text = "".join((tmp_path / "stripped" / f"{split}.jsonl").read_text() for split in SPLITS)
+    assert "cit|>" not in text

@@ -80,7 +80,7 @@ def test_answers_that_do_not_fit_are_left_out_by_name(command, refused, tmp_path
     report = json.loads(done.stdout)["report"]
     assert report["left_out"][0]["reason"] == "the answer alone does not fit 40 tokens"
     assert report["left_out"][0]["examples"][0].startswith("a1 in ")
-    assert report["notes"] == ["1 of 1 examples exceed 40 tokens: training cuts the middle of their prompts."]
+    assert report["notes"][0] == "1 of 1 examples exceed 40 tokens: training cuts the middle of their prompts."
     sentence = refused("data", "traces", "--store", store, "--out", tmp_path / "e", *base, 8, "--action-pair", "ap_a")
     assert "none of the 1 chosen answers fits 8 tokens" in sentence
 
@@ -118,3 +118,46 @@ def test_broken_sources_are_one_sentence(tmp_path, content):
     (tmp_path / "sources.json").write_bytes(content)
     with pytest.raises(UserError, match=r"sources\.json: the sources"):
         make_traces_dataset(tmp_path / "d", [refined(tmp_path / "s")], sources=tmp_path / "sources.json")
+
+
+def test_empty_specifications_are_said(command, refused, tmp_path):
+    empty, told = {"specification": " "}, {"specification": "", "constraints": "Use Python."}
+    store = write_store(
+        tmp_path / "s",
+        [
+            artifact("a1"),
+            artifact("b1", context=empty, workflow_id="w2", minute=1),
+            artifact("c1", context=told, workflow_id="w3", minute=2),
+            artifact("d1", context=empty, workflow_id="w4", minute=3, history=["a1"]),
+        ],
+    )
+    done = command("data", "traces", "--store", store, "--policy", "all", "--out", tmp_path / "d", "--json")
+    report = json.loads(done.stdout)["report"]
+    assert report["kept"] == 3
+    (left,) = report["left_out"]
+    assert left["reason"].startswith("specification is empty, and there is no history, constraint or dependency")
+    assert left["examples"] == [f"b1 in {store}"]
+    (note,) = [note for note in report["notes"] if "empty specification" in note]
+    assert note.startswith("2 of 3 examples have an empty specification; they are kept")
+    assert note.endswith("(c1, d1).")
+    plain = command("data", "traces", "--store", store, "--policy", "all", "--plain", "--out", tmp_path / "p", "--json")
+    report = json.loads(plain.stdout)["report"]
+    assert (report["kept"], report["left_out"][0]["count"]) == (2, 2)  # constraints are not in a plain prompt
+    nothing = write_store(tmp_path / "n", [artifact("b1", context=empty)])
+    said = refused("data", "traces", "--store", nothing, "--policy", "all", "--out", tmp_path / "x")
+    assert "none of the 1 chosen artifacts has a task" in said
+
+
+def test_a_dataset_without_validation_rows_is_said(command, tmp_path):
+    store = write_store(tmp_path / "s", [artifact("a1")])
+    done = command("data", "traces", "--store", store, "--policy", "all", "--out", tmp_path / "d")
+    assert "note: There are no validation rows" in done.stdout
+    assert "There are no validation rows" in (tmp_path / "d" / "report.md").read_text()
+    options = ("--out", tmp_path / "run", "--set", "model_name=builtin/tiny-lumen", "--dry-run", "--json")
+    notes = json.loads(command("train", "--data", tmp_path / "d", *options).stdout)["notes"]
+    said = "keep_best and early_stopping_patience do nothing"
+    assert [note for note in notes if note.startswith("the data has no validation rows") and note.endswith(said)]
+    (tmp_path / "d" / "valid.jsonl").write_text((tmp_path / "d" / "train.jsonl").read_text())
+    options = (*options, "--set", "waive_checks=[leaked_rows]")
+    notes = json.loads(command("train", "--data", tmp_path / "d", *options).stdout)["notes"]
+    assert not [note for note in notes if "validation" in note]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..control_tokens import CONTROL, matching, moved, strip_control_tokens
+from ..control_tokens import CONTROL, Intervals, matching, moved, strip_control_tokens
+from ..example import Span
 from .conflicts import brief
 from .finding import Hit
 from .table import Item, Table
@@ -56,19 +57,21 @@ def strip_table(table: Table) -> tuple[Table, int]:
 
 
 def _stripped(item: Item, pattern: re.Pattern[str]) -> Item:
-    """The item without control tokens; itself if it has none."""
+    """The item without control tokens in contents and thoughts; itself if it has none there."""
     messages, spans = list(item.row.messages), list(item.row.spans)
     for index, message in enumerate(messages):
+        thought, thought_tokens, _ = strip_control_tokens(message.get("reasoning_content") or "", pattern)
         text, tokens, passes = strip_control_tokens(message.get("content") or "", pattern)
+        if thought_tokens:
+            messages[index] = {**messages[index], "reasoning_content": thought}
         if tokens:
-            messages[index] = {**message, "content": text}
-            spans = [
-                replace(span, start=moved(span.start, passes), end=moved(span.end, passes))
-                if span.message == index
-                else span
-                for span in spans
-            ]
+            messages[index] = {**messages[index], "content": text}
+            spans = [_moved(span, passes) if span.message == index else span for span in spans]
     if all(new is old for new, old in zip(messages, item.row.messages, strict=True)):
         return item
     spans = [span for span in spans if span.start < span.end]
     return Item(replace(item.row, messages=messages, spans=spans), item.split)
+
+
+def _moved(span: Span, passes: Sequence[Intervals]) -> Span:
+    return replace(span, start=moved(span.start, passes), end=moved(span.end, passes))

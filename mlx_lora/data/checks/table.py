@@ -66,10 +66,10 @@ class Item:
 
     @property
     def everything(self) -> str:
-        """Every content, and the tool calls."""
-        said = [message.get("content") or "" for message in self.row.messages]
-        calls = [json.dumps(message["tool_calls"]) for message in self.row.messages if message.get("tool_calls")]
-        return "\n".join([*said, *calls])
+        """Every text of every message, thoughts and tool calls included, and the tools."""
+        said = [value for message in self.row.messages for key, value in message.items() if key != "role"]
+        texts = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in said if one]
+        return "\n".join([*texts, *([json.dumps(self.row.tools, ensure_ascii=False)] if self.row.tools else [])])
 
     @property
     def question(self) -> str:
