@@ -6,8 +6,10 @@ import datetime
 import json
 
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import load_file
 
+from mlx_lora.cli.main import cli
 from mlx_lora.config import TrainingConfig
 from mlx_lora.data.chat_template import TEMPLATE_DATE, encode_prompt, render
 from mlx_lora.data.encode import encode_example
@@ -31,7 +33,10 @@ PLAIN += "'<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_h
 PLAIN += "\n\n' }}{% endif %}"
 RAISES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + PLAIN
 DROPS = PLAIN.replace("for m in messages", "for m in messages if m['role'] != 'system'")
-DATED = "{{ '<|start_header_id|>system<|end_header_id|>\n\nToday: ' + strftime_now('%Y-%m-%d') + '<|eot_id|>' }}" + PLAIN
+DATED = (
+    "{{ '<|start_header_id|>system<|end_header_id|>\n\nToday: ' + strftime_now('%Y-%m-%d') + '<|eot_id|>' }}"
+DATED += PLAIN
+)
 
 
 def question(text: str, reply: str, system: str | None = None) -> list[dict]:
@@ -128,18 +133,20 @@ def with_added_token(base, number: int = 1024) -> None:
     (base / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
-def test_a_token_beyond_the_embedding_is_refused_everywhere(make_base, data, tmp_path, command, refused):
+def test_a_token_beyond_the_embedding_is_refused_everywhere(make_base, data, tmp_path):
     base = make_base()
     with_added_token(base)
     said = "the tokenizer has the token '<|tool|>' (1024) and the model's embedding 1024 rows"
     reply = "EISV_TOKENS: ~stillness~ and more"
     rows = write_rows(tmp_path / "tool", [question(f"shape: convergence {n} <|tool|> here", reply) for n in range(8)])
 
-    checked = command("data", "check", rows, "--base", base)
-    assert checked.returncode == 1, checked.stderr
-    assert said in checked.stdout
-    assert said in refused("generate", "--target", base, "--prompt", "say <|tool|> now", "--max-tokens", "10")
-    with pytest.raises(UserError, match="train.jsonl") as error:
+    checked = CliRunner().invoke(cli, ["data", "check", rows, "--base", str(base)], standalone_mode=False)
+    assert checked.return_value == 1, checked.output
+    assert said in checked.output
+    asked = CliRunner().invoke(cli, ["generate", "--target", str(base), "--prompt", "say <|tool|> now"])
+    assert isinstance(asked.exception, UserError)
+    assert said in str(asked.exception)
+    with pytest.raises(UserError, match=r"train\.jsonl") as error:
         train(config(base, rows, tmp_path / "run"))
     assert said in str(error.value)
     assert not (tmp_path / "run").exists()
