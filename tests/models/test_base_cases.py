@@ -33,10 +33,8 @@ PLAIN += "'<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_h
 PLAIN += "\n\n' }}{% endif %}"
 RAISES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + PLAIN
 DROPS = PLAIN.replace("for m in messages", "for m in messages if m['role'] != 'system'")
-DATED = (
-    "{{ '<|start_header_id|>system<|end_header_id|>\n\nToday: ' + strftime_now('%Y-%m-%d') + '<|eot_id|>' }}"
+DATED = "{{ '<|start_header_id|>system<|end_header_id|>\n\nToday: ' + strftime_now('%Y-%m-%d') + '<|eot_id|>' }}"
 DATED += PLAIN
-)
 
 
 def question(text: str, reply: str, system: str | None = None) -> list[dict]:
