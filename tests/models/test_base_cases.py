@@ -23,7 +23,11 @@ from mlx_lora.training.run import train
 
 EOT, END_OF_TEXT, PAD = 1022, 1019, 1023
 SETTINGS = {
-    **{"max_steps": 2, "lora_rank": 4, "batch_size": 2, "gradient_accumulation_steps": 1, "warmup_steps": 0},
+    "max_steps": 2,
+    "lora_rank": 4,
+    "batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "warmup_steps": 0,
     "backend": "mlx",
 }
 PROMPT = "TRAJECTORY:\nshape: convergence\nwindow: 4 states over 7s"
@@ -158,8 +162,12 @@ def test_a_token_beyond_the_embedding_is_refused_everywhere(make_base, data, tmp
 CUTS = {"truncation": {"direction": "Right", "max_length": 60, "strategy": "LongestFirst", "stride": 0}}
 PADS = {
     "padding": {
-        **{"strategy": {"Fixed": 128}, "direction": "Left", "pad_to_multiple_of": None},
-        **{"pad_id": PAD, "pad_type_id": 0, "pad_token": "<|pad|>"},
+        "strategy": {"Fixed": 128},
+        "direction": "Left",
+        "pad_to_multiple_of": None,
+        "pad_id": PAD,
+        "pad_type_id": 0,
+        "pad_token": "<|pad|>",
     }
 }
 
