@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def _reset(tokenizer: Any, name: str) -> list[str]:
         found.append("split_special_tokens")
         tokenizer.split_special_tokens = False
     backend.encode_special_tokens = False
+    # Only compared with, to warn; max_seq_length is what counts, and the file may hold no number at all.
+    tokenizer.model_max_length = sys.maxsize
     return [f"{name}: its tokenizer was saved with {' and '.join(found)}, which is not used"] if found else []
 
 
