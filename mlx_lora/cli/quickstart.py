@@ -17,7 +17,8 @@ RESULTS = "quickstart.json"
 SHOWN = 5
 # Enough for the adapter to be sure of the form when it is sampled, and few enough for minutes.
 PER_SHAPE = 80
-# Share of the examples that do not name the shape.
+# Share of the examples that do not name the shape. Above 0 the adapter learns to read the numbers even where the shape
+# is named, at the cost of coherence there, until the built-in base can infer shapes.
 HIDE_SHAPE = 0.0
 # (who answers, is the shape in the question)
 ROWS = {
