@@ -128,38 +128,42 @@ class TestTokenBeyondTheEmbedding:
         weights = {name: value.astype(mx.float16) for name, value in mx.load(file).items()}
         weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"] * 60000
         mx.save_safetensors(file, weights, metadata={"format": "pt"})
-        with pytest.raises(UserError, match=r"step 1: the loss is (nan|inf).* before anything was learned, so that the "
-                           r"base itself gives it; its weights are float16, whose range ends at 65504"):
+        with pytest.raises(
+            UserError,
+            match=r"step 1: the loss is (nan|inf).* before anything was learned, so that the "
+            r"base itself gives it; its weights are float16, whose range ends at 65504",
+        ):
             run(base, write_rows(tmp_path / "data"), tmp_path / "run")
+
+
+MESSAGES = [
+    {"role": "user", "content": "shape: convergence, short"},
+    {"role": "assistant", "content": "EISV_TOKENS: ~stillness~ 0"},
+    {"role": "user", "content": "and what follows from the window of states after that, say it"},
+    {"role": "assistant", "content": "EISV_TOKENS: ~curiosity~ 0 goes on"},
+]
+STATES = {
+    "truncation": {"direction": "Right", "max_length": 60, "strategy": "LongestFirst", "stride": 0},
+    "padding": {
+        "strategy": {"Fixed": 128},
+        "direction": "Left",
+        "pad_to_multiple_of": None,
+        "pad_id": 1023,
+        "pad_type_id": 0,
+        "pad_token": "<|pad|>",
+    },
+}
 
 
 class TestTokenizerThatCutsOrPads:
     """A tokenizer.json saved with truncation, padding or BPE-dropout switched on."""
 
-    MESSAGES = [
-        {"role": "user", "content": "shape: convergence, short"},
-        {"role": "assistant", "content": "EISV_TOKENS: ~stillness~ 0"},
-        {"role": "user", "content": "and what follows from the window of states after that, say it"},
-        {"role": "assistant", "content": "EISV_TOKENS: ~curiosity~ 0 goes on"},
-    ]
-    STATES = {
-        "truncation": {"direction": "Right", "max_length": 60, "strategy": "LongestFirst", "stride": 0},
-        "padding": {
-            "strategy": {"Fixed": 128},
-            "direction": "Left",
-            "pad_to_multiple_of": None,
-            "pad_id": 1023,
-            "pad_type_id": 0,
-            "pad_token": "<|pad|>",
-        },
-    }
-
     @pytest.mark.parametrize("state", STATES)
     def test_the_tokens_are_those_of_the_base(self, changed_base, state):
-        base = changed_base(tokenizer={state: self.STATES[state]})
+        base = changed_base(tokenizer={state: STATES[state]})
         tokenizer = load_tokenizer(str(base))
-        found = encode_example(tokenizer, Example(self.MESSAGES), 512)
-        right = encode_example(load_tokenizer("builtin/tiny-lumen"), Example(self.MESSAGES), 512)
+        found = encode_example(tokenizer, Example(MESSAGES), 512)
+        right = encode_example(load_tokenizer("builtin/tiny-lumen"), Example(MESSAGES), 512)
         assert found.ids.tolist() == right.ids.tolist()
         assert (len(found), int(found.supervised.sum())) == (104, 24)
         assert state in tokenizer.base_facts.notes[0]
