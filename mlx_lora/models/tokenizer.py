@@ -13,6 +13,9 @@ from .resolve import BUILT_IN, ResolvedModel, resolve_model
 from .templates import check_template, chosen_template, stored_templates
 
 
+UNLIMITED = 10**30
+
+
 def load_tokenizer(
     name: str, revision: str | None = None, chat_template: str | None = None, system_role: str = "merge"
 ) -> Any:
@@ -74,6 +77,8 @@ def _reset(tokenizer: Any, name: str) -> list[str]:
         found.append("split_special_tokens")
         tokenizer.split_special_tokens = False
     backend.encode_special_tokens = False
+    # Only good for a warning about long texts; how long they may be is max_seq_length's to say.
+    tokenizer.model_max_length = UNLIMITED
     return [f"{name}: its tokenizer was saved with {' and '.join(found)}, which is not used"] if found else []
 
 

@@ -64,7 +64,7 @@ def change_json(draw: random.Random, file: Path) -> str:
 
 
 def change_bytes(draw: random.Random, file: Path) -> str:
-    data = bytearray(file.read_bytes()) if file.exists() else bytearray(b"{}")
+    data = bytearray(file.read_bytes() if file.exists() else b"") or bytearray(b"{}")
     kind = draw.choice(["cut", "empty", "flip", "not utf-8", "text", "deep"])
     if kind == "cut":
         del data[draw.randrange(len(data)) :]
