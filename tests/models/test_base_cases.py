@@ -61,15 +61,20 @@ class TestLearnedEndIsNoStop:
             generation_config={"eos_token_id": 1019, "bos_token_id": 1018},
         )
 
-    def ask(self, target, max_tokens=60):
-        return answer(load_target(str(target)), [[{"role": "user", "content": self.PROMPT}]], max_tokens=max_tokens)[0]
+    @pytest.mark.parametrize("backend", ["mlx", "torch"])
+    def test_generation_stops_at_the_learned_end(self, base, tmp_path, backend):
+        if backend == "torch":
+            pytest.importorskip("torch")
 
-    def test_generation_stops_at_the_learned_end(self, base, tmp_path):
-        expected = self.ask("builtin/tiny-lumen")
+        def ask(target):
+            chat = [{"role": "user", "content": self.PROMPT}]
+            return answer(load_target(str(target), backend), [chat], max_tokens=60)[0]
+
+        expected = ask("builtin/tiny-lumen")
         assert len(expected.split()) < 20
-        assert self.ask(base) == expected
-        trained = run(base, write_rows(tmp_path / "data"), tmp_path / "run", learning_rate=1e-6)
-        assert self.ask(trained) == expected
+        assert ask(base) == expected
+        trained = run(base, write_rows(tmp_path / "data"), tmp_path / "run", learning_rate=1e-6, backend=backend)
+        assert ask(trained) == expected
         record = json.loads((trained / "run.json").read_text())
         assert record["eos_token_ids"] == [1019, 1022]
 
