@@ -12,7 +12,6 @@ from .inspection import BaseFacts, inspect_base, read_object
 from .resolve import BUILT_IN, ResolvedModel, resolve_model
 from .templates import check_template, chosen_template, stored_templates
 
-
 UNLIMITED = 10**30
 
 
