@@ -68,6 +68,22 @@ def eisv_data(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture
+def changed_base(tmp_path):
+    """Copy the built-in base; each keyword names a JSON file (``config=...``) and the keys to change in it."""
+
+    def change(name: str = "base", remove=(), **files) -> Path:
+        directory = tmp_path / name
+        shutil.copytree(TINY, directory)
+        for stem, changes in files.items():
+            file = directory / f"{stem}.json"
+            content = json.loads(file.read_text()) if file.exists() else {}
+            file.write_text(json.dumps({k: v for k, v in {**content, **changes}.items() if k not in remove}))
+        return directory
+
+    return change
+
+
 ARCHITECTURES = {
     "llama": {"rope_theta": 500000.0},
     "qwen2": {"rope_theta": 1000000.0},

@@ -60,6 +60,7 @@ def train(
     \b
     mlx-lora train --config quickstart --data data/eisv --out adapters/lumen
     mlx-lora train --data data/eisv --out adapters/lumen-1b --set model_name=meta-llama/Llama-3.2-1B-Instruct
+    mlx-lora train --data data/eisv --out adapters/lumen-base --set model_name=models/base --set chat_template=chatml
     """
     from dataclasses import asdict, replace
 

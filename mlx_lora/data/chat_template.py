@@ -65,7 +65,8 @@ def encode_prompt(
         UserError: see ``render`` and ``check_ids``.
     """
     text = render(tokenizer, messages, generate=True, tools=tools, **template_kwargs)
-    ids = tokenizer.encode(text, add_special_tokens=False)
+    # As training encodes: a tokenizer's own encode may do more.
+    ids = list(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
     check_ids(tokenizer, ids)
     return ids
 

@@ -30,6 +30,7 @@ class BaseFacts:
         ends: ids of the tokens that end an answer: those of config.json, generation_config.json and the tokenizer, and
             the one that the chat template ends answers with.
         embedding_rows: rows of the model's embedding, ``None`` where the directory does not say.
+        tokens_beyond: tokens of the tokenizer that have no row there.
         dtypes: safetensors' names of the types that the weights are stored in.
         system_role: ``merge`` or ``refuse``, for templates without a system role.
         given_template: the chat template that the config gave; ``None`` for the base's own.
@@ -38,6 +39,7 @@ class BaseFacts:
 
     ends: list[int] = field(default_factory=list)
     embedding_rows: int | None = None
+    tokens_beyond: int = 0
     dtypes: set[str] = field(default_factory=set)
     system_role: str = "merge"
     given_template: str | None = None
@@ -52,7 +54,7 @@ def inspect_base(path: Path, tokenizer: Any, name: str, facts: BaseFacts) -> Non
     """
     facts.embedding_rows, facts.dtypes = _embedding(path)
     facts.ends = _ends(path, tokenizer, name, facts)
-    facts.notes += _beyond(tokenizer, name, facts.embedding_rows) + _templates(path, tokenizer, name, facts)
+    facts.notes += _beyond(tokenizer, name, facts) + _templates(path, tokenizer, name, facts)
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -129,10 +131,11 @@ def learned_end(tokenizer: Any, named: Sequence[int] = ()) -> int | None:
     return next((number for number, (start, _) in pairs if start >= stop and number in ending), None)
 
 
-def _beyond(tokenizer: Any, name: str, rows: int | None) -> list[str]:
-    if rows is None:
+def _beyond(tokenizer: Any, name: str, facts: BaseFacts) -> list[str]:
+    if (rows := facts.embedding_rows) is None:
         return []
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+    facts.tokens_beyond = len(beyond)
     if not beyond:
         return []
     number, token = beyond[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ..errors import UserError, guarded
 CHATML = "chatml"
 CHATML_FILE = Path(__file__).parent / "chatml.jinja"
 END = "<|im_end|>"
+GENERATION = re.compile(r"(\{%-?\s*)(end)?generation(\s*-?%\})")
 
 
 def chosen_template(tokenizer: Any, choice: str, name: str) -> str:
@@ -66,11 +68,7 @@ def check_template(text: str, where: str) -> None:
 
     with guarded(f"{where}: this is not a Jinja template", "; correct it"):
         # Only to look at it: transformers' own environment, which renders it, knows this tag.
-        plain = (
-            text.replace("endgeneration", "endif")
-            .replace("generation %}", "if true %}")
-            .replace("generation -%}", "if true -%}")
-        )
+        plain = GENERATION.sub(lambda tag: f"{tag[1]}{'endif' if tag[2] else 'if true'}{tag[3]}", text)
         tree = ImmutableSandboxedEnvironment(extensions=[loopcontrols]).parse(plain)
         drawn = any(f.name == "random" for f in tree.find_all(nodes.Filter))
         drawn |= any(n.name == "lipsum" for n in tree.find_all(nodes.Name))

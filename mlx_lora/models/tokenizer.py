@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from ..errors import UserError, guarded
 from .inspection import BaseFacts, inspect_base, read_object
 from .resolve import BUILT_IN, ResolvedModel, resolve_model
 from .templates import check_template, chosen_template, stored_templates
+
+UNLIMITED = 10**30
 
 
 def load_tokenizer(
@@ -75,8 +76,8 @@ def _reset(tokenizer: Any, name: str) -> list[str]:
         found.append("split_special_tokens")
         tokenizer.split_special_tokens = False
     backend.encode_special_tokens = False
-    # Only compared with, to warn; max_seq_length is what counts, and the file may hold no number at all.
-    tokenizer.model_max_length = sys.maxsize
+    # Only good for a warning about long texts; how long they may be is max_seq_length's to say.
+    tokenizer.model_max_length = UNLIMITED
     return [f"{name}: its tokenizer was saved with {' and '.join(found)}, which is not used"] if found else []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,9 +103,6 @@ def prepare(config: TrainingConfig) -> Prepared:
         system_role=config.system_role,
     )
     backend = load_backend(model, config.backend, config.load_in_4bit)
-    wrong = errors_that_stop(data, backend.tokenizer, config.max_seq_length, config.waive_checks)
-    if wrong:
-        raise UserError(stop_sentence(wrong, data, config.waive_checks))
 
     def encode(sets: Sequence[Sequence[Example]], split: str) -> list[EncodedExample]:
         encoded: list[EncodedExample] = []
@@ -112,6 +110,13 @@ def prepare(config: TrainingConfig) -> Prepared:
             source = str(split_file(path, split))
             encoded += encode_examples(backend.tokenizer, rows, config.max_seq_length, source, config.train_on_prompt)
         return encoded
+
+    if backend.base.tokens_beyond:
+        # Named as tokens without an embedding, before a check calls them something else.
+        encode(train_sets, "train")
+    wrong = errors_that_stop(data, backend.tokenizer, config.max_seq_length, config.waive_checks)
+    if wrong:
+        raise UserError(stop_sentence(wrong, data, config.waive_checks))
 
     examples = [example for rows in train_sets for example in rows]
     train_rows, valid_rows = encode(train_sets, "train"), encode(valid_sets, "valid")
@@ -121,13 +126,15 @@ def prepare(config: TrainingConfig) -> Prepared:
 def samples(ready: Prepared) -> list[tuple[str, str, str]]:
     """(prompt, reference, answer) of a few validation examples, or training ones where there are none."""
     rows = ([row for path in ready.data for row in read_split(path, "valid")] or ready.examples)[:SAMPLES]
-    chats = [row.messages[: _last_answer(row)] for row in rows]
-    prompts = [encode_prompt(ready.backend.tokenizer, chat) for chat in chats]
-    answers = ready.backend.generate(prompts, SAMPLE_TOKENS, 0.0, 0)
-    return [
-        (chat[-1]["content"] if chat else "", row.messages[_last_answer(row)]["content"] or "", text)
-        for chat, row, text in zip(chats, rows, answers, strict=True)
-    ]
+    chats, prompts = [], []
+    for row in rows:
+        chat = row.messages[: _last_answer(row)]
+        # A conversation that the template takes only as a whole cannot be asked.
+        with suppress(UserError):
+            prompts.append(encode_prompt(ready.backend.tokenizer, chat, tools=row.tools, **row.template_kwargs))
+            chats.append((chat[-1]["content"] if chat else "", row.messages[len(chat)]["content"] or ""))
+    answers = ready.backend.generate(prompts, SAMPLE_TOKENS, 0.0, 0) if prompts else []
+    return [(*chat, text) for chat, text in zip(chats, answers, strict=True)]
 
 
 def _last_answer(example: Example) -> int:

@@ -120,6 +120,10 @@ def test_turns_that_gemma_refuses(dataset, realdata, tiny):
     # The system prompt is merged into the user's turn.
     assert [hit.split("line ")[1][0] for hit in said] == ["3"]
     assert "Conversation roles must alternate" in said[0]
+    tiny.base_facts.system_role = "refuse"
+    said = template_findings(dataset(*rows, name="again"), tiny)["template_refuses"]
+    assert [hit.split("line ")[1][0] for hit in said] == ["2", "3"]
+    assert "refuses a system role; take the system prompt out, or set system_role: merge" in said[0]
 
 
 def test_what_stops_a_training(dataset, tiny):

@@ -79,9 +79,8 @@ def _sample(items: list[Item]) -> list[Item]:
 def special_ids(tokenizer: Any) -> set[int]:
     """Ids of the tokens that can end a turn: all special ones, and whatever the tokenizer calls the end."""
     added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    # mlx-lm's wrapper of a tokenizer knows several ends.
-    ends = getattr(tokenizer, "eos_token_ids", None)
-    ends = set(ends) if isinstance(ends, (set, list, tuple)) else {tokenizer.eos_token_id}
+    facts = getattr(tokenizer, "base_facts", None)
+    ends = {tokenizer.eos_token_id, *(facts.ends if facts else ())}
     return {number for number in added | set(tokenizer.all_special_ids) | ends if number is not None}
 
 
