@@ -49,13 +49,17 @@ class Vocabulary:
         return tokens, [self.types.get(i, UNUSED) for i in range(self.rows)]
 
 
-def read_vocabulary(tokenizer: Any, rows: int, where: str, end_of_turn: int | None = None) -> Vocabulary:
+def read_vocabulary(
+    tokenizer: Any, rows: int, where: str, end_of_turn: int | None = None, config_bos: int | None = None
+) -> Vocabulary:
     """The vocabulary of a loaded (fast) tokenizer; ``where`` names the model in what is said.
 
     Args:
         rows: rows of the model's embedding. Added tokens beyond them, which the model cannot read, are left out:
             transformers adds some that a tokenizer's class is used to.
         end_of_turn: the token that ends an answer in training, if it is a special one.
+        config_bos: the model config's ``bos_token_id``, used where the tokenizer has none (Qwen's): without one,
+            llama.cpp takes token 11.
 
     Raises:
         UserError: it is no byte-level BPE, or splits text in a way llama.cpp has no known name for: it would then
@@ -79,7 +83,7 @@ def read_vocabulary(tokenizer: Any, rows: int, where: str, end_of_turn: int | No
     tokens.update({number: token["content"] for number, token in added.items()})
     types = {number: _type(text, added.get(number)) for number, text in tokens.items()}
     named = {
-        "bos": tokenizer.bos_token_id,
+        "bos": tokenizer.bos_token_id if tokenizer.bos_token_id is not None else _token(config_bos),
         "eos": tokenizer.eos_token_id,
         "eot": end_of_turn,
         "pad": tokenizer.pad_token_id,
@@ -93,6 +97,12 @@ def read_vocabulary(tokenizer: Any, rows: int, where: str, end_of_turn: int | No
         add_eos=encoded[-1] == ids.get("eos"),
         chat_template=_template(tokenizer),
     )
+
+
+def _token(number: Any) -> int | None:
+    """A token id of a model's config, which may be a list, or missing."""
+    number = number[0] if isinstance(number, list) and number else number
+    return number if isinstance(number, int) and not isinstance(number, bool) and number >= 0 else None
 
 
 def _type(text: str, added: dict[str, Any] | None) -> int:
