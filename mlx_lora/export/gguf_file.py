@@ -19,7 +19,7 @@ from .reopen import content_checks, open_gguf, type_checks
 from .resources import Step, check_memory, gguf_steps
 from .source import Source, read_source
 from .verify import run_checks
-from .vocabulary import read_vocabulary
+from .vocabulary import check_size, read_vocabulary
 from .weights import Weight
 
 # What quantized types are made from: nothing is lost on the way that the type itself would keep.
@@ -54,6 +54,7 @@ def export_gguf(
     # Read from disk when it is used; here it only says whether it fits together.
     load_lazily(source.model, source.adapter)
     tokenizer = open_tokenizer(source.model)
+    check_size(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False), planned.rows, source.model.name)
     questions = questions_of(source, tokenizer, planned.parameters)
     file_bytes = int(planned.weight_bytes * _share(kind)) + HEADER_BYTES
     steps = gguf_steps(planned, questions, None if kind in TYPES else file_bytes)

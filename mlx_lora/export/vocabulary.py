@@ -74,11 +74,7 @@ def read_vocabulary(
         )
     pre = _pre_tokenizer(content, where)
     added = {token["id"]: token for token in content["added_tokens"] if token["id"] < rows}
-    if max(model["vocab"].values(), default=0) >= rows:
-        raise UserError(
-            f"{where}: its tokenizer has {len(model['vocab'])} tokens and its embedding only {rows} rows; "
-            "the tokenizer is another model's"
-        )
+    check_size(model["vocab"], rows, where)
     tokens = {number: text for text, number in model["vocab"].items()}
     tokens.update({number: token["content"] for number, token in added.items()})
     types = {number: _type(text, added.get(number)) for number, text in tokens.items()}
@@ -97,6 +93,15 @@ def read_vocabulary(
         add_eos=encoded[-1] == ids.get("eos"),
         chat_template=_template(tokenizer),
     )
+
+
+def check_size(vocabulary: dict[str, int], rows: int, where: str) -> None:
+    """Raises UserError if a tokenizer has tokens, added ones apart, that the embedding has no rows for."""
+    if max(vocabulary.values(), default=0) >= rows:
+        raise UserError(
+            f"{where}: its tokenizer has {len(vocabulary)} tokens and its embedding only {rows} rows; "
+            "the tokenizer is another model's"
+        )
 
 
 def _token(number: Any) -> int | None:
