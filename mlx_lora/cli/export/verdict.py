@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -39,8 +39,5 @@ def announce(steps: list[Step]) -> None:
         )
 
 
-def _words(value: Any) -> str:
-    """A number or text of a check; several of them in a list."""
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
+def _words(value: float | int | str) -> str:
     return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
