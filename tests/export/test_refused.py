@@ -212,5 +212,5 @@ def test_other_tokenizers_are_refused(base, tmp_path, change, said):
 
 
 def test_a_vocabulary_larger_than_the_embedding(make_model, tmp_path):
-    with pytest.raises(UserError, match="embedding 900 rows"):
+    with pytest.raises(UserError, match="embedding only 900 rows"):
         export_gguf(str(make_model("llama", vocab_size=900)), tmp_path / "out.gguf")
