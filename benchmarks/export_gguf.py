@@ -1,169 +1,252 @@
-"""How long the converter takes beside numpy writing the same bytes, and how much memory: at Qwen2.5-0.5B's shape.
+"""CPU time and memory of `mlx-lora export gguf`, its verification included, at real models' shapes.
 
-    python benchmarks/export_gguf.py [--type f16] [--adapter] [--folder DIR] [--rounds 3]
+    python benchmarks/export_gguf.py [--shape qwen2.5-0.5b ...] [--type q4_k_m] [--tokenizer qwen2=DIR llama=DIR]
+        [--converter FILE] [--folder DIR] [--out benchmarks/export]
 
-Weights are random bfloat16. Reported are the best of some rounds, and the most memory beyond what the process had
-before the first tensor was written.
+Weights are random bfloat16, the adapter has rank 16 on all seven projections, and the run's data are data eisv's. The
+planned peak is that of the command's own plan; the measured one is the most that its processes had allocated together
+(anonymous memory: pages of mapped files are not counted), looked at each 10 ms. Beside it are upstream's
+`convert_hf_to_gguf.py` (--converter, a path; Python with torch by --python) and llama.cpp's quantizer alone. Upstream's
+converter knows only real tokenizers. A shape whose name ends in `:plan` is only planned: no weights on the disk.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
+import resource
+import shutil
+import subprocess
+import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mlx_lora.export.convert import plan, write_gguf
-from mlx_lora.export.source import Source
+from mlx_lora.export.convert import plan
+from mlx_lora.export.quantize import type_numbers
+from mlx_lora.export.reference import questions_of
+from mlx_lora.export.resources import gguf_steps
+from mlx_lora.export.source import read_source
 from mlx_lora.export.tensors import make_header
-from mlx_lora.export.vocabulary import Vocabulary
-from mlx_lora.models.resolve import ResolvedModel
+from mlx_lora.memory import memory_sizes
+from mlx_lora.models.parameters import projections
+from mlx_lora.models.resolve import BUILT_IN
+from mlx_lora.models.tokenizer import load_tokenizer
+from mlx_lora.sources.eisv import make_eisv_dataset
 
-LAYERS, HIDDEN, INNER, HEADS, KV_HEADS, VOCABULARY, RANK = 24, 896, 4864, 14, 2, 151936, 16
-CONFIG = {
-    "model_type": "qwen2",
-    "hidden_size": HIDDEN,
-    "intermediate_size": INNER,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "num_key_value_heads": KV_HEADS,
-    "max_position_embeddings": 32768,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-    "tie_word_embeddings": True,
-    "vocab_size": VOCABULARY,
+RANK = 16
+COMMON = {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu"}
+
+
+def shape(
+    kind: str, hidden: int, inner: int, layers: int, heads: int, kv: int, rows: int, tied: bool
+) -> dict[str, Any]:
+    name = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}[kind]
+    return {
+        **COMMON,
+        "model_type": kind,
+        "architectures": [name],
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "vocab_size": rows,
+        "rope_theta": 1e6 if kind == "qwen2" else 5e5,
+        "tie_word_embeddings": tied,
+    }
+
+
+SHAPES = {
+    "qwen2.5-0.5b": shape("qwen2", 896, 4864, 24, 14, 2, 151936, True),
+    "llama-3.2-1b": shape("llama", 2048, 8192, 16, 32, 8, 128256, True),
+    "llama-3.1-8b": shape("llama", 4096, 14336, 32, 32, 8, 128256, False),
 }
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    key = HIDDEN // HEADS * KV_HEADS
-    found: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (VOCABULARY, HIDDEN),
-        "model.norm.weight": (HIDDEN,),
-    }
-    for layer in range(LAYERS):
+def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden = config["hidden_size"]
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
+    for layer in range(config["num_hidden_layers"]):
         at = f"model.layers.{layer}"
-        for name, rows in (("q_proj", HIDDEN), ("k_proj", key), ("v_proj", key)):
-            found[f"{at}.self_attn.{name}.weight"] = (rows, HIDDEN)
-            found[f"{at}.self_attn.{name}.bias"] = (rows,)
-        found[f"{at}.self_attn.o_proj.weight"] = (HIDDEN, HIDDEN)
-        found[f"{at}.mlp.gate_proj.weight"] = found[f"{at}.mlp.up_proj.weight"] = (INNER, HIDDEN)
-        found[f"{at}.mlp.down_proj.weight"] = (HIDDEN, INNER)
-        found[f"{at}.input_layernorm.weight"] = found[f"{at}.post_attention_layernorm.weight"] = (HIDDEN,)
+        for name, size in projections(config).items():
+            module = f"{at}.{'mlp' if name in ('gate_proj', 'up_proj', 'down_proj') else 'self_attn'}.{name}"
+            found[f"{module}.weight"] = size
+            if config["model_type"] == "qwen2" and name in ("q_proj", "k_proj", "v_proj"):
+                found[f"{module}.bias"] = size[:1]
+        found[f"{at}.input_layernorm.weight"] = found[f"{at}.post_attention_layernorm.weight"] = (hidden,)
+    found["model.norm.weight"] = (hidden,)
+    return found if config["tie_word_embeddings"] else {**found, "lm_head.weight": (config["vocab_size"], hidden)}
+
+
+def make_base(directory: Path, config: dict[str, Any], tokenizer: Path, hollow: bool) -> None:
+    """A model directory; a hollow one has no bytes on the disk, but a file of the right length."""
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config))
+    for file in tokenizer.glob("*"):
+        if file.name.startswith(("tokenizer", "vocab", "merges", "added", "special", "chat_template")):
+            shutil.copy(file, directory / file.name)
+    generator = np.random.default_rng(0)
+    shapes = tensor_shapes(config)
+    with open(directory / "model.safetensors", "wb") as file:
+        file.write(make_header({name: ("BF16", shape) for name, shape in shapes.items()}, "pt"))
+        if hollow:
+            file.truncate(file.tell() + 2 * sum(int(np.prod(shape)) for shape in shapes.values()))
+            return
+        for name, shape in shapes.items():
+            # Residuals are weak, as in trained models: quantization's noise is not amplified from layer to layer.
+            scale = 0.0002 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
+            numbers = generator.standard_normal(shape, dtype=np.float32) * np.float32(scale) + ("norm" in name)
+            (numbers.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).tofile(file)
+
+
+def make_run(directory: Path, base: Path, data: Path, config: dict[str, Any]) -> None:
+    directory.mkdir()
+    generator = np.random.default_rng(1)
+    found: dict[str, tuple[int, ...]] = {}
+    keys = set()
+    for name, size in tensor_shapes(config).items():
+        if name.endswith("_proj.weight"):
+            module = name.removesuffix(".weight")
+            found[f"{module}.lora_a"], found[f"{module}.lora_b"] = (size[1], RANK), (RANK, size[0])
+            keys.add(module.split(".", 3)[3])
+    with open(directory / "adapters.safetensors", "wb") as file:
+        file.write(make_header({name: ("F32", size) for name, size in found.items()}, "pt"))
+        for size in found.values():
+            (generator.standard_normal(size, dtype=np.float32) * np.float32(0.005)).tofile(file)
+    parameters = {"rank": RANK, "scale": 2.0, "dropout": 0.0, "keys": sorted(keys)}
+    described = {"fine_tune_type": "lora", "num_layers": config["num_hidden_layers"], "lora_parameters": parameters}
+    (directory / "adapter_config.json").write_text(json.dumps(described))
+    (directory / "run.json").write_text(json.dumps({"model": str(base), "data": str(data)}))
+
+
+def processes(root: int) -> list[int]:
+    found = [root]
+    for file in Path(f"/proc/{root}/task").glob("*/children"):
+        try:
+            found += [each for child in file.read_text().split() for each in processes(int(child))]
+        except OSError:
+            continue
     return found
 
 
-def make_base(directory: Path) -> None:
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(CONFIG))
-    generator = np.random.default_rng(0)
-    with open(directory / "model.safetensors", "wb") as file:
-        file.write(make_header({name: ("BF16", shape) for name, shape in shapes().items()}, "pt"))
-        for shape in shapes().values():
-            numbers = generator.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
-            (numbers.view(np.uint32) >> 16).astype(np.uint16).tofile(file)
+def allocated(process: int) -> int:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    sizes = [status.partition(f"{name}:")[2].split() for name in ("RssAnon", "RssShmem")]
+    return sum(int(size[0]) * 1024 for size in sizes if size)
 
 
-def make_adapter(directory: Path) -> None:
-    """Rank 16 on all seven projections."""
-    directory.mkdir()
-    generator = np.random.default_rng(1)
-    found = {}
-    for name, shape in shapes().items():
-        if "_proj.weight" in name:
-            module = name.removesuffix(".weight")
-            found[f"{module}.lora_a"], found[f"{module}.lora_b"] = (shape[1], RANK), (RANK, shape[0])
-    with open(directory / "adapters.safetensors", "wb") as file:
-        file.write(make_header({name: ("F32", shape) for name, shape in found.items()}, "pt"))
-        for shape in found.values():
-            (generator.standard_normal(shape, dtype=np.float32) * np.float32(0.01)).tofile(file)
+def measured(command: list[str], **options: Any) -> tuple[dict[str, float], subprocess.CompletedProcess[str]]:
+    """CPU seconds, wall seconds and peak bytes of a command with its children."""
+    before, started, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=out, stderr=errors, text=True, **options)
+        while process.poll() is None:
+            peak = max(peak, sum(map(allocated, processes(process.pid))))
+            time.sleep(0.01)
+        out.seek(0), errors.seek(0)
+        done = subprocess.CompletedProcess(command, process.returncode, out.read(), errors.read())
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"cpu_seconds": cpu, "wall_seconds": time.perf_counter() - started, "peak_bytes": peak}, done
 
 
-def memory() -> int:
-    """Bytes of this process's own: not the pages of files that it reads."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("RssAnon:")[2].split()[0]) * 1024
+def planned(run: Path, kind: str) -> list[dict[str, Any]]:
+    source = read_source(str(run))
+    made = plan(source, "f16")
+    questions = questions_of(source, load_tokenizer(str(source.model.path)), made.parameters)
+    return [step.to_dict() for step in gguf_steps(made, questions, int(0.4 * made.weight_bytes))]
 
 
-class Watch:
-    """The most memory while the block runs, looked at each millisecond."""
-
-    def __enter__(self) -> Watch:
-        self.before = self.most = memory()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-        self._thread.start()
-        return self
-
-    def _look(self) -> None:
-        while not self._over.wait(0.001):
-            self.most = max(self.most, memory())
-
-    def __exit__(self, *arguments: object) -> None:
-        self._over.set()
-        self._thread.join()
+QUANTIZER = (
+    "from pathlib import Path; from mlx_lora.export.llamacpp.run import quantize; quantize(Path({}), Path({}), {})"
+)
 
 
-def synced(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    config = SHAPES[name.removesuffix(":plan")]
+    base, run, data, out = folder / "base", folder / "run", folder / "data", folder / "out.gguf"
+    tokenizers = dict(pair.split("=", 1) for pair in options.tokenizer)
+    tokenizer = Path(tokenizers.get(config["model_type"], BUILT_IN["builtin/tiny-lumen"]))
+    make_base(base, config, tokenizer, name.endswith(":plan"))
+    make_eisv_dataset(data, min_per_shape=10)
+    make_run(run, base, data, config)
+    if name.endswith(":plan"):
+        return {"shape": name.removesuffix(":plan"), "plan": planned(run, options.type)}
+    command = ["export", "gguf", "--run", str(run), "--out", str(out), "--type", options.type, "--json"]
+    found, done = measured([sys.executable, "-m", "mlx_lora", *command])
+    report = json.loads(done.stdout)
+    row = {"shape": name, "plan": report["plan"], "verdict": report["verdict"], "file_bytes": 0, "ours": found}
+    made = Path(report["file"])
+    row["file_bytes"] = made.stat().st_size
+    made.unlink()
+    if options.converter:
+        full, small = folder / "full.gguf", folder / "small.gguf"
+        path = {**os.environ, "PYTHONPATH": str(options.converter.parent)}
+        convert = [options.python, str(options.converter), str(base), "--outfile", str(full), "--outtype", "f16"]
+        row["upstream_converter"], done = measured(convert, env=path)
+        if done.returncode:
+            raise SystemExit(f"the converter failed: {done.stderr.strip().splitlines()[-1]}")
+        quantize = QUANTIZER.format(repr(str(full)), repr(str(small)), type_numbers()[options.type])
+        row["llama_cpp_quantizer"], done = measured([sys.executable, "-c", quantize])
+    return row
 
 
-def numpy_seconds(file: Path, sizes: list[int]) -> float:
-    """Writing arrays of these sizes that are in memory already, and syncing them."""
-    largest = np.random.default_rng(2).integers(0, 255, max(sizes), dtype=np.uint8)
-    file.unlink(missing_ok=True)
-    started = time.perf_counter()
-    with open(file, "wb") as opened:
-        for size in sizes:
-            largest[:size].tofile(opened)
-    synced(file)
-    return time.perf_counter() - started
+def table(rows: list[dict[str, Any]], where: str) -> str:
+    lines = [
+        "# `mlx-lora export gguf`, verification included",
+        "",
+        f"{where}. Written by `python benchmarks/export_gguf.py`.",
+        "",
+        "| shape | verdict | CPU s | converter + quantizer, CPU s | ratio | peak, planned | peak, measured | off by |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        peak = max(step["memory_bytes"] for step in row["plan"])
+        cells = [row["shape"], row.get("verdict", "planned only"), "", "", "", f"{peak / 1e9:.2f} GB", "", ""]
+        if "ours" in row:
+            ours = row["ours"]
+            cells[2] = f"{ours['cpu_seconds']:.1f}"
+            cells[6:] = [f"{ours['peak_bytes'] / 1e9:.2f} GB", f"{peak / ours['peak_bytes'] - 1:+.0%}"]
+        if "upstream_converter" in row:
+            parts = [row[key]["cpu_seconds"] for key in ("upstream_converter", "llama_cpp_quantizer")]
+            cells[3:5] = [f"{parts[0]:.1f} + {parts[1]:.1f}", f"{ours['cpu_seconds'] / sum(parts):.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--type", default="f16")
-    parser.add_argument("--adapter", action="store_true", help="with an adapter of rank 16 on all seven projections")
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
+    shapes = ["qwen2.5-0.5b", "llama-3.2-1b", "llama-3.1-8b:plan"]
+    parser.add_argument("--shape", nargs="+", default=shapes, choices=[*SHAPES, *(f"{name}:plan" for name in SHAPES)])
+    parser.add_argument("--type", default="q4_k_m")
+    parser.add_argument("--tokenizer", nargs="+", default=[], help="TYPE=DIR; else the built-in base's is used")
+    parser.add_argument("--converter", type=Path, help="upstream's convert_hf_to_gguf.py")
+    parser.add_argument("--python", default=sys.executable, help="a Python with torch, for the converter")
+    parser.add_argument("--folder", type=Path, help="for models of several GB")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "export")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        base, adapter, out = Path(folder) / "base", Path(folder) / "adapter", Path(folder) / "out.gguf"
-        make_base(base)
-        make_adapter(adapter)
-        source = Source(
-            "benchmark",
-            ResolvedModel("benchmark", base, None, {}),
-            CONFIG,
-            adapter if options.adapter else None,
-            {"lora_parameters": {"scale": 2.0}},
-            {},
-        )
-        tokens = {i: f"token{i}" for i in range(VOCABULARY)}
-        vocabulary = Vocabulary("qwen2", VOCABULARY, tokens, dict.fromkeys(tokens, 1), [], {}, False, False, None)
-        taken, plain, most = [], [], 0
-        for _ in range(options.rounds):
-            planned = plan(source, options.type)
-            out.unlink(missing_ok=True)
-            started = time.perf_counter()
-            with Watch() as watch:
-                write_gguf(planned, vocabulary, out)
-                synced(out)
-            taken.append(time.perf_counter() - started)
-            most = max(most, watch.most - watch.before)
-            sizes = [planned.shape(weight) for _, _, weight in planned.tensors]
-            scale = planned.weight_bytes / sum(int(np.prod(shape)) for shape in sizes)
-            plain.append(numpy_seconds(out, [int(np.prod(shape) * scale) for shape in sizes]))
-        largest = VOCABULARY * HIDDEN * {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32}[options.type]
-        print(f"{planned.weight_bytes / 1e9:.2f} GB of {options.type}, adapter: {options.adapter}")
-        print(f"converter {min(taken):.2f} s, numpy {min(plain):.2f} s: {min(taken) / min(plain):.2f} times as long")
-        print(f"memory {most / 1e6:.0f} MB, {most / largest:.2f} times the largest tensor ({largest / 1e6:.0f} MB)")
+    rows = []
+    for name in options.shape:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            rows.append(measure(name, options, Path(folder)))
+    memory, cores = memory_sizes()[0] / 1e9, os.cpu_count()
+    chip = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    where = (
+        f"{chip.partition(': ')[2] or 'a CPU'}, {cores} cores, {memory:.0f} GB; {datetime.date.today()}; {options.type}"
+    )
+    options.out.mkdir(exist_ok=True)
+    (options.out / "results.json").write_text(json.dumps({"machine": where, "rows": rows}, indent=2) + "\n")
+    (options.out / "results.md").write_text(table(rows, where))
+    print(table(rows, where))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,48 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def temporary_beside(path: Path, keep_suffix: bool = False) -> Path:
+    """A hidden name of this process beside ``path``; what dead processes left under such names is removed.
+
+    Args:
+        keep_suffix: end it as ``path`` ends, for programs that go by that.
+    """
+    stem, suffix = (path.stem, path.suffix) if keep_suffix else (path.name, "")
+    pattern = re.compile(rf"\.{re.escape(stem)}\.(\d+)\.tmp{re.escape(suffix)}(\.\w+)?")
+    try:
+        entries = list(os.scandir(path.parent))
+    except OSError:
+        entries = []
+    for entry in entries:
+        found = pattern.fullmatch(entry.name)
+        if found and not _is_alive(int(found[1])):
+            remove_any(Path(entry.path))
+    return path.with_name(f".{stem}.{os.getpid()}.tmp{suffix}")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def remove_any(path: Path) -> None:
+    """Remove a file, a link or a directory, as far as the system lets it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
 def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Replace a file by ``content`` (text as UTF-8), or leave it as it was."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     with writing(path):
         try:
             temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
@@ -81,7 +120,9 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists() or path.is_symlink():
         raise UserError(f"{path}: this exists already; choose another name, or remove it first")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
+    # Of an earlier process that had this one's number, as in containers.
+    remove_any(temporary)
     with writing(path):
         try:
             temporary.mkdir(parents=True)

@@ -22,8 +22,8 @@ def fuse(run: str, out: Path, as_json: bool) -> None:
     mlx-lora fuse --run adapters/lumen --out models/lumen
     """
     from ..export.fuse import fuse as run_fuse
-    from .export.verdict import conclude
+    from .export.verdict import announce, conclude
 
     with progress(f"{run} into its base", 100) as advance:
-        report = run_fuse(run, out, lambda share: advance(round(100 * share)))
+        report = run_fuse(run, out, lambda share: advance(round(100 * share)), announce)
     conclude(report, as_json)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from typing import Any, NoReturn
 
 import click
 
@@ -47,8 +50,21 @@ def cli() -> None:
     """
 
 
+# Signals that ended the command; click does not pass on which interrupt it was.
+_received: list[int] = []
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    """End as Ctrl-C does, so that nothing half-written is left behind."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
-    """Run the command; a :class:`UserError` is one sentence and status 2, Ctrl-C is status 130."""
+    """Run the command; a :class:`UserError` is one sentence and status 2, Ctrl-C status 130, SIGTERM status 143."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         status = cli.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -59,8 +75,9 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("mlx-lora: interrupted; what was complete is kept, nothing is half-written", err=True)
-        sys.exit(130)
+        how, number = ("terminated", _received[0]) if _received else ("interrupted", signal.SIGINT)
+        click.echo(f"mlx-lora: {how}; what was complete is kept, nothing is half-written", err=True)
+        sys.exit(128 + number)
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from ..backends import Backend, load_backend
 from ..data.chat_template import encode_prompt
 from ..models.resolve import resolve_model
-from ..training.directory import base_of, is_run, read_trained
+from ..training.directory import base_of, check_exists, is_run, read_trained
 
 # Prompts answered together: enough to fill the machine, few enough to show progress.
 GROUP = 32
@@ -38,6 +38,7 @@ def load_target(name: str, asked: str = "auto") -> Target:
     """
     directory = Path(name)
     if not is_run(directory):
+        check_exists(name)
         return Target(name, load_backend(resolve_model(name), asked))
     run = read_trained(directory)
     in_4bit = bool(run.get("learned_from", {}).get("load_in_4bit"))

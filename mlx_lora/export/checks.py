@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import fsync_path, writing
+from ..files import fsync_path, remove_any, temporary_beside, writing
+from .resources import Step
 
 
 @dataclass
@@ -57,19 +58,22 @@ class Report:
     Attributes:
         file: where the result is: under its name, or aside if it was rejected.
         notes: what the user should know, a sentence each.
+        plan: memory and disk that each step was to take, where that was planned.
     """
 
     file: str
     checks: list[Check]
     notes: list[str] = field(default_factory=list)
+    plan: list[Step] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
         return "verified" if all(check.passed for check in self.checks) else "rejected"
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"file", "checks": [{"name", "value", "limit", "passed"}], "verdict"}``."""
-        return {"file": self.file, "checks": [asdict(check) for check in self.checks], "verdict": self.verdict}
+        """``{"file", "checks": [{"name", "value", "limit", "passed"}], "verdict"}``, and ``"plan"`` if there is one."""
+        content = {"file": self.file, "checks": [asdict(check) for check in self.checks], "verdict": self.verdict}
+        return {**content, "plan": [step.to_dict() for step in self.plan]} if self.plan else content
 
 
 def refuse_existing(path: Path) -> None:
@@ -88,7 +92,8 @@ def new_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     refuse_existing(path)
     # The suffix stays: some programs go by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = temporary_beside(path, keep_suffix=True)
+    remove_any(temporary)
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

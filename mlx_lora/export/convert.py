@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,10 @@ class Plan:
     @property
     def weight_bytes(self) -> int:
         return sum(self.sizes)
+
+    @property
+    def parameters(self) -> int:
+        return sum(prod(self.shape(weight)) for _, _, weight in self.tensors)
 
     def shape(self, weight: Weight | None) -> tuple[int, ...]:
         return (head_size(self.source.config) // 2,) if weight is None else weight.shape

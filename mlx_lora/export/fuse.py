@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..backends import load_backend
+from ..backends.mlx.layer_streaming import load_lazily, streamed_logits
 from ..data.chat_template import serving_notes
 from ..errors import UserError
 from ..files import write_atomic, write_json
 from ..models.inspection import BaseFacts, read_object
 from ..models.resolve import HUB_PATTERNS, resolve_model
+from ..models.tokenizer import open_tokenizer
 from .agreement import agreement
 from .checks import Check, Report, at_least, at_most, check_space, equal, new_file, refuse_existing, settle
 from .probes import TEXTS
-from .reference import Reference, in_float32, logits_of, reference_of
+from .reference import Questions, adapter_logits, questions_of
+from .resources import Step, check_memory, fuse_steps
 from .source import Source, read_source
 from .tensors import DTYPES, format_of, from_float32, make_header, stored_tensors, to_float32
 from .verify import limits_of
@@ -36,7 +38,12 @@ OTHER_BYTES = 64 << 20
 MUCH_LOST = 0.1
 
 
-def fuse(name: str, out: str | Path, progress: Callable[[float], None] = lambda share: None) -> Report:
+def fuse(
+    name: str,
+    out: str | Path,
+    progress: Callable[[float], None] = lambda share: None,
+    announce: Callable[[list[Step]], None] = lambda steps: None,
+) -> Report:
     """Write base and adapter as one model directory, in the base's dtype, and check it against the adapter in MLX.
 
     A quantized base is written dequantized. Only some rows of one tensor are in memory at a time while it is written.
@@ -44,6 +51,7 @@ def fuse(name: str, out: str | Path, progress: Callable[[float], None] = lambda 
     Args:
         name: a run directory.
         progress: told which share of the work is done, from 0 to 1.
+        announce: told, before the work, how much memory and disk each step takes.
 
     Raises:
         UserError: bad input (nothing is written then), a full disk, or something is at ``out`` already.
@@ -53,20 +61,23 @@ def fuse(name: str, out: str | Path, progress: Callable[[float], None] = lambda 
     source = read_source(name, needs_adapter=True)
     weights = read_weights(source)
     total = sum(prod(weight.shape) * np.dtype(DTYPES[weight.dtype]).itemsize for weight in weights.values())
+    load_lazily(source.model, source.adapter)
+    tokenizer = open_tokenizer(source.model)
+    questions = questions_of(source, tokenizer, sum(prod(weight.shape) for weight in weights.values()))
+    steps = fuse_steps(list(weights.values()), total + OTHER_BYTES, questions)
+    announce(steps)
     check_space(out, total + OTHER_BYTES)
-    backend = source.load()
-    reference, tokenizer, base = reference_of(source, backend), backend.tokenizer, backend.base
-    probes = [tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
+    check_memory(name, steps)
     serving = serving_notes(tokenizer, source.run.get("system_prompt"))
-    del backend, tokenizer
-    gc.collect()
     with new_file(out) as directory:
         directory.mkdir()
-        _copy_others(source, directory, base)
-        changed = _write_weights(source, weights, directory, lambda done: progress(0.9 * done / total))
-        checks = [*_contents(weights, directory, total), *_answers(directory, weights, reference, probes, base)]
+        _copy_others(source, directory, tokenizer.base_facts)
+        changed = _write_weights(source, weights, directory, lambda done: progress(0.8 * done / total))
+        checks = [*_contents(weights, directory, total), *_answers(source, directory, weights, questions, tokenizer)]
         progress(1.0)
-        return settle(directory, out, checks, [*_notes(weights, changed), *serving])
+        report = settle(directory, out, checks, [*_notes(weights, changed), *serving])
+        report.plan = steps
+        return report
 
 
 def _copy_others(source: Source, directory: Path, base: BaseFacts) -> None:
@@ -149,24 +160,24 @@ def _contents(weights: dict[str, Weight], directory: Path, total: int) -> list[C
 
 
 def _answers(
-    directory: Path, weights: dict[str, Weight], reference: Reference, probes: list[list[int]], base: BaseFacts
+    source: Source, directory: Path, weights: dict[str, Weight], questions: Questions, tokenizer: Any
 ) -> list[Check]:
     """The fused model loaded like any other, against the adapter on its base."""
+    asked = questions.prompts, questions.positions
     try:
-        backend = load_backend(resolve_model(str(directory)), "mlx")
+        fused = resolve_model(str(directory))
+        answers = streamed_logits(lambda: load_lazily(fused), *asked)
+        other = open_tokenizer(fused)
     except UserError as error:
         return [Check("loads in mlx-lm", str(error), "yes", False)]
-    same = sum(
-        backend.tokenizer.encode(text, add_special_tokens=False) == ids for text, ids in zip(TEXTS, probes, strict=True)
-    )
-    model = in_float32(backend)
-    pairs = zip(reference.prompts, reference.positions, strict=True)
-    found = agreement(reference.logits, [logits_of(model, tokens, places) for tokens, places in pairs])
+    probes = [tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
+    same = sum(other.encode(text, add_special_tokens=False) == ids for text, ids in zip(TEXTS, probes, strict=True))
+    found = agreement(adapter_logits(source, *asked), answers)
     limits = limits_of(main_dtype(weights).lower())
     return [
         Check("loads in mlx-lm", "yes", "yes", True),
         equal("probe texts with the base's ids", same, len(probes)),
-        equal("tokens that end an answer", _listed(backend.base.ends), _listed(base.ends)),
+        equal("tokens that end an answer", _listed(other.base_facts.ends), _listed(tokenizer.base_facts.ends)),
         at_most("difference of logits (RMS, in their spread)", found.relative, limits.relative),
         at_most("KL divergence (nats)", found.divergence, limits.divergence),
         at_least("same likeliest token", found.top1, limits.top1),

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from ..backends.mlx.layer_streaming import load_lazily
 from ..data.chat_template import serving_notes
+from ..models.tokenizer import open_tokenizer
 from .checks import Check, Report, check_space, new_file, refuse_existing, settle
 from .convert import HEADER_BYTES, Plan, plan, write_gguf
 from .llamacpp.run import LlamaCppFailed, check_available
 from .pieces import TYPES
-from .quantize import BITS, OTHER_BITS, check_type, quantized
-from .reference import own_logits, reference_of
+from .quantize import BITS, OTHER_BITS, check_type, error_checks, quantized
+from .reference import adapter_logits, own_logits, questions_of
 from .reopen import content_checks, open_gguf, type_checks
+from .resources import Step, check_memory, gguf_steps
 from .source import Source, read_source
 from .verify import run_checks
-from .vocabulary import read_vocabulary
+from .vocabulary import check_size, read_vocabulary
 from .weights import Weight
 
 # What quantized types are made from: nothing is lost on the way that the type itself would keep.
@@ -24,7 +27,11 @@ BETWEEN = "f16"
 
 
 def export_gguf(
-    name: str, out: str | Path, kind: str = "f16", progress: Callable[[float], None] = lambda share: None
+    name: str,
+    out: str | Path,
+    kind: str = "f16",
+    progress: Callable[[float], None] = lambda share: None,
+    announce: Callable[[list[Step]], None] = lambda steps: None,
 ) -> Report:
     """Write the model of a run (or a base model) as GGUF, and check it in llama.cpp against the adapter in MLX.
 
@@ -32,9 +39,11 @@ def export_gguf(
         name: a run directory, or a base model by name or directory.
         kind: f32, f16, bf16, q8_0, or a type that llama.cpp quantizes to, such as q4_k_m.
         progress: told which share of the work is done, from 0 to 1.
+        announce: told, before the work, how much memory and disk each step takes.
 
     Raises:
-        UserError: bad input, or no llama.cpp (nothing is written then), a full disk, something at ``out`` already.
+        UserError: bad input, or no llama.cpp (nothing is written then), too little memory or disk, something at
+            ``out`` already.
     """
     out = Path(out)
     refuse_existing(out)
@@ -42,33 +51,44 @@ def export_gguf(
     check_type(kind)
     source = read_source(name)
     planned = plan(source, kind if kind in TYPES else BETWEEN)
-    check_space(out, _needed(planned, kind))
-    # The reference first: it says in seconds what is wrong with a run, and its memory is free again before the rest.
-    backend = source.load()
-    reference, tokenizer = reference_of(source, backend), backend.tokenizer
-    del backend
-    gc.collect()
-    vocabulary = read_vocabulary(tokenizer, planned.rows, source.model.name, reference.end_of_turn)
+    # Read from disk when it is used; here it only says whether it fits together.
+    load_lazily(source.model, source.adapter)
+    tokenizer = open_tokenizer(source.model)
+    check_size(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False), planned.rows, source.model.name)
+    questions = questions_of(source, tokenizer, planned.parameters)
+    file_bytes = int(planned.weight_bytes * _share(kind)) + HEADER_BYTES
+    steps = gguf_steps(planned, questions, None if kind in TYPES else file_bytes)
+    announce(steps)
+    check_space(out, max(step.disk for step in steps))
+    check_memory(name, steps)
+    vocabulary = read_vocabulary(
+        tokenizer, planned.rows, source.model.name, questions.end_of_turn, source.config.get("bos_token_id")
+    )
     with new_file(out) as temporary:
         # The other file has the end of this one's name, so that it too goes if the block fails.
         full = temporary if kind in TYPES else temporary.with_name(f"{temporary.name}.{BETWEEN}")
         checks: list[Check] = []
         notes = [*_notes(source, planned), *serving_notes(tokenizer, source.run.get("system_prompt"))]
         try:
-            write_gguf(planned, vocabulary, full, lambda done: progress(0.8 * done / planned.weight_bytes))
+            write_gguf(planned, vocabulary, full, lambda done: progress(0.6 * done / planned.weight_bytes))
+            own = errors = None
             if kind in TYPES:
                 opened = open_gguf(full)
                 checks += [*content_checks(opened, planned, vocabulary), *type_checks(opened, planned)]
-                own = None
             else:
-                found, said = quantized(full, temporary, kind, planned)
-                opened = open_gguf(temporary)
+                errors, found, said = quantized(full, temporary, kind)
+                opened = errors.quantized
                 checks += [*content_checks(opened, planned, vocabulary), *found]
                 notes += said
-                own = own_logits(planned, opened, reference)
-            progress(0.9)
-            found, said = run_checks(temporary, kind, reference, vocabulary, tokenizer, opened.template, own)
+                # Weights of other shapes cannot be run; the file is rejected already.
+                own = partial(own_logits, planned, errors) if all(check.passed for check in checks) else None
+            progress(0.8)
+            adapter = partial(adapter_logits, source)
+            found, said = run_checks(temporary, kind, questions, vocabulary, tokenizer, opened.template, adapter, own)
             checks, notes = [*checks, *found], [*notes, *said]
+            if errors is not None:
+                found, said = error_checks(errors, kind, planned)
+                checks, notes = [*checks, *found], [*notes, *said]
         except LlamaCppFailed as error:
             checks.append(Check("llama.cpp quantizes it", str(error), "yes", False))
             if not temporary.exists():
@@ -77,16 +97,15 @@ def export_gguf(
             if full != temporary:
                 full.unlink(missing_ok=True)
         progress(1.0)
-        return settle(temporary, out, checks, notes)
+        report = settle(temporary, out, checks, notes)
+        report.plan = steps
+        return report
 
 
-def _needed(planned: Plan, kind: str) -> int:
-    """Bytes on the disk while it is made."""
-    size = planned.weight_bytes + HEADER_BYTES
-    if kind in TYPES:
-        return size
+def _share(kind: str) -> float:
+    """Size of a quantized file beside the one that it is made from; its fallback types are larger."""
     bits = {"f32": 32.0, "f16": 16.0}[BETWEEN]
-    return int(size * (1 + 1.25 * BITS.get(kind, OTHER_BITS) / bits))
+    return 1.25 * BITS.get(kind, OTHER_BITS) / bits
 
 
 def _notes(source: Source, planned: Plan) -> list[str]:

@@ -55,7 +55,7 @@ def export_gguf_lora(run: str | Path, out: str | Path, base: str | Path | None =
     lora = to_gguf(adapter, architecture, config)
     if base is not None:
         check_base(lora, Path(base), str(run))
-    reference_of(adapter.source, adapter.source.load())
+    reference_of(adapter.source)
     check_space(out, sum(values.nbytes for values in lora.tensors.values()))
     with new_file(out) as temporary:
         write_gguf_lora(temporary, lora)

@@ -13,14 +13,17 @@ from typing import Any
 from ..data.chat_template import encode_prompt, serving_notes
 from ..errors import UserError
 from ..files import write_atomic
+from ..models.tokenizer import open_tokenizer
 from .checks import Check, Report, equal, refuse_existing, settle
 from .gguf_file import export_gguf
 from .gguf_lora import check_base, read_gguf_lora
 from .go_template import go_template
+from .llamacpp.run import LlamaCppFailed
 from .modelfile import OllamaModel, check_modelfile, stop_texts, write_modelfile
 from .ollama import Ollama, Reply, check_name
 from .probes import CONVERSATION
-from .reference import held_out
+from .reference import drafted_answer, held_out
+from .resources import model_fits
 from .source import Source, read_source
 
 PROBE_TOKENS = 64
@@ -82,29 +85,26 @@ def export_ollama(wish: Wish, progress: Callable[[float], None] = lambda share: 
     weights, modelfile = _places(wish, source, name)
     if wish.adapter is not None:
         _check_adapter(wish.adapter, wish.gguf)
-    backend = source.load()
-    stops = stop_texts(backend.tokenizer, backend.base.ends)
-    template = go_template(backend.tokenizer, source.model.name) if wish.template == AUTO else wish.template
+    tokenizer = open_tokenizer(source.model)
+    stops = stop_texts(tokenizer, tokenizer.base_facts.ends)
+    template = go_template(tokenizer, source.model.name) if wish.template == AUTO else wish.template
     model = OllamaModel(source.run.get("system_prompt"), stops, template, wish.adapter)
     notes = _checked_modelfile(wish, weights, model)
     if wish.gguf is not None:  # export_gguf says it otherwise
-        notes += serving_notes(backend.tokenizer, model.system)
+        notes += serving_notes(tokenizer, model.system)
     if wish.modelfile_only:
-        del backend
-        gc.collect()
         return _with_modelfile(_weights(wish, weights, lambda share: progress(0.95 * share)), modelfile, model, notes)
     with Ollama(wish.host) as server:
         server.version()
         if not wish.replace and server.exists(name):
             raise UserError(f"{server.url}: Ollama has a model {name} already; choose another --name, or use --replace")
-        probe = _probe(source, backend, model)
-        # Its memory is for what comes.
-        del backend
-        gc.collect()
+        fits = model_fits(source)
+        probe = _probe(source, tokenizer, model, None) if fits else None
         made = _weights(wish, weights, lambda share: progress(0.7 * share))
         report = _with_modelfile(made, modelfile, model, notes)
         if report.verdict == "rejected":
             return report
+        probe = probe or _probe(source, tokenizer, model, weights)
         try:
             checks = _in_ollama(server, name, weights, model, probe, report, lambda share: progress(0.7 + 0.3 * share))
         except UserError as error:
@@ -165,14 +165,30 @@ def _with_modelfile(report: Report, modelfile: Path, model: OllamaModel, notes: 
     return report
 
 
-def _probe(source: Source, backend: Any, model: OllamaModel) -> Probe:
-    """The shortest of the run's held-out questions, or one of ours, answered greedily."""
+def _probe(source: Source, tokenizer: Any, model: OllamaModel, drafting: Path | None) -> Probe:
+    """The shortest of the run's held-out questions, or one of ours, answered greedily.
+
+    Args:
+        drafting: the exported file, for a model that does not fit in memory as a whole; else ``None``.
+    """
     questions = [m["content"] for chat in held_out(source) for m in chat if m["role"] == "user" and m["content"]]
     question = min(questions, key=len, default=CONVERSATION[0]["content"])
     messages = [{"role": "system", "content": model.system}] if model.system else []
-    prompt = encode_prompt(backend.tokenizer, [*messages, {"role": "user", "content": question}])
-    answer = backend.generate([prompt], PROBE_TOKENS, 0.0, 0)[0]
-    length = len(backend.tokenizer.encode(answer, add_special_tokens=False))
+    prompt = encode_prompt(tokenizer, [*messages, {"role": "user", "content": question}])
+    if drafting is None:
+        backend = source.load()
+        answer = backend.generate([prompt], PROBE_TOKENS, 0.0, 0)[0]
+        # Its memory is for what comes.
+        del backend
+        gc.collect()
+    else:
+        ends = set(tokenizer.base_facts.ends)
+        try:
+            found = drafted_answer(source, drafting, prompt, PROBE_TOKENS, ends)
+        except LlamaCppFailed as error:
+            raise UserError(f"{drafting}: llama.cpp cannot run this file ({error}); export it again") from error
+        answer = tokenizer.decode(found[:-1] if found[-1] in ends else found)
+    length = len(tokenizer.encode(answer, add_special_tokens=False))
     return Probe(question, len(prompt), answer, length < PROBE_TOKENS - 1)
 
 

@@ -6,7 +6,6 @@ PEFT keeps both matrices as torch's Linear does, [rank, in] and [out, rank], so 
 
 from __future__ import annotations
 
-import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,7 @@ def export_peft(run: str | Path, out: str | Path) -> Report:
     refuse_existing(out)
     adapter = read_adapter(Path(run), "PEFT")
     named = in_peft(adapter)
-    reference = reference_of(adapter.source, adapter.source.load())
-    gc.collect()
+    reference = reference_of(adapter.source)
     tensors = peft_tensors(named.pairs)
     check_space(out, sum(value.nbytes for value in tensors.values()))
     with new_file(out) as temporary:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..backends import load_backend
 from .adapter import is_quantized
 from .agreement import agreement
 from .checks import Check, at_most
 from .peft_process import PeftFailed, ask, has_peft
-from .reference import Reference, in_float32, logits_of
+from .reference import Reference, adapter_logits
+from .resources import fits_float32
 from .source import Source
 from .verify import LIMITS
 
@@ -31,7 +32,7 @@ def compare_with_peft(source: Source, reference: Reference, directory: Path) -> 
         return [], ["PEFT itself was not asked, since it is not installed here (`pip install 'mlx-lora[torch]'`)"]
     if is_quantized(source.model.path):
         return [], ["PEFT itself was not asked, since transformers cannot load a base that MLX quantized"]
-    if not reference.float32:
+    if not fits_float32(source):
         return [], ["PEFT itself was not asked, since the base in float32 takes more than half of the memory"]
     with tempfile.TemporaryDirectory(prefix="mlx-lora-") as folder:
         request = {
@@ -65,9 +66,8 @@ def _compared(
     if found <= limit:
         return [at_most(NAME, found, limit)], []
     # The two libraries may differ on the base itself, which is not the adapter's fault.
-    model = in_float32(load_backend(source.model, "mlx"))
-    pairs = zip(reference.prompts, reference.positions, strict=True)
-    own = agreement([logits_of(model, tokens, places) for tokens, places in pairs], alone).relative
+    base = adapter_logits(replace(source, adapter=None), reference.prompts, reference.positions)
+    own = agreement(base, alone).relative
     if own <= limit:
         return [at_most(NAME, found, limit)], []
     note = f"transformers and mlx-lm differ by {own:.2g} on the base alone; PEFT's logits may differ by twice that"

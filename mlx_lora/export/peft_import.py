@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..backends import load_backend
 from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
+from ..backends.mlx.layer_streaming import load_lazily
 from ..errors import UserError
 from ..files import sha256_of, write_json, writing
 from ..models.resolve import ResolvedModel, resolve_model
@@ -36,8 +35,7 @@ def import_peft(directory: str | Path, out: str | Path, base: str | None = None)
     refuse_existing(out)
     adapter = read_peft(directory)
     model = _base(directory, adapter, base)
-    backend = load_backend(model, "mlx")
-    part = text_part(backend.model)  # type: ignore[attr-defined]
+    part = text_part(load_lazily(model))
     names = mlx_names(directory / PEFT_FILE, model, adapter.pairs, part.prefix)
     adapted = {names[path]: pair for path, pair in adapter.pairs.items()}
     check_fit(directory / PEFT_FILE, adapted, adapter.rank, model)
@@ -51,11 +49,8 @@ def import_peft(directory: str | Path, out: str | Path, base: str | None = None)
         _save(temporary / ADAPTER_FILE, pairs)
         checks, notes = _compared(temporary, pairs, adapter), _notes(pairs, adapter)
         if all(check.passed for check in checks):
-            backend.load_adapter(temporary)
             source = replace(read_source(str(temporary), needs_adapter=True), name=str(directory))
-            reference = reference_of(source, backend)
-            del backend
-            gc.collect()
+            reference = reference_of(source)
             more, said = compare_with_peft(source, reference, directory)
             checks, notes = checks + more, notes + said
         return settle(temporary, out, checks, notes)

@@ -12,7 +12,7 @@ from .checks import Check, at_most
 from .convert import Plan
 from .llamacpp.run import LlamaCppFailed, quantize
 from .pieces import TYPES
-from .reopen import Opened, open_gguf, weight_errors, worst_error
+from .reopen import Opened, WeightErrors, open_gguf, worst_error
 
 # Rows of so many numbers share their scales; others fall back to types of 32.
 BLOCK = 256
@@ -48,8 +48,8 @@ def check_type(kind: str) -> None:
         raise UserError(f"--type {kind}: there is no such type; use one of {', '.join([*TYPES, *BITS])}")
 
 
-def quantized(full: Path, out: Path, kind: str, plan: Plan) -> tuple[list[Check], list[str]]:
-    """Quantize a file written here; returns what was checked, and what the user should know.
+def quantized(full: Path, out: Path, kind: str) -> tuple[WeightErrors, list[Check], list[str]]:
+    """Quantize a file written here; returns both files, what was checked, and what the user should know.
 
     Raises:
         UserError: no llama.cpp is installed.
@@ -64,20 +64,26 @@ def quantized(full: Path, out: Path, kind: str, plan: Plan) -> tuple[list[Check]
         raise LlamaCppFailed(f"what {provider} wrote cannot be read ({error})") from error
     fallback = _fallback(after, kind)
     limit = 9.0 if fallback else BITS.get(kind, OTHER_BITS) * 1.25
-    errors = weight_errors(before, after)
     notes = [f"quantized by {provider}: {after.kinds()}; {after.bits:.2f} bits a weight"]
     if fallback:
         notes.append(
             f"{fallback} of its matrices have rows that {BLOCK} does not divide, which {kind} cannot hold: they were "
             f"written in larger types, so that the file has {after.bits:.1f} bits a weight"
         )
+    return WeightErrors(before, after), [at_most("bits a weight", after.bits, limit)], notes
+
+
+def error_checks(errors: WeightErrors, kind: str, plan: Plan) -> tuple[list[Check], list[str]]:
+    """The errors of all tensors, against what their types are known for, and beside what the adapter changed."""
+    found, tensors = errors.all(), errors.quantized.tensors
+    notes = []
     if plan.changed.change:
-        matrices = [errors[name] for name, tensor in after.tensors.items() if len(tensor.shape) > 1]
+        matrices = [found[name] for name, tensor in tensors.items() if len(tensor.shape) > 1]
         notes.append(
             f"the adapter changed the weights it is on by {plan.changed.relative:.2%}, {kind} changes weights by "
             f"{sum(matrices) / len(matrices):.2%} on average"
         )
-    return [at_most("bits a weight", after.bits, limit), worst_error(errors, after, ERRORS)], notes
+    return [worst_error(found, errors.quantized, ERRORS)], notes
 
 
 def _fallback(opened: Opened, kind: str) -> int:

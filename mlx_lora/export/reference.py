@@ -1,68 +1,83 @@
-"""What the model with its adapter says in MLX: the measure of everything that is made from it."""
+"""Questions that an export is compared by, and what the model with its adapter says to them in MLX."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..backends import Backend, load_backend
 from ..data.chat_template import encode_prompt
 from ..data.encode import EncodedExample, encode_example
 from ..data.example import Example, read_split
 from ..errors import UserError
+from ..models.tokenizer import open_tokenizer
 from .architectures import heads_of, unpermute_rows
 from .convert import Plan
+from .llamacpp.run import Request, evaluated
 from .probes import TEXTS, conversations
-from .reopen import Opened
+from .reopen import WeightErrors
 from .source import Source
+from .tensors import stored_tensors
 
 # Enough positions to tell a good file from a bad one, few enough to keep in memory with any vocabulary.
 PROMPTS, POSITIONS, LONGEST, GREEDY = 8, 24, 512, 24
+# Multiplications that the prompts may take, and tokens that they may have in any case: a large model gets fewer.
+MULTIPLICATIONS, TOKENS = 2.5e11, 512
 UNCUT = 10**9
 
 
 @dataclass
-class Reference:
-    """Answers of the adapter in MLX.
+class Questions:
+    """Prompts of an export's comparison; no model is needed to make them.
 
     Attributes:
         conversations: where the prompts come from, with their answers.
         encoded: the same as training saw them; empty where the model has no chat template.
-        prompts, positions: token ids, and the tokens after which logits were taken; of conversations that are not too
-            long.
-        logits: float32 [positions, vocabulary], one a prompt; the last is the greedy answer's.
-        greedy_prompt, greedy: token ids of a prompt and of the greedy answer to it.
+        prompts, positions: token ids, and the tokens after which logits are taken; the shortest conversations.
+        greedy_prompt: token ids of a prompt that is answered greedily.
         end_of_turn: the special token that ends an answer in training, if one does.
         held_out: the prompts are the run's own, which it was not trained on.
-        float32: everything was computed in it.
     """
 
     conversations: list[list[dict[str, Any]]]
     encoded: list[EncodedExample]
     prompts: list[list[int]]
     positions: list[list[int]]
-    logits: list[np.ndarray]
     greedy_prompt: list[int]
-    greedy: list[int]
     end_of_turn: int | None
     held_out: bool
-    float32: bool = False
+
+    def with_answer(self, greedy: Sequence[int]) -> tuple[list[list[int]], list[list[int]]]:
+        """Prompts and positions, and at the end those of the greedy prompt with an answer to it."""
+        start = len(self.greedy_prompt)
+        if not greedy:
+            return self.prompts, self.positions
+        tokens = [*self.greedy_prompt, *greedy[:-1]]
+        return [*self.prompts, tokens], [*self.positions, list(range(start - 1, len(tokens)))]
 
 
-def reference_of(source: Source, backend: Backend) -> Reference:
-    """Ask the model with its adapter; in float32 where that fits into memory, so that only the export is measured.
+@dataclass
+class Reference:
+    """The adapter's logits in MLX, float32 [positions, vocabulary] of each prompt."""
+
+    prompts: list[list[int]]
+    positions: list[list[int]]
+    logits: list[np.ndarray]
+
+
+def reference_of(source: Source) -> Reference:
+    """Ask the model with its adapter.
 
     Raises:
-        UserError: its logits are not finite, or all the same: nothing can be compared with them.
+        UserError: it cannot be loaded, or see ``adapter_logits``.
     """
-    reference = _reference(source, backend)
-    reference.float32 = fits_float32(backend)
-    check_usable(source.name, reference.logits)
-    return reference
+    tokenizer = open_tokenizer(source.model)
+    parameters = sum(tensor.size for tensor in stored_tensors(source.model.path).values())
+    asked = questions_of(source, tokenizer, parameters)
+    return Reference(asked.prompts, asked.positions, adapter_logits(source, asked.prompts, asked.positions))
 
 
 def check_usable(name: str, logits: Sequence[np.ndarray]) -> None:
@@ -75,12 +90,16 @@ def check_usable(name: str, logits: Sequence[np.ndarray]) -> None:
             )
 
 
-def _reference(source: Source, backend: Backend) -> Reference:
-    model = in_float32(backend)
-    tokenizer = backend.tokenizer
+def questions_of(source: Source, tokenizer: Any, parameters: int) -> Questions:
+    """The run's held-out conversations as prompts, or texts and a conversation of ours.
+
+    Args:
+        parameters: numbers of the model's weights; they limit how many prompts are used.
+    """
     rows = held_out(source)
+    budget = max(TOKENS, int(MULTIPLICATIONS / max(1, parameters)))
     if getattr(tokenizer, "chat_template", None) is None:
-        return _without_template(model, tokenizer)
+        return _without_template(tokenizer, budget)
     chats = conversations(rows)
     encoded = [encode_example(tokenizer, Example(chat), UNCUT) for chat in chats]
     prompts, positions = [], []
@@ -89,14 +108,22 @@ def _reference(source: Source, backend: Backend) -> Reference:
         prompts.append(example.ids[: answered[-1] + 1].tolist())
         positions.append((answered - 1).tolist())
     by_length = sorted(range(len(chats)), key=lambda i: len(prompts[i]))
-    used = [i for i in by_length if len(prompts[i]) <= LONGEST] or by_length[:1]
-    shortest = chats[used[0]]
+    short = [i for i in by_length if len(prompts[i]) <= LONGEST] or by_length[:1]
+    shortest = chats[short[0]]
     start = encode_prompt(tokenizer, shortest[: _last_answer(shortest)])[-LONGEST:]
+    # The greedy answer is to the shortest, which is thus the first to be left out.
+    used = _within(budget - len(start), [*short[1:], short[0]], prompts)
     last = int(encoded[0].ids[encoded[0].supervised][-1])
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     asked = [prompts[i] for i in used], [positions[i] for i in used]
-    end_of_turn = last if last in special or last in backend.base.ends else None
-    return _ask(model, Reference(chats, encoded, *asked, [], start, [], end_of_turn, held_out=bool(rows)))
+    end_of_turn = last if last in special or last in tokenizer.base_facts.ends else None
+    return Questions(chats, encoded, *asked, start, end_of_turn, held_out=bool(rows))
+
+
+def _within(budget: int, order: list[int], prompts: list[list[int]]) -> list[int]:
+    """The first of these prompts that have no more tokens than that together; one in any case."""
+    tokens = np.cumsum([len(prompts[i]) for i in order])
+    return order[: max(1, int(np.searchsorted(tokens, budget, side="right")))]
 
 
 def held_out(source: Source) -> list[list[dict[str, Any]]]:
@@ -116,84 +143,106 @@ def held_out(source: Source) -> list[list[dict[str, Any]]]:
     return []
 
 
-def in_float32(backend: Backend) -> Any:
-    """The backend's mlx model, its weights made float32 if they then take no more than half of the memory."""
-    import mlx.core as mx
+def adapter_logits(
+    source: Source, prompts: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
+) -> list[np.ndarray]:
+    """Ask the base with its adapter in MLX: float32 [positions, vocabulary] of each prompt.
 
-    model: Any = backend.model  # type: ignore[attr-defined]
-    if fits_float32(backend):
-        model.set_dtype(mx.float32)
-    model.eval()
-    return model
+    Raises:
+        UserError: its logits are not finite, or all the same: nothing can be compared with them.
+    """
+    from ..backends.mlx.layer_streaming import load_lazily, streamed_logits
 
-
-def fits_float32(backend: Backend) -> bool:
-    """Return True if the backend's mlx model takes no more than half of the memory in float32."""
-    from mlx.utils import tree_flatten
-
-    model: Any = backend.model  # type: ignore[attr-defined]
-    size = sum(4 * value.size for _, value in tree_flatten(model.parameters()))
-    return size < backend.machine_memory() / 2
+    found = streamed_logits(lambda: load_lazily(source.model, source.adapter), prompts, positions)
+    check_usable(source.name, found)
+    return found
 
 
-def logits_of(model: Any, tokens: Sequence[int], positions: Sequence[int]) -> np.ndarray:
-    """float32 [positions, vocabulary] after some tokens of a prompt."""
-    import mlx.core as mx
+def drafted_answer(source: Source, gguf: Path, prompt: list[int], count: int, ends: set[int]) -> list[int]:
+    """The adapter's greedy answer in MLX, its end included, for a model that does not fit in memory as a whole.
 
-    return np.array(model(mx.array([list(tokens)]))[0, mx.array(list(positions))].astype(mx.float32))
+    llama.cpp drafts it from the exported file; a pass over the weights keeps the draft up to the first other token.
+
+    Raises:
+        LlamaCppFailed: llama.cpp refused the file, or died.
+    """
+    answer: list[int] = []
+    while len(answer) < count and not (answer and answer[-1] in ends):
+        known = [*prompt, *answer]
+        with evaluated(Request(str(gguf), greedy=known, greedy_tokens=count - len(answer))) as drafted:
+            draft = drafted.greedy
+        places = list(range(len(known) - 1, len(known) + len(draft) - 1))
+        own = adapter_logits(source, [[*known, *draft[:-1]]], [places])[0].argmax(axis=1).tolist()
+        same = next((i for i, (one, other) in enumerate(zip(own, draft, strict=True)) if one != other), len(draft) - 1)
+        answer += own[: same + 1]
+    return answer
 
 
-def own_logits(plan: Plan, opened: Opened, reference: Reference) -> list[np.ndarray]:
-    """What the very weights of a quantized file say in MLX: llama.cpp has to say the same of them."""
-    import mlx.core as mx
+def own_logits(
+    plan: Plan, errors: WeightErrors, prompts: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
+) -> list[np.ndarray]:
+    """What the very weights of a quantized file say in MLX: llama.cpp has to say the same of them.
+
+    Args:
+        errors: reads the file's tensors, and measures them on the way.
+    """
     from mlx_lm.utils import dequantize_model
 
-    backend = load_backend(plan.source.model, "mlx")
-    backend.model = dequantize_model(backend.model)  # type: ignore[attr-defined]
-    for name, _, weight in plan.tensors:
-        if weight is not None:
-            values = np.concatenate(list(opened.tensors[name].pieces())).reshape(weight.shape)
-            heads = heads_of(plan.architecture, plan.source.config, weight.name)
-            values = values if heads is None else unpermute_rows(values, heads)
-            backend.model.load_weights([(weight.name, mx.array(values))], strict=False)  # type: ignore[attr-defined]
-    model = in_float32(backend)
-    pairs = zip(reference.prompts, reference.positions, strict=True)
-    return [logits_of(model, tokens, places) for tokens, places in pairs]
+    from ..backends.mlx.layer_streaming import load_lazily, streamed_logits
+
+    rows = {
+        weight.name: GGUFRows(
+            name,
+            errors,
+            weight.shape,
+            heads_of(plan.architecture, plan.source.config, weight.name),
+        )
+        for name, _, weight in plan.tensors
+        if weight is not None
+    }
+    # Only the structure of a quantized base is dequantized: all weights come from the file.
+    return streamed_logits(
+        lambda: dequantize_model(load_lazily(plan.source.model)), prompts, positions, lambda name: rows.get(name)
+    )
+
+
+@dataclass
+class GGUFRows:
+    """A tensor of a GGUF file as MLX's weight, dequantized when it is used.
+
+    Attributes:
+        heads: reorder the rows of so many heads.
+    """
+
+    name: str
+    errors: WeightErrors
+    shape: tuple[int, ...]
+    heads: int | None
+
+    def take(self, rows: np.ndarray) -> Any:
+        import mlx.core as mx
+
+        return mx.array(self.errors.quantized.tensors[self.name].rows(rows).reshape(len(rows), -1))
+
+    def pieces(self) -> Iterator[Any]:
+        import mlx.core as mx
+
+        return (mx.array(piece) for piece in self.errors.pieces(self.name))
+
+    def whole(self) -> Any:
+        import mlx.core as mx
+
+        values = np.concatenate(list(self.errors.pieces(self.name))).reshape(self.shape)
+        return mx.array(values if self.heads is None else unpermute_rows(values, self.heads))
 
 
 def _last_answer(chat: list[dict[str, Any]]) -> int:
     return max(i for i, message in enumerate(chat) if message["role"] == "assistant")
 
 
-def _without_template(model: Any, tokenizer: Any) -> Reference:
+def _without_template(tokenizer: Any, budget: int) -> Questions:
     """A base model that was never taught a conversation: plain texts will do."""
     prompts = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in TEXTS[:PROMPTS]]
-    positions = [list(range(min(POSITIONS, len(prompt)))) for prompt in prompts]
-    return _ask(model, Reference([], [], prompts, positions, [], prompts[0], [], None, False))
-
-
-def _greedy(model: Any, reference: Reference) -> list[int]:
-    """The likeliest tokens one after the other, up to the end of the turn."""
-    import mlx.core as mx
-    from mlx_lm.models.cache import make_prompt_cache
-
-    cache, unread = make_prompt_cache(model), reference.greedy_prompt
-    answer: list[int] = []
-    while len(answer) < GREEDY and (not answer or answer[-1] != reference.end_of_turn):
-        answer.append(int(np.array(mx.argmax(model(mx.array([unread]), cache=cache)[0, -1]))))
-        unread = answer[-1:]
-    return answer
-
-
-def _ask(model: Any, reference: Reference) -> Reference:
-    reference.logits = [
-        logits_of(model, tokens, places) for tokens, places in zip(reference.prompts, reference.positions, strict=True)
-    ]
-    tokens = [*reference.greedy_prompt, *_greedy(model, reference)]
-    start = len(reference.greedy_prompt)
-    reference.greedy = tokens[start:]
-    # The greedy answer's own logits, so that a near tie can be told from a mistake.
-    reference.prompts.append(tokens)
-    reference.positions.append(list(range(start - 1, len(tokens) - 1)))
-    reference.logits.append(logits_of(model, tokens, reference.positions[-1]))
-    return reference
+    used = [prompts[i] for i in _within(budget, list(range(len(prompts))), prompts)]
+    positions = [list(range(min(POSITIONS, len(prompt)))) for prompt in used]
+    return Questions([], [], used, positions, used[0], None, False)

@@ -27,18 +27,20 @@ class Tensor:
 
     def pieces(self) -> Iterator[np.ndarray]:
         """Its numbers, float32 [rows, columns], some rows at a time."""
+        step = max(1, PIECE // self.shape[-1])
+        return (self.rows(slice(first, first + step)) for first in range(0, len(self.data), step))
+
+    def rows(self, chosen: slice | np.ndarray) -> np.ndarray:
+        """Some of its rows, float32 [rows, columns]."""
         from gguf import GGMLQuantizationType, dequantize
 
-        step = max(1, PIECE // self.shape[-1])
-        for first in range(0, len(self.data), step):
-            rows = np.asarray(self.data[first : first + step])
-            plain = {"f32": np.float32, "f16": np.float16}.get(self.kind)
-            if plain is not None:
-                yield rows.view(plain).astype(np.float32)
-            else:
-                # What is no number in a broken file is noticed by whoever compares.
-                with np.errstate(all="ignore"):
-                    yield dequantize(rows, GGMLQuantizationType[self.kind.upper()])
+        rows = np.asarray(self.data[chosen])
+        plain = {"f32": np.float32, "f16": np.float16}.get(self.kind)
+        if plain is not None:
+            return rows.view(plain).astype(np.float32)
+        # A broken file's non-finite numbers are noticed by whoever compares.
+        with np.errstate(all="ignore"):
+            return dequantize(rows, GGMLQuantizationType[self.kind.upper()])
 
 
 @dataclass
@@ -119,22 +121,40 @@ def type_checks(opened: Opened, plan: Plan) -> list[Check]:
     ]
 
 
-def weight_errors(full: Opened, quantized: Opened) -> dict[str, float]:
-    """How far each quantized tensor is from the one it was made of: ‖difference‖ / ‖tensor‖; infinite if not finite."""
-    errors: dict[str, float] = {}
-    for name, tensor in quantized.tensors.items():
-        original = full.tensors.get(name)
+class WeightErrors:
+    """How far each tensor of a quantized file is from the one it was made of; each is read and dequantized once.
+
+    Attributes:
+        full: the file that was quantized, kept until all tensors were read.
+    """
+
+    def __init__(self, full: Opened, quantized: Opened) -> None:
+        self.full, self.quantized = full, quantized
+        self._found: dict[str, float] = {}
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """The numbers of a tensor, as :meth:`Tensor.pieces`; its error is known afterwards."""
+        tensor, original = self.quantized.tensors[name], self.full.tensors.get(name)
         if original is None or original.shape != tensor.shape:
-            errors[name] = float("inf")
-            continue
+            self._found[name] = float("inf")
+            yield from tensor.pieces()
+            return
         squares = difference = 0.0
         for ours, theirs in zip(original.pieces(), tensor.pieces(), strict=True):
             squares += float(np.vdot(ours, ours))
             gap = (theirs - ours).ravel()
             difference += float(np.vdot(gap, gap))
+            yield theirs
         error = (difference / squares) ** 0.5 if squares else 0.0 if not difference else float("inf")
-        errors[name] = error if np.isfinite(error) else float("inf")
-    return errors
+        self._found[name] = error if np.isfinite(error) else float("inf")
+
+    def all(self) -> dict[str, float]:
+        """‖difference‖ / ‖tensor‖ of every tensor, infinite if not finite."""
+        for name in self.quantized.tensors:
+            if name not in self._found:
+                for _ in self.pieces(name):
+                    pass
+        return self._found
 
 
 def worst_error(errors: dict[str, float], quantized: Opened, expected: dict[str, float]) -> Check:

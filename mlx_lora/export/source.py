@@ -10,8 +10,8 @@ from typing import Any
 from ..backends import Backend, load_backend
 from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
 from ..errors import UserError
-from ..models.resolve import ResolvedModel, check_safetensors, resolve_model
-from ..training.directory import RUN_FILE, base_of, is_run, read_trained
+from ..models.resolve import BUILT_IN, ResolvedModel, check_safetensors, resolve_model
+from ..training.directory import RUN_FILE, base_of, check_exists, is_run, read_trained
 
 
 @dataclass
@@ -53,9 +53,12 @@ def read_source(name: str, needs_adapter: bool = False) -> Source:
     directory = Path(name)
     if not is_run(directory):
         if needs_adapter:
+            if not directory.exists() and name not in BUILT_IN:
+                raise UserError(f"{name}: there is no such run directory; name one that `train` made")
             raise UserError(
                 f"{name}: this is no run directory (there is no {RUN_FILE} in it); name one that `train` made"
             )
+        check_exists(name)
         model = resolve_model(name)
         return Source(name, model, _config(model), None, {}, {})
     run = read_trained(directory)

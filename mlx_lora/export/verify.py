@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from .agreement import Agreement, agreement, same_greedy
 from .checks import Check, at_least, at_most, equal
 from .llamacpp.run import Answer, LlamaCppFailed, Request, evaluated
 from .probes import probe_texts
-from .reference import Reference
+from .reference import GREEDY, Questions
 from .vocabulary import Vocabulary
 
 
@@ -40,6 +40,8 @@ LIMITS = {
 }
 # llama.cpp rounds what it multiplies quantized weights with to 8 bits.
 OWN_LIMIT = 0.2
+# Tokens that tell whether it does anything else.
+OWN_TOKENS = 48
 COARSEST = Limits(1.0, 1.0, 0.3)
 # Below this share of agreement a larger type is worth its bytes.
 FAIR_TOP1 = 0.9
@@ -50,42 +52,56 @@ def limits_of(kind: str) -> Limits:
     return LIMITS.get(kind) or LIMITS.get(kind.removeprefix("i")[:2]) or COARSEST
 
 
+# Logits of prompts at positions, float32 [positions, vocabulary] each.
+Ask = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], list[np.ndarray]]
+
+
 def run_checks(
     file: Path,
     kind: str,
-    reference: Reference,
+    questions: Questions,
     vocabulary: Vocabulary,
     tokenizer: Any,
     template: str | None,
-    own: Sequence[np.ndarray] | None = None,
+    adapter: Ask,
+    own: Ask | None = None,
 ) -> tuple[list[Check], list[str]]:
     """Load the file in llama.cpp and compare; returns what was checked, and what the user should know.
 
+    llama.cpp answers first, so that one pass of the adapter's model judges its greedy answer too.
+
     Args:
         template: the chat template that is in the file.
+        adapter: what the adapter says in MLX.
         own: what a quantized file's weights say in MLX.
     """
     probes = probe_texts(vocabulary)
-    chats = [_rendered(tokenizer, chat, template) for chat in reference.conversations] if template else []
+    chats = [_rendered(tokenizer, chat, template) for chat in questions.conversations] if template else []
+    # The weights' own check needs no answer: the beginning of a prompt will do.
+    short = questions.prompts[0][:OWN_TOKENS]
+    first = sorted({*range(len(short)), *questions.positions[0]})
     request = Request(
         str(file),
         texts=[*probes, *chats],
-        prompts=reference.prompts,
-        positions=reference.positions,
-        greedy=reference.greedy_prompt,
-        greedy_tokens=len(reference.greedy),
+        prompts=questions.prompts,
+        positions=[first, *questions.positions[1:]],
+        greedy=questions.greedy_prompt,
+        greedy_tokens=GREEDY,
     )
     try:
         with evaluated(request) as answer:
             ids = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in probes]
             checks = [Check("runs in llama.cpp", "yes", "yes", True), *_vocabulary(answer, vocabulary, ids)]
-            checks += _template(answer, reference, answer.tokens[len(probes) :]) if chats else []
-            logits = [answer.logits(i) for i in range(len(reference.prompts))]
+            checks += _template(answer, questions, answer.tokens[len(probes) :]) if chats else []
             if own is not None:
-                gap = agreement(own, logits).relative
+                expected = own([short], [list(range(len(short)))])
+                gap = agreement(expected, [answer.logits(0)[: len(short)]]).relative
                 checks.append(at_most("difference of logits from the same weights in MLX (RMS)", gap, OWN_LIMIT))
-            found = agreement(reference.logits, logits)
-            return [*checks, *_answers(answer, reference, found, limits_of(kind))], _notes(kind, found, reference)
+            expected = adapter(*questions.with_answer(answer.greedy))
+            logits = [answer.logits(i) for i in range(len(expected))]
+            logits[0] = logits[0][[first.index(position) for position in questions.positions[0]]]
+            found = agreement(expected, logits)
+            return [*checks, *_answers(answer, expected[-1], found, limits_of(kind))], _notes(kind, found, questions)
     except LlamaCppFailed as error:
         return [Check("runs in llama.cpp", str(error), "yes", False)], []
 
@@ -110,11 +126,11 @@ def _vocabulary(answer: Answer, vocabulary: Vocabulary, ids: Sequence[Sequence[i
     ]
 
 
-def _template(answer: Answer, reference: Reference, tokens: list[list[int]]) -> list[Check]:
+def _template(answer: Answer, questions: Questions, tokens: list[list[int]]) -> list[Check]:
     """Training's token ids are what the file's template and llama.cpp's tokenizer make, and its end is an end."""
-    pairs = zip(reference.encoded, tokens, strict=True)
+    pairs = zip(questions.encoded, tokens, strict=True)
     same = sum(example.ids.tolist() == theirs for example, theirs in pairs)
-    last = {int(example.ids[example.supervised][-1]) for example in reference.encoded}
+    last = {int(example.ids[example.supervised][-1]) for example in questions.encoded}
     stops = sum(token in answer.ends for token in last)
     return [
         equal("conversations with training's own ids", same, len(tokens)),
@@ -122,11 +138,13 @@ def _template(answer: Answer, reference: Reference, tokens: list[list[int]]) -> 
     ]
 
 
-def _answers(answer: Answer, reference: Reference, found: Agreement, limits: Limits) -> list[Check]:
-    total = len(reference.greedy)
-    same = same_greedy(reference.greedy, answer.greedy, reference.logits[-1], 0.0)
+def _answers(answer: Answer, logits: np.ndarray, found: Agreement, limits: Limits) -> list[Check]:
+    """Compare logits and greedy text; ``logits`` are the adapter's before each token of llama.cpp's greedy answer."""
+    expected = logits.argmax(axis=1).tolist()
+    total = len(expected)
+    same = same_greedy(expected, answer.greedy, logits, 0.0)
     # A file whose logits are as near as they are may only differ where two tokens were that near.
-    explained = same_greedy(reference.greedy, answer.greedy, reference.logits[-1], 2 * found.largest)
+    explained = same_greedy(expected, answer.greedy, logits, 2 * found.largest)
     return [
         Check("largest difference of a logit", _number(found.largest), "reported", True),
         at_most("difference of logits (RMS, in their spread)", found.relative, limits.relative),
@@ -140,9 +158,9 @@ def _number(value: float) -> float | str:
     return value if value < float("inf") else str(value)
 
 
-def _notes(kind: str, found: Agreement, reference: Reference) -> list[str]:
+def _notes(kind: str, found: Agreement, questions: Questions) -> list[str]:
     notes = []
-    if not reference.held_out:
+    if not questions.held_out:
         notes.append("no held-out prompts of a run were at hand: a conversation of ours was compared instead")
     if found.top1 < FAIR_TOP1 and kind not in ("f32", "f16", "bf16"):
         notes.append(

@@ -49,13 +49,17 @@ class Vocabulary:
         return tokens, [self.types.get(i, UNUSED) for i in range(self.rows)]
 
 
-def read_vocabulary(tokenizer: Any, rows: int, where: str, end_of_turn: int | None = None) -> Vocabulary:
+def read_vocabulary(
+    tokenizer: Any, rows: int, where: str, end_of_turn: int | None = None, config_bos: int | None = None
+) -> Vocabulary:
     """The vocabulary of a loaded (fast) tokenizer; ``where`` names the model in what is said.
 
     Args:
         rows: rows of the model's embedding. Added tokens beyond them, which the model cannot read, are left out:
             transformers adds some that a tokenizer's class is used to.
         end_of_turn: the token that ends an answer in training, if it is a special one.
+        config_bos: the model config's ``bos_token_id``, used where the tokenizer has none (Qwen's): without one,
+            llama.cpp takes token 11.
 
     Raises:
         UserError: it is no byte-level BPE, or splits text in a way llama.cpp has no known name for: it would then
@@ -70,16 +74,12 @@ def read_vocabulary(tokenizer: Any, rows: int, where: str, end_of_turn: int | No
         )
     pre = _pre_tokenizer(content, where)
     added = {token["id"]: token for token in content["added_tokens"] if token["id"] < rows}
-    if max(model["vocab"].values(), default=0) >= rows:
-        raise UserError(
-            f"{where}: its tokenizer has {len(model['vocab'])} tokens and its embedding only {rows} rows; "
-            "the tokenizer is another model's"
-        )
+    check_size(model["vocab"], rows, where)
     tokens = {number: text for text, number in model["vocab"].items()}
     tokens.update({number: token["content"] for number, token in added.items()})
     types = {number: _type(text, added.get(number)) for number, text in tokens.items()}
     named = {
-        "bos": tokenizer.bos_token_id,
+        "bos": tokenizer.bos_token_id if tokenizer.bos_token_id is not None else _token(config_bos),
         "eos": tokenizer.eos_token_id,
         "eot": end_of_turn,
         "pad": tokenizer.pad_token_id,
@@ -93,6 +93,21 @@ def read_vocabulary(tokenizer: Any, rows: int, where: str, end_of_turn: int | No
         add_eos=encoded[-1] == ids.get("eos"),
         chat_template=_template(tokenizer),
     )
+
+
+def check_size(vocabulary: dict[str, int], rows: int, where: str) -> None:
+    """Raises UserError if a tokenizer has tokens, added ones apart, that the embedding has no rows for."""
+    if max(vocabulary.values(), default=0) >= rows:
+        raise UserError(
+            f"{where}: its tokenizer has {len(vocabulary)} tokens and its embedding only {rows} rows; "
+            "the tokenizer is another model's"
+        )
+
+
+def _token(number: Any) -> int | None:
+    """A token id of a model's config, which may be a list, or missing."""
+    number = number[0] if isinstance(number, list) and number else number
+    return number if isinstance(number, int) and not isinstance(number, bool) and number >= 0 else None
 
 
 def _type(text: str, added: dict[str, Any] | None) -> int:

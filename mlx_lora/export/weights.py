@@ -85,7 +85,7 @@ class Weight:
         base = self._base(first, last)
         if not self.adapter:
             return base
-        delta = (self.adapter["lora_b"].T[first:last] * np.float32(self.scale)) @ self.adapter["lora_a"].T
+        delta = small_product(self.adapter["lora_b"].T[first:last] * np.float32(self.scale), self.adapter["lora_a"].T)
         merged = base + delta
         if "m" in self.adapter:
             merged *= (self.adapter["m"][first:last] / np.linalg.norm(merged, axis=1))[:, None]
@@ -116,6 +116,19 @@ class Weight:
 
         whole = mx.dequantize(mx.array(raw), part("scales"), part("biases"), **self.quantized)
         return np.array(whole.astype(mx.float32))
+
+
+# Multiplications up to which OpenBLAS uses one thread: its others would spin longer than they work.
+ONE_THREAD = 1 << 18
+
+
+def small_product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """left @ right, float32, for a right side with few rows: made on this thread alone."""
+    out = np.empty((len(left), right.shape[1]), dtype=np.float32)
+    step = max(1, ONE_THREAD // max(1, right.size))
+    for first in range(0, len(left), step):
+        np.matmul(left[first : first + step], right, out=out[first : first + step])
+    return out
 
 
 # Rows of each weight that tell how much an adapter changes it.

@@ -111,6 +111,22 @@ def is_run(directory: Path) -> bool:
     return (directory / RUN_FILE).exists() or (directory / ADAPTER_CONFIG).exists()
 
 
+def check_exists(name: str) -> None:
+    """Raises UserError if a name can only be meant as a run directory, and there is none.
+
+    Paths are, and so are names in a directory that holds runs; others may be a model's on the hub.
+    """
+    place = Path(name).expanduser()
+    if place.exists() or name.startswith("builtin/"):
+        return
+    beside = place.parent
+    in_runs = beside != Path(".") and beside.is_dir() and any(is_run(other) for other in beside.iterdir())
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or in_runs:
+        raise UserError(
+            f"{name}: there is no such run or model directory; name a run that `train` made, or a base model"
+        )
+
+
 def read_trained(directory: Path) -> dict[str, Any]:
     """The ``run.json`` of a run that has an adapter.
 

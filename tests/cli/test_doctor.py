@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from mlx_lora import memory
 from mlx_lora.backends.choose import choose
 from mlx_lora.doctor import libraries, machine, services
 
@@ -273,8 +274,19 @@ Pages copy-on-write:                    7654321.
 def test_memory():
     total, available = machine.memory_sizes()
     assert 0 < available <= total
-    assert machine.available_of_vm_stat(VM_STAT) == 31_000 * 16384
-    assert machine.available_of_vm_stat("") is None
+    assert memory.available_of_vm_stat(VM_STAT) == 31_000 * 16384
+    assert memory.available_of_vm_stat("") is None
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no control groups")
+def test_a_container_has_its_share_of_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("700000\n")
+    (tmp_path / "memory.stat").write_text("anon 100000\ninactive_file 200000\n")
+    assert memory.memory_sizes() == (1000000, 500000)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.memory_sizes()[0] > 1000000
 
 
 def test_a_disk_where_nothing_lies_yet(tmp_path):

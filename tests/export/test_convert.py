@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from mlx_lora.export import convert, gguf_file, vocabulary
 from mlx_lora.export.architectures import Architecture
 from mlx_lora.export.gguf_file import export_gguf
+from mlx_lora.export.gguf_header import read_gguf_header
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -178,3 +180,15 @@ def test_held_out_answers_of_any_length(make_model, tmp_path):
     report = export_gguf(str(run), tmp_path / "model.gguf", "f16")
     assert failed(report) == []
     assert not any("held-out" in note for note in report.notes)
+
+
+def test_the_configs_bos_is_written_where_the_tokenizer_has_none(make_model, tmp_path):
+    """Qwen's tokenizers have none; llama.cpp would take token 11, a comma."""
+    base = shutil.copytree(make_model("qwen2", bos_token_id=3), tmp_path / "base")
+    file = base / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in settings.items() if key != "bos_token"}))
+    assert export_gguf(str(base), tmp_path / "model.gguf", "f16").verdict == "verified"
+    facts, _ = read_gguf_header(tmp_path / "model.gguf")
+    assert facts["tokenizer.ggml.bos_token_id"] == 3
+    assert not facts["tokenizer.ggml.add_bos_token"]

@@ -344,6 +344,36 @@ def test_ollama_dies_half_way(server, run, exported, tmp_path, path, fault):
     assert list(server.models) == ["lumen:v2"]
 
 
+def test_a_model_that_does_not_fit_answers_the_same(run, exported):
+    """The adapter's greedy answer, drafted by llama.cpp and corrected in streamed passes, is the whole model's."""
+    from mlx_lora.data.chat_template import encode_prompt
+    from mlx_lora.export.reference import drafted_answer
+    from mlx_lora.export.source import read_source
+
+    source = read_source(str(run))
+    tokenizer = load_tokenizer(TINY)
+    prompt = encode_prompt(tokenizer, [{"role": "user", "content": "hello"}])
+    expected = source.load().generate([prompt], 16, 0.0, 0)[0]
+    # A file of the base alone drafts other words.
+    for file in (exported, weights_of_base(exported.parent)):
+        found = drafted_answer(source, file, prompt, 16, {tokenizer.eos_token_id})
+        assert tokenizer.decode([i for i in found if i != tokenizer.eos_token_id]) == expected
+
+
+def weights_of_base(folder):
+    from mlx_lora.export.gguf_file import export_gguf
+
+    export_gguf(TINY, folder / "base.gguf", "f32")
+    return folder / "base.gguf"
+
+
+def test_a_whole_export_where_the_model_does_not_fit(server, run, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(ollama_model, "model_fits", lambda source: False)
+    server.answers = llama_cpp
+    wish = Wish(str(run), "lumen", host=server.url, out=tmp_path / "out", gguf=exported)
+    assert export_ollama(wish).verdict == "verified"
+
+
 def test_only_a_modelfile(run, exported, tmp_path, monkeypatch):
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")  # where nothing is
     template = "{{ .System }}{{ .Prompt }}"
@@ -369,7 +399,7 @@ def test_what_is_wrong_is_found_before_the_weights_are_made(server, refused, run
     assert "Ollama takes names like" in said(name="a b")
     assert "there is no such type" in said(kind="q9_x")
     assert "there is no such file" in said(gguf=tmp_path / "absent.gguf")
-    assert "no run directory" in said(path=tmp_path / "absent")
+    assert "there is no such run directory" in said(path=tmp_path / "absent")
     quoting = make_run(TINY, tmp_path / "quoting", 'Answer in """\nand nothing else')
     assert "a Modelfile cannot hold this text" in said(path=quoting, modelfile_only=True)
     asked = ("export", "ollama", "--run", run, "--name", "lumen", "--host", "127.0.0.1:1", "--out", out)

@@ -233,7 +233,7 @@ def test_runs_that_are_broken(llama, make_model, tmp_path):
             run, lambda w: {**w, "lm_head.lora_a": mx.zeros((64, 4)), "lm_head.lora_b": mx.zeros((4, 9))}
         )
     )
-    with pytest.raises(UserError, match="no run directory"):
+    with pytest.raises(UserError, match="no such run directory"):
         export_peft(tmp_path / "absent", tmp_path / "out")
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mlx_lora.errors import UserError
-from mlx_lora.export import checks, gguf_file
+from mlx_lora.export import checks, gguf_file, resources
+from mlx_lora.export.architectures import find_architecture
 from mlx_lora.export.fuse import fuse
 from mlx_lora.export.gguf_file import export_gguf
 
@@ -45,7 +46,10 @@ def test_the_commands(refused, command, run, tmp_path):
     assert "this is no run directory" in refused("fuse", "--run", "builtin/tiny-lumen", "--out", tmp_path / "x")
     done = command("export", "gguf", "--run", run, "--out", tmp_path / "x.gguf", "--json")
     report = json.loads(done.stdout)
-    assert list(report) == ["file", "checks", "verdict"]
+    assert list(report) == ["file", "checks", "verdict", "plan"]
+    assert [step["step"] for step in report["plan"]] == ["convert", "run in llama.cpp", "compare in MLX"]
+    assert all(step["memory_bytes"] > 0 and step["disk_bytes"] > 0 for step in report["plan"])
+    assert "plan: convert: " in done.stderr
     assert report["verdict"] == "verified"
     assert set(report["checks"][0]) == {"name", "value", "limit", "passed"}
     done = command("fuse", "--run", run, "--out", tmp_path / "fused")
@@ -127,6 +131,13 @@ def test_other_architectures_are_named(base, tmp_path, kind):
     [
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling dynamic"),
         ({"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 64}, "sliding window"),
+        ({"sliding_window": 64}, "a sliding window of 64 tokens"),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1},
+            "window of 64",
+        ),
+        ({"hidden_act": "gelu"}, "its activation is gelu"),
+        ({"partial_rotary_factor": 0.5}, "only 0.5 of each head is rotated"),
         ({"rms_norm_eps": "small"}, "cannot be loaded|cannot load this model|its sizes"),
     ],
 )
@@ -135,6 +146,41 @@ def test_configs_that_gguf_cannot_say(base, tmp_path, changes, said):
     with pytest.raises(UserError, match=said):
         export_gguf(str(base), tmp_path / "out.gguf")
     assert not list(tmp_path.glob("*out*"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sliding_window": None},
+        {"sliding_window": 1 << 20},
+        {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 64},
+        {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 99},
+    ],
+)
+def test_windows_that_change_nothing_are_no_reason(base, changes):
+    config = json.loads((base / "config.json").read_text())
+    assert find_architecture({**config, **changes}, "the base").name == changes.get("model_type", "llama")
+
+
+def test_biases_that_llama_cpp_does_not_read(make_model, tmp_path):
+    base = shutil.copytree(make_model("qwen3"), tmp_path / "base")
+    file = str(base / "model.safetensors")
+    mx.save_safetensors(file, {**mx.load(file), "model.layers.0.self_attn.q_proj.bias": mx.zeros((64,))})
+    with pytest.raises(UserError, match=r"q_proj.bias: llama.cpp reads no such bias in the architecture qwen3"):
+        export_gguf(str(base), tmp_path / "out.gguf")
+
+
+def test_a_run_that_is_missing_is_not_called_a_model(run, tmp_path):
+    for name in (run.parent / "runn", tmp_path / "no" / "such"):
+        with pytest.raises(UserError, match="there is no such run or model directory; name a run"):
+            export_gguf(str(name), tmp_path / "out.gguf")
+        with pytest.raises(UserError, match="there is no such run directory"):
+            fuse(str(name), tmp_path / "out")
+
+
+def test_too_little_memory_is_noticed_before(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "memory_sizes", lambda: (1 << 30, 100 << 20))
+    both_refuse(run, tmp_path, r"the step '.*' needs 0\.\d GB of memory and this machine has 1.1 GB, 0.1 GB of it")
 
 
 def test_weights_that_float16_cannot_hold(base, tmp_path):
@@ -166,5 +212,5 @@ def test_other_tokenizers_are_refused(base, tmp_path, change, said):
 
 
 def test_a_vocabulary_larger_than_the_embedding(make_model, tmp_path):
-    with pytest.raises(UserError, match="embedding 900 rows"):
+    with pytest.raises(UserError, match="embedding only 900 rows"):
         export_gguf(str(make_model("llama", vocab_size=900)), tmp_path / "out.gguf")

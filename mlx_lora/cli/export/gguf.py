@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..output import json_option, progress
-from .verdict import conclude
+from .verdict import announce, conclude
 
 
 @click.command()
@@ -35,5 +35,5 @@ def gguf(run: str, out: Path, kind: str, as_json: bool) -> None:
     from ...export.gguf_file import export_gguf
 
     with progress(f"{run} as {kind}", 100) as advance:
-        report = export_gguf(run, out, kind.lower(), lambda share: advance(round(100 * share)))
+        report = export_gguf(run, out, kind.lower(), lambda share: advance(round(100 * share)), announce)
     conclude(report, as_json)

@@ -11,6 +11,7 @@ from ..output import print_json, print_table
 
 if TYPE_CHECKING:
     from ...export.checks import Report
+    from ...export.resources import Step
 
 
 def conclude(report: Report, as_json: bool) -> None:
@@ -28,6 +29,14 @@ def conclude(report: Report, as_json: bool) -> None:
         failed = ", ".join(check.name for check in report.checks if not check.passed)
         click.echo(f"mlx-lora: {report.file}: rejected ({failed})", err=True)
         sys.exit(1)
+
+
+def announce(steps: list[Step]) -> None:
+    """Say on standard error what each step will take."""
+    for step in steps:
+        click.echo(
+            f"plan: {step.name}: {step.memory / 1e9:.2f} GB of memory, {step.disk / 1e9:.2f} GB on disk", err=True
+        )
 
 
 def _words(value: float | int | str) -> str:

@@ -28,12 +28,14 @@ class Architecture:
         name: GGUF's name of it.
         model_types: what ``config.json`` calls it.
         permuted: the modules whose rows GGUF has in another order, with the key of the config that counts their heads.
+        biases: the modules whose biases llama.cpp reads.
         refuses: says why a config of this architecture cannot be written, or ``None``.
     """
 
     name: str
     model_types: tuple[str, ...]
     permuted: dict[str, str]
+    biases: tuple[str, ...] = ()
     refuses: Callable[[dict[str, Any]], str | None] = lambda config: None
 
 
@@ -57,10 +59,29 @@ def find_architecture(config: dict[str, Any], where: str) -> Architecture:
             f"{where}: the architecture {kind} cannot be written as GGUF yet; those that can are "
             f"{', '.join(sorted(architectures()))} (`mlx-lora fuse` works for others too)"
         )
-    reason = found.refuses(config)
+    reason = _unsaid(config) or found.refuses(config)
     if reason:
         raise UserError(f"{where}: {reason}, which cannot be written as GGUF; use `mlx-lora fuse` instead")
     return found
+
+
+def _unsaid(config: dict[str, Any]) -> str | None:
+    """Why a config of any architecture here asks for something that its GGUF would leave out, or ``None``."""
+    activation = config.get("hidden_act") or config.get("hidden_activation") or "silu"
+    if activation not in ("silu", "swish"):
+        return f"its activation is {activation}, and llama.cpp computes silu for it"
+    share = config.get("partial_rotary_factor") or (config.get("rope_parameters") or {}).get("partial_rotary_factor")
+    if share not in (None, 1, 1.0):
+        return f"only {share} of each head is rotated (partial_rotary_factor)"
+    if "sliding_attention" in (config.get("layer_types") or ()):
+        return "some of its layers attend to a sliding window"
+    window, context = config.get("sliding_window"), config.get("max_position_embeddings")
+    # Qwen's configs name a window that only this key turns on, for the layers after the first so many.
+    layers = config.get("num_hidden_layers") or 0
+    used = config.get("use_sliding_window", True) and (config.get("max_window_layers") or 0) < layers
+    if window and used and not config.get("layer_types") and (context is None or window < context):
+        return f"it attends to a sliding window of {window} tokens"
+    return None
 
 
 def gguf_name(architecture: Architecture, layers: int, name: str) -> str:
@@ -72,6 +93,11 @@ def gguf_name(architecture: Architecture, layers: int, name: str) -> str:
     Raises:
         UserError: the architecture has no such tensor.
     """
+    module = name.removesuffix(".bias").rpartition(".")[2]
+    if name.endswith(".bias") and module not in architecture.biases:
+        raise UserError(
+            f"{name}: llama.cpp reads no such bias in the architecture {architecture.name}; use `mlx-lora fuse` instead"
+        )
     found = _names(architecture.name, layers).get_name(name, try_suffixes=(".weight", ".bias"))
     if found is None:
         raise UserError(

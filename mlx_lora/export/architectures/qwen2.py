@@ -2,4 +2,4 @@
 
 from . import Architecture
 
-ARCHITECTURE = Architecture(name="qwen2", model_types=("qwen2",), permuted={})
+ARCHITECTURE = Architecture(name="qwen2", model_types=("qwen2",), permuted={}, biases=("q_proj", "k_proj", "v_proj"))

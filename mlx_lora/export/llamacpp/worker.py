@@ -16,13 +16,17 @@ from typing import Any
 import numpy as np
 
 F32 = 0  # ggml's number of the type
-# On a smaller file the threads mostly wait for each other, on a busy machine for seconds.
+# On a smaller file the threads mostly wait for each other.
 WORTH_THREADS = 64 << 20
 
 
 def threads_for(model: str) -> int:
-    """How many threads are worth while to run a model file."""
-    return (os.cpu_count() or 1) if Path(model).stat().st_size > WORTH_THREADS else 1
+    """Number of threads to run a model file with.
+
+    One core stays free: threads wait for each other without sleeping, and where one has to share its core with another
+    program, all take several times the time.
+    """
+    return max(1, (os.cpu_count() or 1) - 1) if Path(model).stat().st_size > WORTH_THREADS else 1
 
 
 class Cyllama:
@@ -50,6 +54,7 @@ class Cyllama:
         options.flash_attn_type = 0
         options.n_threads = options.n_threads_batch = threads_for(model)
         self._context = llama_cpp.LlamaContext(self._model, options, verbose=False)
+        self._read: list[int] = []
 
     def tokenize(self, text: str) -> list[int]:
         return list(self._vocab.tokenize(text, False, True))
@@ -59,8 +64,15 @@ class Cyllama:
 
     def logits(self, tokens: Sequence[int], positions: Sequence[int], past: int = 0) -> np.ndarray:
         """float32 [positions, vocabulary] of these tokens, which follow the ``past`` ones read before."""
-        if not past:
-            self._context.kv_cache_clear()
+        if past:
+            self._read += tokens
+        else:
+            # What the text before began with too is still in the cache.
+            same = (i for i, (one, other) in enumerate(zip(self._read, tokens, strict=False)) if one != other)
+            past = min(next(same, len(self._read)), min(positions))
+            self._context.memory_seq_rm(0, past, -1)
+            self._read = list(tokens)
+            tokens, positions = tokens[past:], [position - past for position in positions]
         wanted = set(positions)
         batch = self._api.LlamaBatch(n_tokens=len(tokens), embd=0, n_seq_max=1)
         for i, token in enumerate(tokens):
@@ -121,23 +133,29 @@ def evaluate(request: dict[str, Any]) -> dict[str, Any]:
     out = Path(request["out"])
     for i, (prompt, positions) in enumerate(zip(prompts, request["positions"], strict=True)):
         np.save(out / f"logits-{i}.npy", model.logits(prompt, positions))
+    greedy, logits = _greedy(model, request["greedy"], request["greedy_tokens"])
+    if greedy:
+        # After the prompts' own.
+        np.save(out / f"logits-{len(prompts)}.npy", logits)
     return {
         "vocabulary": model.vocabulary,
         "tokens": [model.tokenize(text) for text in request["texts"]],
         "ends": [token for token in range(model.vocabulary) if model.is_end(token)],
-        "greedy": _greedy(model, request["greedy"], request["greedy_tokens"]),
+        "greedy": greedy,
     }
 
 
-def _greedy(model: Any, prompt: list[int], count: int) -> list[int]:
-    """The likeliest tokens one after the other, up to one that ends the answer."""
+def _greedy(model: Any, prompt: list[int], count: int) -> tuple[list[int], np.ndarray]:
+    """The top-1 tokens one after the other, up to one that ends the answer, and the logits before each of them."""
     answer: list[int] = []
+    logits: list[np.ndarray] = []
     unread, past = prompt, 0
     while unread and len(answer) < count:
-        answer.append(int(model.logits(unread, [len(unread) - 1], past)[0].argmax()))
+        logits.append(model.logits(unread, [len(unread) - 1], past)[0])
+        answer.append(int(logits[-1].argmax()))
         past += len(unread)
         unread = [] if model.is_end(answer[-1]) else answer[-1:]
-    return answer
+    return answer, np.array(logits)
 
 
 def _quantize_with_cyllama(model: str, out: str, number: int) -> None:

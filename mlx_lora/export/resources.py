@@ -1,0 +1,136 @@
+"""Memory and disk that each step of an export takes, computed from the model's shapes before the work begins.
+
+Memory is what the export's processes allocate. Pages of files that llama.cpp maps are not counted: the system drops
+them when it needs room. The constants were measured; see ``benchmarks/export``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..memory import memory_sizes
+from .architectures import heads_of
+from .tensors import DTYPES, stored_tensors
+
+if TYPE_CHECKING:
+    from .convert import Plan
+    from .reference import Questions
+    from .source import Source
+    from .weights import Weight
+
+# Python with MLX, transformers and a tokenizer; each token of the vocabulary as Python's objects; a llama.cpp process.
+PROCESS, TOKEN, LLAMA_CPP = 160 << 20, 450, 75 << 20
+# Of MLX: buffers that it keeps, and pieces of the vocabulary's matrix.
+STREAMING = 64 << 20
+CONVERTING = 32 << 20
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of an export, with the most bytes of memory and disk that are taken while it runs."""
+
+    name: str
+    memory: int
+    disk: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"step", "memory_bytes", "disk_bytes"}``."""
+        return {"step": self.name, "memory_bytes": self.memory, "disk_bytes": self.disk}
+
+
+def gguf_steps(plan: Plan, questions: Questions, quantized: int | None) -> list[Step]:
+    """The steps of a GGUF export.
+
+    Args:
+        quantized: bytes of the file that llama.cpp makes, ``None`` where it makes none.
+    """
+    weights = [weight for _, _, weight in plan.tensors if weight is not None]
+    process = PROCESS + TOKEN * plan.rows
+    full = plan.weight_bytes + (32 << 20)
+    permuted = [w for w in weights if heads_of(plan.architecture, plan.source.config, w.name) is not None]
+    steps = [Step("convert", process + CONVERTING + 6 * max(map(_numbers, permuted), default=0), full)]
+    disk = full
+    if quantized is not None:
+        disk = full + quantized
+        # llama.cpp has a tensor in float32, and as much again for the result.
+        steps.append(Step("quantize", process + LLAMA_CPP + 8 * max(map(_numbers, weights)), disk))
+    steps.append(Step("run in llama.cpp", process + LLAMA_CPP + _llama_cpp(plan, questions), disk))
+    steps.append(Step("compare in MLX", process + _streaming(weights, questions, plan.rows), disk))
+    return steps
+
+
+def fuse_steps(weights: list[Weight], total: int, questions: Questions) -> list[Step]:
+    """The steps of ``fuse``; ``total`` is the size of the directory."""
+    rows = max((w.shape[0] for w in weights if len(w.shape) > 1), default=0)
+    process = PROCESS + TOKEN * rows
+    return [
+        Step("merge", process + CONVERTING, total),
+        Step("compare in MLX", process + _streaming(weights, questions, rows), total),
+    ]
+
+
+def check_memory(what: str, steps: list[Step]) -> None:
+    """Raises UserError if this machine, or container, does not have the memory that a step needs."""
+    total, available = memory_sizes()
+    largest = max(steps, key=lambda step: step.memory)
+    if largest.memory > (total if available is None else available):
+        has = f"{total / 1e9:.1f} GB" + ("" if available is None else f", {available / 1e9:.1f} GB of it available")
+        raise UserError(
+            f"{what}: the step '{largest.name}' needs {largest.memory / 1e9:.1f} GB of memory and this machine has "
+            f"{has}; close other programs, or use another machine"
+        )
+
+
+def model_fits(source: Source) -> bool:
+    """Return True if the whole model as stored takes no more than half of the available memory."""
+    total, available = memory_sizes()
+    stored = sum(file.stat().st_size for file in source.model.path.glob("model*.safetensors"))
+    return stored < (total if available is None else available) / 2
+
+
+def fits_float32(source: Source) -> bool:
+    """Return True if the base in float32 takes no more than half of the memory."""
+    return 4 * sum(tensor.size for tensor in stored_tensors(source.model.path).values()) < memory_sizes()[0] / 2
+
+
+def _numbers(weight: Weight) -> int:
+    return prod(weight.shape)
+
+
+def _stored(weight: Weight) -> int:
+    """Bytes of a weight with its adapter as they lie in memory when they have been read."""
+    parts = sum(part.size * np.dtype(DTYPES[part.dtype]).itemsize for part in weight.parts.values())
+    return parts + sum(part.nbytes for part in weight.adapter.values())
+
+
+def _streaming(weights: list[Weight], questions: Questions, rows: int) -> int:
+    """MLX with one block in float32, what is outside the blocks as stored, activations, and logits."""
+    blocks: dict[str, int] = {}
+    outside = widest = 0
+    for weight in weights:
+        if ".layers." in weight.name:
+            stem, _, rest = weight.name.partition(".layers.")
+            key = f"{stem}.{rest.partition('.')[0]}"
+            blocks[key] = blocks.get(key, 0) + _stored(weight) + 4 * _numbers(weight)
+            widest = max(widest, *weight.shape)
+        else:
+            outside += _stored(weight)
+    lengths = [*map(len, questions.prompts), len(questions.greedy_prompt) + 24]
+    tokens = len(lengths) * max(lengths)
+    positions = sum(map(len, questions.positions)) + 24
+    return outside + max(blocks.values(), default=0) + STREAMING + 4 * (6 * tokens * widest + 4 * positions * rows)
+
+
+def _llama_cpp(plan: Plan, questions: Questions) -> int:
+    """Its float32 cache of keys and values, its activations with logits of every token, and those that were kept."""
+    config = plan.source.config
+    heads = int(config["num_attention_heads"])
+    context = max(256, *map(len, questions.prompts), len(questions.greedy_prompt) + 24)
+    size = int(config.get("head_dim") or config["hidden_size"] // heads)
+    cache = 2 * int(config["num_hidden_layers"]) * int(config.get("num_key_value_heads") or heads) * size
+    return 4 * context * (cache + plan.rows)

@@ -1,0 +1,65 @@
+"""Memory of this machine, or this container's share of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+# (limit, usage, statistics, the statistics' name of the page cache that can be dropped) of both versions of cgroups.
+CGROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
+
+
+def memory_sizes() -> tuple[int, int | None]:
+    """(total, available) bytes, the latter ``None`` where the system does not say; in a container, its share."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if sys.platform == "darwin":
+        return total, available_of_vm_stat(command_output("vm_stat"))
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text_of(Path("/proc/meminfo")), re.M)
+    available = int(found[1]) * 1024 if found else None
+    for limit, free in _cgroup_limits(total):
+        total, available = min(total, limit), None if available is None else min(available, free)
+    return total, available
+
+
+def _cgroup_limits(total: int) -> list[tuple[int, int]]:
+    """(limit, free) of this process's memory groups; one without a limit says "max", or more than any memory."""
+    found = []
+    for limit, usage, statistics, cache in CGROUP_FILES:
+        most, used = text_of(CGROUPS / limit).strip(), text_of(CGROUPS / usage).strip()
+        if most.isdigit() and int(most) < total:
+            droppable = re.search(rf"^{cache} (\d+)$", text_of(CGROUPS / statistics), re.M)
+            taken = int(used) - (int(droppable[1]) if droppable else 0) if used.isdigit() else 0
+            found.append((int(most), max(0, int(most) - taken)))
+    return found
+
+
+def available_of_vm_stat(text: str) -> int | None:
+    """Bytes that macOS can give without swapping, of what its ``vm_stat`` prints."""
+    page = re.search(r"page size of (\d+) bytes", text)
+    # What can be purged is counted among these already.
+    pages = re.findall(r"^Pages (?:free|inactive|speculative):\s+(\d+)\.", text, re.M)
+    return int(page[1]) * sum(map(int, pages)) if page and pages else None
+
+
+def text_of(file: Path) -> str:
+    """A file of the kernel's; empty where there is none."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def command_output(*command: str) -> str:
+    """The output of a program of the system's; empty where there is no such program."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout
