@@ -40,8 +40,10 @@ def open_tokenizer(model: ResolvedModel) -> Any:
     """
     # Transformers would tell, at import, that a tokenizer is all it can do without torch.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, logging
 
+    # Contradictions in a base's files are told by its inspection, not by a logger.
+    logging.set_verbosity_error()
     own_code = "auto_map" in read_object(model.path / "tokenizer_config.json")
     advice = "; it brings its own code, which is never run here" if own_code else "; check the model's files"
     facts = BaseFacts(system_role=model.system_role)

@@ -35,7 +35,7 @@ def test_what_is_known_of_them(table, findings):
         "mostly_copies": ("error", 1053),
         "bucket_counts": ("error", 12),
         "exact_duplicates": ("warning", 1079),
-        "near_duplicates": ("warning", 6),
+        "near_duplicates": ("warning", 11),
         "one_answer": ("warning", 5),
     }
     (several,) = [finding for finding in findings if finding.check == "one_answer"]
@@ -59,15 +59,17 @@ def test_evaluation_rows_left_in_training_are_found(realdata, tmp_path):
 
 
 def test_a_cleaned_copy(table, findings, tmp_path):
-    assert write_fixed(tmp_path / "clean", table, findings) == {"kept": 171, "dropped": 1099}
+    assert write_fixed(tmp_path / "clean", table, findings) == {"kept": 177, "dropped": 1093, "stripped": 0}
     log = [json.loads(line) for line in (tmp_path / "clean" / "fixed.jsonl").read_text().splitlines()]
-    assert len(log) == 1099
+    assert len(log) == 1093
     assert set(log[0]) == {"file", "line", "check", "why"}
-    assert {line["check"] for line in log} == {"contradictory_answers", "exact_duplicates", "near_duplicates"}
-    assert len(read_split(tmp_path / "clean", "train")) == 167
+    assert {line["check"] for line in log} == {"contradictory_answers", "exact_duplicates"}
+    assert len(read_split(tmp_path / "clean", "train")) == 173
     again = check_table(read_table([tmp_path / "clean"]))
     assert {finding.severity for finding in again} == {"warning"}
-    assert "near_duplicates" not in {finding.check for finding in again}
+    # Rows that differ in one name are reported and kept.
+    (near,) = [finding for finding in again if finding.check == "near_duplicates"]
+    assert all(", but for " in hit.said for hit in near.hits)
     with pytest.raises(UserError, match="exists already"):
         write_fixed(tmp_path / "clean", table, findings)
 
@@ -89,7 +91,7 @@ def test_a_good_row_does_not_go_for_resembling_a_bad_one(tmp_path):
     )
     table = read_table([lines(tmp_path / "train.jsonl", bad, good, good, "{", pair("Else?", "Nothing else at all."))])
     result = write_fixed(tmp_path / "clean", table, check_table(table))
-    assert result == {"kept": 2, "dropped": 3}
+    assert result == {"kept": 2, "dropped": 3, "stripped": 0}
     kept = read_split(tmp_path / "clean", "train")
     assert [example.messages[-1]["content"][-5:] for example in kept] == ["right", " all."]
     assert kept[0].meta == {"score": None}

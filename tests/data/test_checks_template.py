@@ -42,7 +42,7 @@ def template_findings(directory, tokenizer, max_seq_length=512):
 
 
 def test_a_good_row_is_left_alone(dataset, tiny):
-    assert template_findings(dataset(TURNS), tiny) == {}
+    assert template_findings(dataset(TURNS), tiny).keys() == {"no_validation_rows"}
 
 
 def test_what_is_longer_and_what_would_be_cut(dataset, tiny):
@@ -67,9 +67,9 @@ def test_an_open_end_needs_no_end_of_turn(dataset, tiny):
     """An answer whose end is not learned is no finding; that of another answer in the same row is."""
     text = "It is what it is. We all went there together at night. It was late and then the"
     row = [TURNS[0], {"role": "assistant", "content": text, "open_end": True}]
-    assert template_findings(dataset(row), tiny) == {}
+    assert template_findings(dataset(row), tiny).keys() == {"no_validation_rows"}
     closed = [row[0], {**row[1], "open_end": False}]
-    assert template_findings(dataset(closed, name="closed"), tiny).keys() == {"cut_answer"}
+    assert template_findings(dataset(closed, name="closed"), tiny).keys() == {"cut_answer", "no_validation_rows"}
     tiny.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     tiny.chat_template += "{% if add_generation_prompt %}assistant: {% endif %}"
     assert "no_end_of_turn" not in template_findings(dataset(row, name="open"), tiny)

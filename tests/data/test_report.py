@@ -25,7 +25,7 @@ def filled(count):
 
 def test_the_file_names_every_row_and_a_person_sees_the_first(tmp_path):
     report = filled(183)
-    write_dataset(tmp_path / "d", {"train": [Example(MESSAGES)]}, {}, report)
+    write_dataset(tmp_path / "d", {"train": [Example(MESSAGES)], "valid": [Example(MESSAGES)]}, {}, report)
     written = json.loads((tmp_path / "d" / "report.json").read_text())
     names = [f"f.jsonl, line {number}" for number in range(183)]
     assert written["left_out"] == [{"reason": "too short", "count": 183, "examples": names[:NAMED], "rows": names}]
