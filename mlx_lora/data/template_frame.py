@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -259,9 +259,11 @@ def align(frame: str, text: str, covered: Cover) -> Alignment | None:
     return result if at == len(text) else None
 
 
-def _forms(run: str) -> list[str]:
-    """A run as templates print it: as it is, or within a JSON string."""
-    return [run, json.dumps(run, ensure_ascii=False)[1:-1], json.dumps(run)[1:-1]]
+def _forms(run: str) -> Iterator[str]:
+    """Yield a run as templates print it: as it is, or within a JSON string."""
+    yield run
+    yield json.dumps(run, ensure_ascii=False)[1:-1]
+    yield json.dumps(run)[1:-1]
 
 
 def tail(tokenizer: Any, covered: Cover, count: int, generate: bool, options: dict[str, Any]) -> tuple[int, str]:
