@@ -10,7 +10,6 @@ pytestmark = pytest.mark.slow
 # Of a few thousand sampled answers one or two come out malformed; which run meets them depends on the machine's BLAS.
 SAMPLED_VALID = 0.98
 BASE_COHERENCE = 0.4
-HIDDEN_COHERENCE = 0.8
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +24,13 @@ def test_the_gate_fails_for_the_base_and_passes_for_the_adapter(quickstart):
     _, summary = quickstart
     assert summary["base"]["gate_passed"] is False
     # The base knows the forms, not which tokens go with which trajectory: chance is 0.25.
-    assert max(summary[name]["balanced_coherence"] for name in ("base", "base_hidden")) < BASE_COHERENCE
+    assert summary["base"]["balanced_coherence"] < BASE_COHERENCE
     for name in ("adapter", "adapter_sampled"):
         assert summary[name]["mean_coherence"] > 0.952
         assert summary[name]["gate_passed"] is True
     assert summary["adapter"]["valid_rate"] == 1.0
     assert summary["adapter_sampled"]["valid_rate"] >= SAMPLED_VALID
     assert summary["adapter_sampled"]["tokens_in_use"] >= 10
-
-
-@pytest.mark.xfail(strict=True, reason="the built-in base cannot infer a shape from the numbers yet")
-def test_the_shape_is_inferred_where_it_is_not_named(quickstart):
-    _, summary = quickstart
-    for name in ("adapter_hidden", "adapter_sampled_hidden"):
-        assert summary[name]["balanced_coherence"] >= HIDDEN_COHERENCE
-    assert summary["adapter_hidden"]["warnings"] == []
 
 
 def test_no_warning_is_given(quickstart):

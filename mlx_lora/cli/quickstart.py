@@ -17,18 +17,7 @@ RESULTS = "quickstart.json"
 SHOWN = 5
 # Enough for the adapter to be sure of the form when it is sampled, and few enough for minutes.
 PER_SHAPE = 80
-# Share of the examples that do not name the shape. Above 0 the adapter learns to read the numbers even where the shape
-# is named, at the cost of coherence there, until the built-in base can infer shapes.
-HIDE_SHAPE = 0.0
-# (who answers, is the shape in the question)
-ROWS = {
-    "base": ("base", "named"),
-    "adapter": ("adapter", "named"),
-    "adapter_sampled": ("adapter, sampled", "named"),
-    "base_hidden": ("base", "hidden"),
-    "adapter_hidden": ("adapter", "hidden"),
-    "adapter_sampled_hidden": ("adapter, sampled", "hidden"),
-}
+NAMES = {"base": "base", "adapter": "adapter", "adapter_sampled": "adapter, sampled at temperature 1"}
 
 
 @click.command()
@@ -44,9 +33,7 @@ ROWS = {
 def quickstart(out: Path, backend: str | None, as_json: bool) -> None:
     """Make EISV data, ask the base, train an adapter, ask again, and judge both by Gate 1.
 
-    Each test window is asked twice: with its shape named, and without, so that the numbers must tell it.
-
-    Exit status 0: the adapter passed the gate with the shape named. 1: it did not.
+    Exit status 0: the adapter passed the gate. 1: it did not.
     """
     from ..files import write_json
     from ..sources.eisv import make_eisv_dataset
@@ -54,7 +41,7 @@ def quickstart(out: Path, backend: str | None, as_json: bool) -> None:
 
     _clear(out)
     write_json(out / RESULTS, {})
-    card = make_eisv_dataset(out / "data", min_per_shape=PER_SHAPE, hide_shape=HIDE_SHAPE)
+    card = make_eisv_dataset(out / "data", min_per_shape=PER_SHAPE)
     if not as_json:
         _say("1. A dataset: trajectories of the nine shapes, and what Lumen would say")
         print_card(out / "data", card)
@@ -80,34 +67,25 @@ def _clear(out: Path) -> None:
 
 def _train_and_ask(out: Path, backend: str, quiet: bool) -> dict[str, dict[str, Any]]:
     from ..config import load_config
-    from ..evaluation.eisv_gate1 import read_cases, run_gate1, with_shape
+    from ..evaluation.eisv_gate1 import read_cases, run_gate1
     from ..evaluation.targets import Target, load_target
     from ..training.run import train
 
     config = replace(
         load_config("quickstart", [f"backend={backend}"]), data=str(out / "data"), output_dir=str(out / "run")
     )
-    test = read_cases(out / "data" / "test.jsonl")
+    cases = read_cases(out / "data" / "test.jsonl")
 
-    def ask(target: Target, named: bool = True, temperature: float = 0.0) -> dict[str, Any]:
-        cases = with_shape(test, named)
+    def ask(target: Target, temperature: float = 0.0) -> dict[str, Any]:
         with progress(f"asking {target.name}", len(cases)) as advance:
             return run_gate1(target, cases, temperature=temperature, advance=advance)
 
-    model = load_target(config.model_name, backend)
-    base, base_hidden = ask(model), ask(model, named=False)
+    base = ask(load_target(config.model_name, backend))
     if not quiet:
         _say(f"2. Training an adapter for {config.model_name}")
     train(config, quiet=quiet)
     adapter = load_target(str(out / "run"), backend)
-    return {
-        "base": base,
-        "adapter": ask(adapter),
-        "adapter_sampled": ask(adapter, temperature=1.0),
-        "base_hidden": base_hidden,
-        "adapter_hidden": ask(adapter, named=False),
-        "adapter_sampled_hidden": ask(adapter, named=False, temperature=1.0),
-    }
+    return {"base": base, "adapter": ask(adapter), "adapter_sampled": ask(adapter, 1.0)}
 
 
 def _say(text: str) -> None:
@@ -121,20 +99,19 @@ def _print(reports: dict[str, dict[str, Any]], out: Path) -> None:
     rows = [(shape, b["answer"], a["answer"]) for shape, (b, a) in list(shown.items())[:SHOWN]]
     print_table("", ("trajectory", "before", "after"), rows)
     _say("4. Gate 1: mean coherence above 0.933, at least 90 % of the answers valid")
-    columns = ("", "shape", "coherence", "balanced", "valid", "tokens", "Gate 1")
+    columns = ("", "mean coherence", "balanced", "valid", "tokens in use", "Gate 1")
     table = [
         (
-            *ROWS[key],
+            NAMES[key],
             f"{r['mean_coherence']:.3f}",
             f"{r['balanced_coherence']:.3f}",
             f"{r['valid_rate']:.3f}",
-            f"{r['tokens_in_use']}/15",
+            f"{r['tokens_in_use']} of 15",
             "passed" if r["gate_passed"] else "failed",
         )
         for key, r in reports.items()
     ]
     print_table("", columns, table)
-    click.echo("hidden: the question leaves out the shape's name; sampled: at temperature 1; tokens: in use")
     click.echo(f"The adapter is in {out / 'run'}; ask it something:\n")
     prompt = "TRAJECTORY:\\nshape: convergence\\nwindow: 4 states over 7s"
     click.echo(f"  mlx-lora generate --target {out / 'run'} --temperature 1 --prompt $'{prompt}'")
