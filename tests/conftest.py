@@ -29,13 +29,13 @@ def realdata() -> Path:
 def command():
     """Run ``mlx-lora`` as a user does; returns the finished process with text output."""
 
-    def run(*arguments, cwd=None, **kwargs) -> subprocess.CompletedProcess:
+    def run(*arguments, cwd=None, timeout=300, **kwargs) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, "-m", "mlx_lora", *map(str, arguments)],
             cwd=cwd,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout,
             **kwargs,
         )
 

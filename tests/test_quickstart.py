@@ -15,7 +15,8 @@ BASE_COHERENCE = 0.4
 @pytest.fixture(scope="module")
 def quickstart(command, tmp_path_factory):
     out = tmp_path_factory.mktemp("quickstart") / "q"
-    done = command("quickstart", "--out", out, "--json")
+    # Minutes on a calm machine; how many is for the benchmarks to say.
+    done = command("quickstart", "--out", out, "--json", timeout=1500)
     assert done.returncode == 0, done.stderr
     return out, json.loads(done.stdout)
 
