@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,10 @@ def in_base_dtype(model: nn.Module) -> AbstractContextManager:
 
 def _decoded(model: nn.Module, ids: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
     """Post-norm hidden states [batch, length, hidden]."""
-    return model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+    decoder = model.get_decoder()
+    # Older versions of transformers call it past_key_values; newer ones warn of that name.
+    name = "cache" if "cache" in signature(decoder.forward).parameters else "past_key_values"
+    return decoder(input_ids=ids, use_cache=cache is not None, **{name: cache}).last_hidden_state
 
 
 def _prefix_of(model: nn.Module, ids: torch.Tensor, path: LossPath) -> Cache:
