@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ SYSTEM_PROBE, USER_PROBE = "mlx0system", "mlx1user"
 SystemSupport = Literal["kept", "refused", "dropped"]
 _support: dict[str, SystemSupport] = {}
 _clock = threading.RLock()
+# message.thinking, message['thinking'], message.get("thinking"), 'thinking' in message
+_THOUGHT_KEY = re.compile(r"""(?:\w\.|['"])(reasoning_content|reasoning|thinking)\b(?!['"]?\s*=)""")
 
 
 def render(
@@ -48,6 +51,7 @@ def render(
     if getattr(tokenizer, "chat_template", None) is None:
         raise UserError(f"{getattr(tokenizer, 'name_or_path', 'this model')}: {NO_TEMPLATE}")
     shown = [{key: value for key, value in m.items() if key not in TRAINING_KEYS} for m in messages]
+    shown = _with_thoughts_as_read(template_text(tokenizer, tools) or "", shown)
     if any(message.get("role") == "system" for message in shown):
         shown = _with_system_role(tokenizer, shown, tools)
     return _apply(tokenizer, shown, generate, tools, template_kwargs)
@@ -108,6 +112,19 @@ def template_text(tokenizer: Any, tools: Sequence[dict[str, Any]] | None = None)
     if isinstance(template, dict):
         template = template.get("tool_use") if tools and "tool_use" in template else template.get("default")
     return template
+
+
+def _with_thoughts_as_read(template: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Repeat thoughts under the key that the template reads, e.g. ``thinking`` in gpt-oss's; the rows have one key."""
+    read = set(_THOUGHT_KEY.findall(template))
+    if not read or "reasoning_content" in read:
+        return messages
+    return [
+        message | dict.fromkeys(read - message.keys(), message["reasoning_content"])
+        if "reasoning_content" in message
+        else message
+        for message in messages
+    ]
 
 
 def asks_clock(tokenizer: Any) -> bool:

@@ -71,6 +71,31 @@ def test_published_templates(realdata):
     assert without == {"google-gemma-2-2b-it": "refused"}
 
 
+# As gpt-oss writes thoughts: under a key of its own, in the last answer alone.
+THINKS = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' and m.KEY and loop.last %}"
+    "<|start_header_id|>analysis<|end_header_id|>{{ m.KEY }}<|eot_id|>{% endif %}"
+    "<|start_header_id|>{{ m.role }}<|end_header_id|>{{ m.content }}<|eot_id|>{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("key", ["thinking", "reasoning", "reasoning_content"])
+def test_thoughts_under_the_key_that_the_template_reads(changed_base, key):
+    tokenizer = load_tokenizer(str(changed_base(tokenizer_config={"chat_template": THINKS.replace("KEY", key)})))
+    thought = {**SAY, "reasoning_content": "My name."}
+    example = encode_example(tokenizer, Example([ASK, thought]), 512)
+    learned = tokenizer.decode(example.ids[example.supervised])
+    assert "My name.<|eot_id|>" in learned
+    assert learned.endswith("Lumen.<|eot_id|>")
+
+
+def test_a_switch_for_thoughts_is_not_their_key(changed_base):
+    thought = {**SAY, "reasoning_content": "My name."}
+    switch = DROPS + "{% if enable_thinking and 'on' == 'off' %}{% endif %}"
+    tokenizer = load_tokenizer(str(changed_base(tokenizer_config={"chat_template": switch})))
+    assert ids(tokenizer, [ASK, thought]) == ids(tokenizer, [ASK, SAY])
+
+
 def test_merging():
     again = {"role": "system", "content": "Now in rhyme."}
     assert merge_system([SYSTEM, again, ASK]) == [{**ASK, "content": "Be brief.\n\nNow in rhyme.\n\nWho are you?"}]
