@@ -5,7 +5,6 @@ import pytest
 from mlx_lora.config import TrainingConfig, load_config
 from mlx_lora.errors import UserError
 from mlx_lora.training.monitor import Monitor
-from mlx_lora.training.report import chart, write_report
 from mlx_lora.training.stopping import deadline_of
 
 
@@ -69,20 +68,3 @@ def test_time_budgets():
     assert deadline_of(TrainingConfig(until="23:00", max_minutes=90), now) == now + 1800
     with pytest.raises(UserError, match="time of day"):
         load_config(None, ["until=25:00"])
-
-
-def test_the_report_shows_what_happened_and_needs_nothing_else(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text(
-        '{"event": "progress", "step": 1, "loss": 2.5, "learning_rate": 0.1, "grad_norm": 1, "tokens_per_second": 9, '
-        '"supervised_tokens_per_second": 3, "peak_memory_gb": 1}\n'
-        '{"event": "evaluation", "step": 1, "validation_loss": 2.0}\n'
-        '{"event": "warning", "message": "mind the <gap>"}\n'
-        '{"event": "complete", "steps": 1, "loss": 2.5}\n{"event": "cut sh'
-    )
-    record = {"model": "m", "data": "d", "data_sha256": {"train": "abc"}}
-    write_report(tmp_path, {"lora_rank": 4}, record, [("a <prompt>", "reference", "answer")])
-    page = (tmp_path / "report.html").read_text()
-    for text in ("mind the &lt;gap&gt;", "a &lt;prompt&gt;", "lora_rank", "abc", "<svg", "2.5"):
-        assert text in page
-    assert "http" not in page.replace("http-equiv", "")
-    assert chart("empty", {"a": []}) == ""
