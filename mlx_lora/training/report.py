@@ -17,6 +17,7 @@ STYLE = (
     "td{padding:.15rem 1rem .15rem 0;vertical-align:top}pre{background:#f4f4f2;padding:.6rem;white-space:pre-wrap}"
     "svg{width:100%;height:auto}.w{color:#a33}"
 )
+REPORT_FILE = "report.html"
 COLOURS = ("#2a6f97", "#d1495b")
 
 Points = list[tuple[float, float]]
@@ -68,12 +69,17 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 
 
 def write_report(
-    out: Path, config: dict[str, Any], record: dict[str, Any], samples: Sequence[tuple[str, str, str]]
+    out: Path,
+    config: dict[str, Any],
+    record: dict[str, Any],
+    samples: Sequence[tuple[str, str, str]],
+    missing: str | None = None,
 ) -> None:
     """Write ``report.html`` from the run's own files.
 
     Args:
         samples: (prompt, reference answer, the adapter's answer).
+        missing: why there are none.
     """
     events = read_metrics(out / "metrics.jsonl")
     progress = [e for e in events if e["event"] == "progress"]
@@ -100,10 +106,11 @@ def write_report(
         *(f'<p class="w">{html.escape(w)}</p>' for w in warnings),
         *(f"<h2>{title}</h2>{chart(title, series)}" for title, series in charts),
         *(("<h2>Samples</h2>", shown) if samples else ()),
+        *((f'<h2>Samples</h2><p class="w">{html.escape(missing)}</p>',) if missing else ()),
         "<h2>Settings</h2>",
         _table([(k, v) for k, v in config.items() if v is not None]),
         "<h2>Data</h2>",
         _table(data),
     ]
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(out.name)}</title>'
-    write_atomic(out / "report.html", f"{page}<style>{STYLE}</style><body>{''.join(body)}</body></html>\n")
+    write_atomic(out / REPORT_FILE, f"{page}<style>{STYLE}</style><body>{''.join(body)}</body></html>\n")
