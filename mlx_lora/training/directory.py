@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE, base_recorded
+from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE, LIVE, base_recorded
 from ..config import TrainingConfig, located
 from ..data.chat_template import TEMPLATE_DATE
 from ..data.mix import hashes_of, record_of
@@ -53,13 +53,14 @@ def make_directory(ready: Prepared) -> None:
             write_atomic(directory / TEMPLATE_FILE, ready.backend.base.given_template)
 
 
-def remove_run(out: Path) -> None:
-    """Remove the run in a directory, to start over: at once for everybody else, and only what a run consists of.
-
-    Raises:
-        UserError: it is no run, or holds other files as well, or another process trains there.
-    """
-    if any(out.iterdir()) and not is_run(out):
+def check_place(out: Path, fresh: bool) -> None:
+    """Raise UserError if a run cannot go on, or with ``fresh`` start over, in a directory that is there."""
+    if (out / LIVE).is_symlink():
+        raise UserError(f"{out}: this holds rounds of --increment; continue with --increment, or choose another --out")
+    if not fresh:
+        read_run(out)
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not is_run(out)):
         raise UserError(f"{out}: --fresh replaces a run, and this is none; choose another --out")
     others = sorted(file.name for file in out.iterdir() if not _is_ours(file.name))
     if others:
@@ -67,6 +68,14 @@ def remove_run(out: Path) -> None:
             f"{out}: --fresh replaces a run, and {others[0]} in this directory is not of a run; "
             "move it away, or choose another --out"
         )
+
+
+def remove_run(out: Path) -> None:
+    """Remove the run in a directory, at once for everybody else.
+
+    Raises:
+        UserError: another process trains there.
+    """
     with locked(out), writing(out):
         temporary = temporary_beside(out)
         remove_any(temporary)

@@ -22,6 +22,7 @@ from .directory import (
     CONFIG_FILE,
     METRICS_FILE,
     RUN_FILE,
+    check_place,
     check_same,
     locked,
     make_directory,
@@ -51,8 +52,8 @@ def train(
     Raises:
         UserError: bad input (nothing is written then), another run in the directory, or see ``Trainer.run``.
     """
-    if config.output_dir and Path(config.output_dir).exists() and not fresh:
-        read_run(Path(config.output_dir))
+    if config.output_dir and Path(config.output_dir).exists():
+        check_place(Path(config.output_dir), fresh)
     ready = prepare(config)
     config = ready.config
     trainable = ready.backend.attach_lora(config)
