@@ -149,6 +149,14 @@ def check_writable(path: Path) -> None:
         temporary.unlink()
 
 
+def check_directory(path: Path) -> None:
+    """Raise UserError, before any work, if files cannot be put into a directory, which may still have to be made."""
+    nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        raise UserError(f"{path}: {nearest} is there and is no directory; choose another name")
+    check_writable(nearest / ".writable")
+
+
 def set_aside(path: Path, why: str = "unreadable") -> Path:
     """Rename a file or directory to the first free ``NAME.WHY-N`` beside it; returns where it is now.
 
@@ -184,7 +192,7 @@ def check_format(content: Mapping[str, Any], file: Path) -> None:
     found = content.get("format", FORMAT)
     if found != FORMAT:
         raise UserError(
-            f"{file}: this file has format {str(found)[:40]!r}, and this version of mlx-lora reads format {FORMAT}; "
+            f"{file}: this file has format {str(found)[:40]}, and this version of mlx-lora reads format {FORMAT}; "
             "use the version that wrote it, or a newer one"
         )
 

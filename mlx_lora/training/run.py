@@ -15,7 +15,7 @@ from ..backends import Backend
 from ..backends.adapters import ADAPTER_FILE
 from ..config import TrainingConfig, located
 from ..errors import UserError, first_line
-from ..files import set_aside, write_atomic, write_json
+from ..files import FORMAT, set_aside, write_atomic, write_json
 from ..models.parameters import stored_parameters
 from .checkpoints import Checkpoints, TrainerState
 from .directory import (
@@ -117,6 +117,7 @@ def _lead(ready: Prepared, trainable: int, listeners: Sequence[Listener]) -> Tra
     emit(
         {
             "event": "start",
+            "format": FORMAT,
             "step": state.step,
             "model": ready.model.name,
             "backend": backend.name,
