@@ -8,12 +8,16 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+
+# Of the JSON files that a later version will read; fields that a version does not know are ignored.
+FORMAT = 1
 
 
 @contextmanager
@@ -133,6 +137,64 @@ def new_directory(path: str | Path) -> Iterator[Path]:
             fsync_path(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise UserError, before any work, if a file cannot be put at ``path``."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: this is there already and is no file; choose another name")
+    temporary = temporary_beside(path)
+    with writing(path):
+        temporary.touch()
+        temporary.unlink()
+
+
+def check_directory(path: Path) -> None:
+    """Raise UserError, before any work, if files cannot be put into a directory, which may still have to be made."""
+    nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        raise UserError(f"{path}: {nearest} is there and is no directory; choose another name")
+    check_writable(nearest / ".writable")
+
+
+def set_aside(path: Path, why: str = "unreadable") -> Path:
+    """Rename a file or directory to the first free ``NAME.WHY-N`` beside it; returns where it is now.
+
+    Raises:
+        UserError: the file system refuses.
+    """
+    place = next(p for n in count(1) if not os.path.lexists(p := path.with_name(f"{path.name}.{why}-{n}")))
+    with writing(path):
+        os.rename(path, place)
+        fsync_path(path.parent)
+    return place
+
+
+def replace_link(path: Path, target: str) -> None:
+    """Point a symbolic link at ``target``, in place of whatever link or file is at ``path``; a reader sees old or new.
+
+    Raises:
+        UserError: the file system refuses.
+    """
+    temporary = temporary_beside(path)
+    remove_any(temporary)
+    with writing(path):
+        try:
+            os.symlink(target, temporary)
+            os.replace(temporary, path)
+            fsync_path(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def check_format(content: Mapping[str, Any], file: Path) -> None:
+    """Raise UserError if a file says that it has a format of a later version; one that says nothing is the first."""
+    found = content.get("format", FORMAT)
+    if found != FORMAT:
+        raise UserError(
+            f"{file}: this file has format {str(found)[:40]}, and this version of mlx-lora reads format {FORMAT}; "
+            "use the version that wrote it, or a newer one"
+        )
 
 
 def sha256_of(path: str | Path) -> str:

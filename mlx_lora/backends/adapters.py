@@ -17,6 +17,8 @@ from ..files import write_json
 from ..models.resolve import ResolvedModel
 
 ADAPTER_FILE, ADAPTER_CONFIG = "adapters.safetensors", "adapter_config.json"
+# The symbolic link to the generation in use, where several follow each other in one directory.
+LIVE = "live"
 
 
 def initial_a(seed: int, name: str, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
@@ -73,10 +75,30 @@ def read_description(directory: Path) -> dict[str, Any]:
     return json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
 
 
+def published(directory: Path) -> Path:
+    """Return the directory of an adapter's files: the generation that is live, or the directory itself.
+
+    A generation never changes. Whoever reads more than one file of an adapter finds its directory once, and reads
+    them all there, while the next generation may go live.
+    """
+    live = directory / LIVE
+    return live.resolve() if live.is_symlink() else directory
+
+
+def base_recorded(directory: Path) -> str | None:
+    """Return the fingerprint of the base that an adapter was trained on; ``None`` where no file says so."""
+    try:
+        recorded = read_description(directory).get("base_fingerprint")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    return recorded if isinstance(recorded, str) else None
+
+
 def write_description(directory: Path, base: ResolvedModel, adapter: dict[str, Any]) -> None:
-    """Write ``adapter_config.json``, with the base that the adapter is for."""
+    """Write ``adapter_config.json``, with the base that the adapter is for and continues on."""
     model = str(base.path) if base.revision is None else base.name
-    write_json(directory / ADAPTER_CONFIG, {"model": model, **adapter})
+    about = {"model": model, "base_fingerprint": base.fingerprint}
+    write_json(directory / ADAPTER_CONFIG, {**about, **adapter})
 
 
 def check_can_begin_from(described: dict[str, Any], adapter: dict[str, Any]) -> None:

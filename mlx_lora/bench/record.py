@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..doctor.machine import chip
-from ..files import write_atomic, write_json, writing
+from ..files import FORMAT, write_atomic, write_json, writing
 from .picture import picture
 from .rivals import RIVALS
 
@@ -83,7 +83,7 @@ def write_results(out: Path, results: Sequence[dict[str, Any]], how: str) -> Non
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     backend, about = results[0]["backend"], machine(results)
-    write_json(out / "bench.json", {"command": how, "machine": about, "results": list(results)})
+    write_json(out / "bench.json", {"format": FORMAT, "command": how, "machine": about, "results": list(results)})
     write_atomic(out / "bench.svg", picture(results, RIVALS[backend].name))
     columns, rows = table(results, speeds=True)
     facts = "\n".join(f"- {name}: {value}" for name, value in about.items())

@@ -64,7 +64,10 @@ def bench(
     from ..bench.compare import STANDARD, Case, compare
     from ..bench.record import table, title, write_results
     from ..bench.rivals import RIVALS
+    from ..files import check_directory
 
+    if out is not None:
+        check_directory(out)
     name = backend if backend in RIVALS else choose().name
     if name != "torch" and (packing or dtype):
         raise UserError(f"{'--packing' if packing else '--dtype'} is only for --backend torch; leave it out")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .output import backend_option, finite, json_option, print_json, print_table, progress
+from .output import backend_option, finite, json_option, print_json, print_table, print_warnings, progress
 
 SUITES = ["eisv_gate1"]
 file_path = click.Path(path_type=Path)
@@ -51,8 +50,10 @@ def evaluate(
     """
     from ..evaluation.eisv_gate1 import read_cases, run_gate1, with_shape
     from ..evaluation.targets import load_target
-    from ..files import write_json
+    from ..files import check_writable, write_json
 
+    if out is not None:
+        check_writable(out)
     found = read_cases(cases)
     if hide_shape:
         found = with_shape(found, named=False)
@@ -86,12 +87,6 @@ def print_results(report: dict[str, Any]) -> None:
     ]
     print_table(f"{report['suite']}: {report['target']} on {report['cases']}", ("measure", "reached"), rows)
     print_warnings(report["warnings"])
-
-
-def print_warnings(warnings: Sequence[str]) -> None:
-    """Print warnings on standard error."""
-    for warning in warnings:
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
 
 
 @click.command()

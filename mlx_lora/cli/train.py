@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key, e.g. --set learning_rate=1e-4."
 )
-@click.option("--fresh", is_flag=True, help="Replace the run that is in the run directory.")
+@click.option("--fresh", is_flag=True, help="Replace the run that is there; with --increment, the interrupted round.")
 @click.option("--extend", is_flag=True, help="Go on with a run although num_epochs or max_steps has changed.")
 @click.option(
     "--increment", is_flag=True, help="Learn only what no round before has, and start from the adapter of the last."
@@ -79,9 +79,9 @@ def train(
         _dry_run(config, as_json)
         return
     if increment:
-        if fresh or extend:
-            raise UserError("--increment goes on by itself: leave out --fresh and --extend, or start in another --out")
-        trained = train_increment(config, min_new, quiet=as_json)
+        if extend:
+            raise UserError("--increment goes on by itself: leave out --extend, or start in another --out")
+        trained = train_increment(config, min_new, fresh=fresh, quiet=as_json)
     else:
         trained = run(config, fresh=fresh, extend=extend, quiet=as_json)
     if trained is None:

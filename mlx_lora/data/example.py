@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import new_directory, sha256_of, write_atomic, write_json
+from ..files import FORMAT, new_directory, sha256_of, write_atomic, write_json
 from .containers import SUFFIXES
 from .formats import parse_example, read_rows, stem_of
 from .hub import hub_hash, is_hub, parse_hub, split_names
@@ -203,6 +203,7 @@ def write_dataset(
             with open(directory / f"{split}.jsonl", "w", encoding="utf-8") as file:
                 file.writelines(json.dumps(e.to_dict(), ensure_ascii=False) + "\n" for e in splits.get(split, ()))
         full = {
+            "format": FORMAT,
             **card,
             "splits": {split: len(splits.get(split, ())) for split in SPLITS},
             "sha256": dataset_hashes(directory),

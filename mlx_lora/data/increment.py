@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import write_json
+from ..files import FORMAT, check_format, write_json
 from .example import Example
 
 STATE_FILE = "increment.json"
@@ -59,11 +59,12 @@ def read_state(path: str | Path) -> IncrementState:
     """The state in a file; where there is none yet, nothing was trained on.
 
     Raises:
-        UserError: it cannot be read, or is no such state.
+        UserError: it cannot be read, or is no such state, or one of a later version's format.
     """
     path = Path(path)
     try:
         data = json.loads(path.read_bytes())
+        check_format(data, path)
         strings = [*data["trained"], *data["pending"], *(data["newest"] or ())]
         newest = tuple(data["newest"]) if data["newest"] is not None else None
         if not all(isinstance(s, str) for s in strings) or (newest is not None and len(newest) != 2):
@@ -71,7 +72,7 @@ def read_state(path: str | Path) -> IncrementState:
         return IncrementState(set(data["trained"]), newest, list(data["pending"]), int(data["rounds"]))
     except FileNotFoundError:
         return IncrementState()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: this is no state of incremental training ({type(error).__name__}: {error}); put a copy of it "
             "back, or remove it to train on everything again"
@@ -84,7 +85,7 @@ def write_state(path: str | Path, state: IncrementState) -> None:
     Raises:
         UserError: the file system refuses.
     """
-    write_json(path, {**asdict(state), "trained": sorted(state.trained)})
+    write_json(path, {"format": FORMAT, **asdict(state), "trained": sorted(state.trained)})
 
 
 def item_id(example: Example, where: str = "an example") -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data.example import is_number, parse_example, read_jsonl
 from ..errors import UserError
+from ..files import FORMAT, check_format
 from ..sources.eisv import (
     ALL_TOKENS,
     GATE1_COHERENCE,
@@ -172,11 +173,14 @@ def run_gate1(
     ]
     results = evaluate_predictions(predictions)
     passed, reasons = check_gate1(results)
+    measured = measure_cases(cases, parsed)
     return {
+        "format": FORMAT,
         "suite": SUITE,
         "target": target.name,
         **asdict(results),
-        **measure_cases(cases, parsed),
+        **measured,
+        "warnings": [*target.warnings, *measured["warnings"]],
         "distinct_answers": len({text.strip() for text in texts}),
         "gate_passed": passed,
         "reasons": reasons,
@@ -202,6 +206,8 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], EvalResults]:
         raise UserError(
             f"{path}: these results cannot be read ({error}); write them with `mlx-lora eval --out`"
         ) from error
+    if isinstance(report, dict):
+        check_format(report, Path(path))
     names = [f.name for f in fields(EvalResults)]
     missing = [name for name in names if not isinstance(report, dict) or name not in report]
     if missing:

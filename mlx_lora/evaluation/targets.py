@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..backends import Backend, load_backend
+from ..backends.adapters import published
 from ..data.chat_template import encode_prompt
 from ..models.resolve import resolve_model
-from ..training.directory import base_of, check_exists, is_run, read_trained
+from ..training.directory import base_of, check_exists, is_run, other_base, read_trained
 
 # Prompts answered together: enough to fill the machine, few enough to show progress.
 GROUP = 32
@@ -20,11 +21,17 @@ Messages = list[dict[str, Any]]
 
 @dataclass
 class Target:
-    """A model in memory, ready to answer; ``system_prompt`` is the one its run was trained with, if any."""
+    """A model in memory, ready to answer.
+
+    Attributes:
+        system_prompt: the one its run was trained with, if any.
+        warnings: what whoever reads the answers should know, a sentence each.
+    """
 
     name: str
     backend: Backend
     system_prompt: str | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 def load_target(name: str, asked: str = "auto") -> Target:
@@ -40,11 +47,14 @@ def load_target(name: str, asked: str = "auto") -> Target:
     if not is_run(directory):
         check_exists(name)
         return Target(name, load_backend(resolve_model(name), asked))
+    directory = published(directory)
     run = read_trained(directory)
     in_4bit = bool(run.get("learned_from", {}).get("load_in_4bit"))
-    backend = load_backend(base_of(run, directory), asked, in_4bit)
+    model = base_of(run, directory)
+    backend = load_backend(model, asked, in_4bit)
     backend.load_adapter(directory)
-    return Target(name, backend, run.get("system_prompt"))
+    other = other_base(run, directory, model)
+    return Target(name, backend, run.get("system_prompt"), [f"{name}: {other}"] if other else [])
 
 
 def answer(

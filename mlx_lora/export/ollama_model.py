@@ -114,9 +114,8 @@ def export_ollama(wish: Wish, progress: Callable[[float], None] = lambda share: 
 
 def _places(wish: Wish, source: Source, name: str) -> tuple[Path, Path]:
     """Where the GGUF and the Modelfile go, or are."""
-    assert source.adapter is not None
     plain = name.replace("/", "-").replace(":", "-")
-    folder = wish.out or source.adapter / "ollama"
+    folder = wish.out or Path(source.name) / "ollama"
     weights = wish.gguf or folder / f"{plain}.{wish.kind}.gguf"
     modelfile = folder / f"{plain}.Modelfile"
     if wish.gguf is None:

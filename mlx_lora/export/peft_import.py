@@ -10,7 +10,7 @@ from .. import __version__
 from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
 from ..backends.mlx.layer_streaming import load_lazily
 from ..errors import UserError
-from ..files import sha256_of, write_json, writing
+from ..files import FORMAT, sha256_of, write_json, writing
 from ..models.resolve import ResolvedModel, resolve_model
 from ..training.directory import RUN_FILE
 from .adapter import Pair, check_fit, check_range, differing, read_adapter
@@ -96,6 +96,7 @@ def _in_mlx_format(
         pairs[path] = Pair(mx.zeros((columns, adapter.rank)), mx.zeros((adapter.rank, rows)))
     config = {
         "model": model.reference,
+        "base_fingerprint": model.fingerprint,
         "fine_tune_type": adapter.kind,
         "num_layers": part.depth - first,
         "lora_parameters": {
@@ -111,9 +112,11 @@ def _in_mlx_format(
 def _record(directory: Path, adapter: PeftAdapter, model: ResolvedModel, config: dict[str, Any]) -> dict[str, Any]:
     """A ``run.json``; it was learned elsewhere, so nothing is said of data, and training cannot go on from it."""
     return {
+        "format": FORMAT,
         "mlx_lora_version": __version__,
         "model": model.reference,
         "model_revision": model.revision,
+        "base_fingerprint": model.fingerprint,
         "imported_from": {"peft": str(directory.absolute()), "sha256": sha256_of(directory / PEFT_FILE)},
         "data": None,
         "data_sha256": {},

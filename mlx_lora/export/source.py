@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import Backend, load_backend
-from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
+from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE, published
 from ..errors import UserError
 from ..models.resolve import BUILT_IN, ResolvedModel, check_safetensors, resolve_model
-from ..training.directory import RUN_FILE, base_of, check_exists, is_run, read_trained
+from ..training.directory import RUN_FILE, base_of, check_exists, is_run, other_base, read_trained
 
 
 @dataclass
@@ -48,7 +48,8 @@ def read_source(name: str, needs_adapter: bool = False) -> Source:
         needs_adapter: only a run will do.
 
     Raises:
-        UserError: there is no such run or model, the run has no adapter yet, or a file of it is broken.
+        UserError: there is no such run or model, the run has no adapter yet, its base has other weights now, or a
+            file of it is broken.
     """
     directory = Path(name)
     if not is_run(directory):
@@ -61,8 +62,11 @@ def read_source(name: str, needs_adapter: bool = False) -> Source:
         check_exists(name)
         model = resolve_model(name)
         return Source(name, model, _config(model), None, {}, {})
+    directory = published(directory)
     run = read_trained(directory)
     model = base_of(run, directory)
+    if (other := other_base(run, directory, model)) is not None:
+        raise UserError(f"{name}: {other}")
     check_safetensors(directory / ADAPTER_FILE)
     return Source(name, model, _config(model), directory, _adapter_config(directory), run)
 

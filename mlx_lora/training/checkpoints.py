@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..backends import Backend
-from ..files import new_directory, sha256_of, write_json
+from ..errors import UserError
+from ..files import FORMAT, check_format, new_directory, set_aside, sha256_of, write_json
 
 STATE, ARRAYS = "state.json", "state.safetensors"
 
@@ -73,7 +74,7 @@ class Checkpoints:
         self._clean()
         with new_directory(self._path(state.step)) as directory:
             backend.save_state(directory / ARRAYS)
-            write_json(directory / STATE, {**asdict(state), "sha256": sha256_of(directory / ARRAYS)})
+            write_json(directory / STATE, {"format": FORMAT, **asdict(state), "sha256": sha256_of(directory / ARRAYS)})
         others = [step for step in self._steps() if step not in (state.step, state.best_step)]
         for step in others[: max(0, len(others) + 1 - self.limit)]:
             shutil.rmtree(self._path(step))
@@ -84,15 +85,22 @@ class Checkpoints:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _read(self, step: int) -> TrainerState | None:
-        """The state of a checkpoint, or ``None`` if it is not intact."""
+        """Return the state of a checkpoint, or ``None`` if it is not intact; fields of later versions are ignored.
+
+        Raises:
+            UserError: a later version's format.
+        """
         path = self._path(step)
         try:
             content = json.loads((path / STATE).read_text(encoding="utf-8"))
-            if content.pop("sha256") != sha256_of(path / ARRAYS):
+            check_format(content, path / STATE)
+            if content["sha256"] != sha256_of(path / ARRAYS) or content["step"] != step:
                 return None
-            return TrainerState(**content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
+        known = {key: content[key] for key in (f.name for f in fields(TrainerState)) if key in content}
+        fits = all(_fits(value, getattr(TrainerState(), key)) for key, value in known.items())
+        return TrainerState(**known) if fits else None
 
     def newest(self) -> Iterator[tuple[int, TrainerState | None]]:
         """(step, state) from the newest on; ``None`` for a checkpoint that is damaged."""
@@ -104,5 +112,19 @@ class Checkpoints:
         backend.load_state(self._path(step) / ARRAYS)
 
     def intact(self, step: int) -> bool:
-        """Whether there is a checkpoint of this step, undamaged."""
-        return self._read(step) is not None
+        """Return True if there is a checkpoint of this step, undamaged."""
+        try:
+            return self._read(step) is not None
+        except UserError:
+            return False
+
+    def set_aside(self, step: int) -> Path:
+        """Rename a checkpoint that cannot be read, so that training does not meet it again; returns its new path."""
+        return set_aside(self._path(step))
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, dict):
+        return isinstance(value, dict)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number or (value is None and default is None)

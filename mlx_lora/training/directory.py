@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
+from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE, LIVE, base_recorded
 from ..config import TrainingConfig, located
 from ..data.chat_template import TEMPLATE_DATE
 from ..data.mix import hashes_of, record_of
 from ..errors import UserError
-from ..files import new_directory, write_atomic, write_json
+from ..files import FORMAT, check_format, new_directory, remove_any, temporary_beside, write_atomic, write_json, writing
+from ..models.fingerprint import another_base
 from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
 from .prepare import Prepared
+from .report import REPORT_FILE
 
 RUN_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE = "run.json", "config.yaml", "metrics.jsonl", ".lock"
 # The chat template of the run, where it is not the base's own.
@@ -27,9 +30,11 @@ TEMPLATE_FILE = "chat_template.jinja"
 def record(ready: Prepared) -> dict[str, Any]:
     systems = {m["content"] for e in ready.examples for m in e.messages if m["role"] == "system"}
     return {
+        "format": FORMAT,
         "mlx_lora_version": __version__,
         "model": ready.model.reference,
         "model_revision": ready.model.revision,
+        "base_fingerprint": ready.model.fingerprint,
         "data": record_of(ready.data, ready.mix),
         "data_sha256": hashes_of(ready.data),
         "learned_from": ready.config.learned_from(),
@@ -46,6 +51,44 @@ def make_directory(ready: Prepared) -> None:
         write_json(directory / RUN_FILE, {**record(ready), "result": None})
         if ready.backend.base.given_template is not None:
             write_atomic(directory / TEMPLATE_FILE, ready.backend.base.given_template)
+
+
+def check_place(out: Path, fresh: bool) -> None:
+    """Raise UserError if a run cannot go on, or with ``fresh`` start over, in a directory that is there."""
+    if (out / LIVE).is_symlink():
+        raise UserError(f"{out}: this holds rounds of --increment; continue with --increment, or choose another --out")
+    if not fresh:
+        read_run(out)
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not is_run(out)):
+        raise UserError(f"{out}: --fresh replaces a run, and this is none; choose another --out")
+    others = sorted(file.name for file in out.iterdir() if not _is_ours(file.name))
+    if others:
+        raise UserError(
+            f"{out}: --fresh replaces a run, and {others[0]} in this directory is not of a run; "
+            "move it away, or choose another --out"
+        )
+
+
+def remove_run(out: Path) -> None:
+    """Remove the run in a directory, at once for everybody else.
+
+    Raises:
+        UserError: another process trains there.
+    """
+    with locked(out), writing(out):
+        temporary = temporary_beside(out)
+        remove_any(temporary)
+        os.rename(out, temporary)
+    remove_any(temporary)
+
+
+def _is_ours(name: str) -> bool:
+    known = {RUN_FILE, CONFIG_FILE, METRICS_FILE, TEMPLATE_FILE, ADAPTER_FILE, ADAPTER_CONFIG, REPORT_FILE}
+    # The last is what macOS puts into every directory.
+    known |= {"checkpoints", "tensorboard", LOCK_FILE, ".DS_Store"}
+    leftover = name.startswith(".") and ".tmp" in name
+    return name in known or leftover or name.startswith(f"{METRICS_FILE}.unreadable-")
 
 
 def check_same(ready: Prepared, extend: bool) -> None:
@@ -67,6 +110,8 @@ def check_same(ready: Prepared, extend: bool) -> None:
         changed.append(f"templates printed the date {run['template_date']!r} and print {TEMPLATE_DATE!r}")
     if run.get("model_revision") != ready.model.revision:
         changed.append(f"the model's revision was {run.get('model_revision')} and is {ready.model.revision}")
+    elif another_base(run.get("base_fingerprint"), ready.model.fingerprint):
+        changed.append(f"the weights of {ready.model.name} are other ones")
     if changed:
         raise UserError(
             f"{ready.out}: a run is there already, and it is another: {'; '.join(changed)}; "
@@ -106,6 +151,21 @@ def base_of(run: dict[str, Any], directory: Path) -> ResolvedModel:
     )
 
 
+def other_base(run: dict[str, Any], directory: Path, model: ResolvedModel) -> str | None:
+    """Return the sentence that says so if a run's adapter was trained on other weights than the base has now.
+
+    Args:
+        run: the ``run.json`` of ``directory``.
+    """
+    recorded = run.get("base_fingerprint") or base_recorded(directory)
+    if not another_base(recorded, model.fingerprint):
+        return None
+    return (
+        f"this adapter was trained on other weights than those of {model.name} now, and fits no other base; "
+        "put its own base back there, or correct the name in the adapter's run.json"
+    )
+
+
 def is_run(directory: Path) -> bool:
     """Whether a directory is a run's, or at least an adapter's, rather than a model's."""
     return (directory / RUN_FILE).exists() or (directory / ADAPTER_CONFIG).exists()
@@ -142,15 +202,19 @@ def read_run(directory: Path) -> dict[str, Any]:
     """The ``run.json`` of a run directory.
 
     Raises:
-        UserError: it is missing or broken.
+        UserError: it is missing or broken, or of a later version's format.
     """
     file = directory / RUN_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        check_format(content, file)
         if not isinstance(content["model"], str):
             raise ValueError("it names no model")
+        for key in ("learned_from", "data_sha256"):
+            if not isinstance(content.get(key, {}), dict):
+                raise ValueError(f"its {key} is no object")
         return content
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{directory}: this exists and is no run ({RUN_FILE} is missing or broken: {error}); choose another name"
         ) from error

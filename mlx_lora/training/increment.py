@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
+from ..backends.adapters import ADAPTER_FILE, LIVE
 from ..config import TrainingConfig
-from ..data.example import read_split, read_trainable, write_dataset
-from ..data.increment import finish_round, read_state, start_round, state_path
+from ..data.example import Example, read_split, read_trainable, write_dataset
+from ..data.increment import Round, abandon_round, finish_round, item_id, read_state, start_round, state_path
 from ..data.mix import datasets_of
 from ..errors import UserError
-from ..files import write_atomic, writing
-from .directory import RUN_FILE, TEMPLATE_FILE, locked
+from ..files import set_aside, writing
+from .directory import RUN_FILE, locked
+from .generations import publish
 from .run import train
 from .trainer import TrainingResult
 
 ROUNDS = "rounds"
-PUBLISHED = (ADAPTER_CONFIG, ADAPTER_FILE, "report.html", RUN_FILE, TEMPLATE_FILE)
 
 
 def train_increment(
-    config: TrainingConfig, minimum: int, quiet: bool = False
+    config: TrainingConfig, minimum: int, *, fresh: bool = False, quiet: bool = False
 ) -> tuple[Path, TrainingResult] | str | None:
     """One round in ``output_dir/rounds/N``; when it is complete, its adapter becomes that of ``output_dir``.
 
-    Examples are told apart by the ``item_id`` or ``experience_id`` of their meta. An interrupted round goes on.
+    Examples are told apart by the ``item_id`` or ``experience_id`` of their meta. An interrupted round goes on, after
+    a kill at any moment: each thing that is written is complete or absent, and what is there is not done again.
 
     Args:
         minimum: new items that a round needs.
+        fresh: give an interrupted round up, and start it over.
 
     Returns:
         The run's directory and measurements, or the sentence that says that there is too little to train on, or
@@ -42,39 +44,74 @@ def train_increment(
     if not config.data or not config.output_dir:
         raise UserError("--increment needs a dataset and a directory: give --data DIR and --out adapters/NAME")
     out = Path(config.output_dir)
+    state = state_path(out)
+    if (out / RUN_FILE).exists() and not (state.exists() or (out / ROUNDS).exists()):
+        raise UserError(
+            f"{out}: this is a run without --increment, which a round would replace; choose another --out, and start "
+            f"from this adapter with --set init_adapter={out}"
+        )
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     sources, _ = datasets_of(config.data)
     examples = [example for path in sources for example in read_trainable(path)]
     with locked(out):
-        state = state_path(out)
+        rounds = read_state(state).rounds
+        if fresh:
+            abandon_round(state)
+        _adopt(out, rounds)
         taken = start_round(state, examples, minimum)
         if isinstance(taken, str):
             return taken
-        directory = out / ROUNDS / f"{read_state(state).rounds + 1:04d}"
-        if not taken.resumed and directory.exists():
-            shutil.rmtree(directory)
-        if not directory.exists():
-            valid = [example for path in sources for example in read_split(path, "valid")]
-            write_dataset(directory / "data", {"train": taken.examples, "valid": valid}, {"source": "increment"})
+        directory = _round_directory(out, rounds + 1)
+        _write_data(directory, taken, sources)
         # By the rounds that are complete: a kill after publishing must not make a round start from its own end.
-        begin = str(out) if read_state(state).rounds else config.init_adapter
+        begin = str(out) if rounds else config.init_adapter
         trained = train(
             replace(config, data=str(directory / "data"), output_dir=str(directory / "run"), init_adapter=begin),
             quiet=quiet,
         )
         if trained is None or trained[1].stopped == "time budget":
             return trained
-        _publish(trained[0], out)
+        publish(trained[0], out, rounds + 1)
         finish_round(state, examples)
         return out, trained[1]
 
 
-def _publish(run: Path, out: Path) -> None:
-    """The round's adapter as the directory's own; each file complete, the weights last."""
-    for name in (*PUBLISHED[2:], *PUBLISHED[:2]):
-        if name != TEMPLATE_FILE or (run / name).exists():
-            write_atomic(out / name, (run / name).read_bytes())
+def _round_directory(out: Path, number: int) -> Path:
+    return out / ROUNDS / f"{number:04d}"
+
+
+def _write_data(directory: Path, taken: Round, sources: Sequence[Path]) -> None:
+    """Write the examples of a round, unless they are there; what is left of one that was given up is set aside."""
+    data = directory / "data"
+    if directory.exists() and not (taken.resumed and (not data.exists() or _items(data) == _ids(taken.examples))):
+        set_aside(directory, "given-up")
+    if not data.exists():
+        valid = [example for path in sources for example in read_split(path, "valid")]
+        write_dataset(data, {"train": taken.examples, "valid": valid}, {"source": "increment"})
+
+
+def _items(data: Path) -> set[str]:
+    """Return the ids of a round's examples; none where they cannot be read."""
+    try:
+        return _ids(read_split(data, "train"))
+    except UserError:
+        return set()
+
+
+def _ids(examples: Sequence[Example]) -> set[str]:
+    return {item_id(example) for example in examples}
+
+
+def _adopt(out: Path, rounds: int) -> None:
+    """Publish the last complete round where no generation is live: earlier versions wrote the files themselves."""
+    if not rounds or ((out / LIVE / ADAPTER_FILE).exists() and (out / LIVE).is_symlink()):
+        return
+    run = _round_directory(out, rounds) / "run"
+    if not (run / ADAPTER_FILE).exists():
+        run = out
+    if (run / ADAPTER_FILE).exists():
+        publish(run, out, rounds)
 
 
 def progress_of(out: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..backends import Backend, load_backend
+from ..backends.adapters import base_recorded, published
 from ..config import TrainingConfig
 from ..data.chat_template import encode_prompt, merge_note
 from ..data.checks import errors_that_stop, stop_sentence
@@ -15,6 +16,7 @@ from ..data.encode import EncodedExample, encode_examples
 from ..data.example import Example, read_split, read_trainable, split_file
 from ..data.mix import Mix, datasets_of
 from ..errors import UserError
+from ..models.fingerprint import another_base
 from ..models.resolve import ResolvedModel, resolve_model
 
 SAMPLES, SAMPLE_TOKENS = 3, 128
@@ -102,6 +104,8 @@ def prepare(config: TrainingConfig) -> Prepared:
         chat_template=config.chat_template,
         system_role=config.system_role,
     )
+    if config.init_adapter:
+        check_continues(Path(config.init_adapter), model)
     backend = load_backend(model, config.backend, config.load_in_4bit)
 
     def encode(sets: Sequence[Sequence[Example]], split: str) -> list[EncodedExample]:
@@ -121,6 +125,15 @@ def prepare(config: TrainingConfig) -> Prepared:
     examples = [example for rows in train_sets for example in rows]
     train_rows, valid_rows = encode(train_sets, "train"), encode(valid_sets, "valid")
     return Prepared(config, data, out, model, examples, backend, train_rows, valid_rows, mix)
+
+
+def check_continues(adapter: Path, model: ResolvedModel) -> None:
+    """Raise UserError if an adapter that training is to start from was trained on other weights than these."""
+    if another_base(base_recorded(published(adapter)), model.fingerprint):
+        raise UserError(
+            f"init_adapter {adapter}: this adapter was trained on another base than {model.name}, whose weights are "
+            "other ones of the same shapes or names; name its own base with model_name, or leave init_adapter out"
+        )
 
 
 def samples(ready: Prepared) -> list[tuple[str, str, str]]:

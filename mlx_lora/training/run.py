@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,25 @@ import yaml
 from ..backends import Backend
 from ..backends.adapters import ADAPTER_FILE
 from ..config import TrainingConfig, located
-from ..errors import UserError
-from ..files import write_atomic, write_json, writing
+from ..errors import UserError, first_line
+from ..files import FORMAT, set_aside, write_atomic, write_json
 from ..models.parameters import stored_parameters
 from .checkpoints import Checkpoints, TrainerState
-from .directory import CONFIG_FILE, METRICS_FILE, RUN_FILE, check_same, locked, make_directory, read_run, record
+from .directory import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    RUN_FILE,
+    check_place,
+    check_same,
+    locked,
+    make_directory,
+    read_run,
+    record,
+    remove_run,
+)
 from .events import Listener, metrics_file, progress_bar, tensorboard
 from .prepare import Prepared, prepare, samples
-from .report import write_report
+from .report import REPORT_FILE, write_report
 from .stopping import deadline_of, interruption
 from .trainer import Limits, Trainer, TrainingResult, total_steps
 
@@ -42,8 +52,8 @@ def train(
     Raises:
         UserError: bad input (nothing is written then), another run in the directory, or see ``Trainer.run``.
     """
-    if config.output_dir and Path(config.output_dir).exists() and not fresh:
-        read_run(Path(config.output_dir))
+    if config.output_dir and Path(config.output_dir).exists():
+        check_place(Path(config.output_dir), fresh)
     ready = prepare(config)
     config = ready.config
     trainable = ready.backend.attach_lora(config)
@@ -53,24 +63,45 @@ def train(
     out = ready.out
     board = [tensorboard(out / "tensorboard")] if config.tensorboard else []
     if fresh and out.exists():
-        with locked(out), writing(out):
-            shutil.rmtree(out)
+        remove_run(out)
     if not out.exists():
         make_directory(ready)
     with locked(out):
         check_same(ready, extend)
-        run = read_run(out)
-        if run.get("result") and not extend:
+        finished = None if extend else _result_of(read_run(out))
+        if finished is not None:
             ready.backend.from_leader(_message(ready, None))
-            return out, TrainingResult(**run["result"])
+            if not (out / REPORT_FILE).exists():
+                _report(ready)
+            return out, finished
         write_atomic(out / CONFIG_FILE, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
         with progress_bar(quiet) as show:
             listeners = [metrics_file(out / METRICS_FILE), show]
             result = _lead(ready, trainable, listeners + board)
-        write_report(out, config.to_dict(), record(ready), samples(ready))
         ended = result.stopped != "time budget"
         write_json(out / RUN_FILE, {**record(ready), "result": asdict(result) if ended else None})
+        _report(ready)
     return out, result
+
+
+def _report(ready: Prepared) -> None:
+    """Write the report; the run is over by now, so that an answer which cannot be given costs only the samples."""
+    try:
+        answers, missing = samples(ready), None
+    except Exception as error:
+        answers, missing = [], f"the adapter's answers are missing here: {first_line(error)}"
+    write_report(ready.out, ready.config.to_dict(), record(ready), answers, missing)
+
+
+def _result_of(run: dict[str, Any]) -> TrainingResult | None:
+    """Return the measurements of a run that is over, without what later versions added."""
+    stored = run.get("result")
+    if not isinstance(stored, dict):
+        return None
+    try:
+        return TrainingResult(**{f.name: stored[f.name] for f in fields(TrainingResult) if f.name in stored})
+    except TypeError:
+        return None
 
 
 def _lead(ready: Prepared, trainable: int, listeners: Sequence[Listener]) -> TrainingResult:
@@ -86,6 +117,7 @@ def _lead(ready: Prepared, trainable: int, listeners: Sequence[Listener]) -> Tra
     emit(
         {
             "event": "start",
+            "format": FORMAT,
             "step": state.step,
             "model": ready.model.name,
             "backend": backend.name,
@@ -152,7 +184,7 @@ def _until(trainer: Trainer, config: TrainingConfig) -> TrainingResult:
 
 
 def _same_everywhere(ready: Prepared) -> dict[str, Any]:
-    keys = ("learned_from", "data_sha256", "model_revision")
+    keys = ("learned_from", "data_sha256", "model_revision", "base_fingerprint")
     same = {key: record(ready)[key] for key in keys}
     # The same files may lie elsewhere on another machine.
     same["learned_from"] |= {key: Path(path).name for key, path in located(same["learned_from"]).items() if path}
@@ -174,7 +206,9 @@ def _resume(backend: Backend, checkpoints: Checkpoints, metrics: Path) -> tuple[
             if metrics.exists():
                 write_atomic(metrics, metrics.read_bytes()[: state.metrics_bytes])
             return state, damaged
-        damaged.append(f"the checkpoint of step {step} is damaged and was passed over")
-        shutil.rmtree(checkpoints.directory / f"step-{step:08d}")
+        place = checkpoints.set_aside(step)
+        damaged.append(f"the checkpoint of step {step} is damaged and was passed over; it is now {place.name}")
+    if damaged and metrics.exists():
+        damaged.append(f"training starts over; the metrics so far are now {set_aside(metrics).name}")
     metrics.unlink(missing_ok=True)
     return TrainerState(), damaged

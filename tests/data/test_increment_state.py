@@ -128,7 +128,13 @@ def test_a_broken_state_is_one_sentence(tmp_path, content):
 def test_the_state_is_replaced_as_a_whole(tmp_path):
     path = tmp_path / "state.json"
     write_state(path, IncrementState({"b", "a"}, ("t", "b"), ["c"], 3))
-    assert json.loads(path.read_text()) == {"trained": ["a", "b"], "newest": ["t", "b"], "pending": ["c"], "rounds": 3}
+    assert json.loads(path.read_text()) == {
+        "format": 1,
+        "trained": ["a", "b"],
+        "newest": ["t", "b"],
+        "pending": ["c"],
+        "rounds": 3,
+    }
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(UserError):
         write_state(tmp_path / "absent" / "state.json", IncrementState())

@@ -172,10 +172,13 @@ def test_damaged_and_deleted_checkpoints_are_passed_over(command, arguments, und
     process.communicate()
     newest = max(out.glob("checkpoints/step-*"))
     arrays = newest / "state.safetensors"
-    arrays.write_bytes(arrays.read_bytes()[:-100])
+    half = arrays.read_bytes()[:-100]
+    arrays.write_bytes(half)
     (out / "checkpoints" / ".step-99999999.1.tmp").mkdir()
     finish(command, arguments, out)
-    assert any("is damaged and was passed over" in e["message"] for e in events(out, "warning"))
+    said = f"is damaged and was passed over; it is now {newest.name}.unreadable-1"
+    assert any(said in e["message"] for e in events(out, "warning"))
+    assert (newest.with_name(f"{newest.name}.unreadable-1") / "state.safetensors").read_bytes() == half
     assert_same_adapter(undisturbed, out)
     assert not list((out / "checkpoints").glob(".*"))
 
@@ -276,3 +279,105 @@ def test_a_memory_limit_stops_with_a_sentence(refused, arguments, tmp_path):
     sentence = refused(*arguments, tmp_path / "run", "--set", "memory_limit_gb=0.001")
     assert "memory_limit_gb" in sentence
     assert "batch_size" in sentence
+
+
+@pytest.fixture
+def stopped(command, arguments, tmp_path):
+    """A run that was stopped by its time budget, with its last checkpoint's state.json."""
+    out = tmp_path / "run"
+    assert command(*arguments, out, "--max-minutes", 0.0001).returncode == 0
+    return out, max(out.glob("checkpoints/step-*")) / "state.json"
+
+
+def change(file, **keys):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **keys}))
+
+
+def test_fields_of_later_versions_are_ignored(command, arguments, undisturbed, stopped):
+    out, state = stopped
+    assert json.loads(state.read_text())["format"] == json.loads((out / "run.json").read_text())["format"] == 1
+    change(state, of_a_later_version={"a": 1})
+    step = json.loads(state.read_text())["step"]
+    change(out / "run.json", of_a_later_version=[1])
+    finish(command, arguments, out)
+    assert events(out, "start")[-1]["step"] == step > 0
+    assert_same_adapter(undisturbed, out)
+    result = json.loads((out / "run.json").read_text())["result"]
+    change(out / "run.json", result={**result, "of_a_later_version": 1})
+    assert finish(command, arguments, out)["steps"] == result["steps"]
+
+
+def test_files_without_a_format_are_of_the_first(command, arguments, undisturbed, stopped):
+    out, state = stopped
+    for file in (state, out / "run.json"):
+        content = json.loads(file.read_text())
+        del content["format"]
+        file.write_text(json.dumps(content))
+    finish(command, arguments, out)
+    assert events(out, "start")[-1]["step"] > 0
+    assert_same_adapter(undisturbed, out)
+
+
+@pytest.mark.parametrize("name", ["state.json", "run.json"])
+def test_a_later_format_is_a_sentence_and_stays(refused, arguments, stopped, name):
+    out, state = stopped
+    file = state if name == "state.json" else out / name
+    change(file, format=2)
+    kept = [path for path in out.rglob("*") if path.is_file() and path.name != "config.yaml"]
+    before = {path: path.read_bytes() for path in kept}
+    sentence = refused(*arguments, out)
+    assert f"{file}: this file has format 2, and this version of mlx-lora reads format 1" in sentence
+    assert {path: path.read_bytes() for path in kept} == before
+
+
+@pytest.mark.parametrize("broken", ["{", "[]", '{"step": "one"}', ""])
+def test_a_state_that_cannot_be_read_is_kept(command, arguments, undisturbed, stopped, broken):
+    out, state = stopped
+    state.write_text(broken)
+    steps = len(list(out.glob("checkpoints/step-*")))
+    metrics = (out / "metrics.jsonl").read_text()
+    finish(command, arguments, out)
+    assert_same_adapter(undisturbed, out)
+    kept = state.parent.with_name(f"{state.parent.name}.unreadable-1")
+    assert (kept / "state.json").read_text() == broken
+    if steps == 1:
+        assert (out / "metrics.jsonl.unreadable-1").read_text() == metrics
+
+
+def test_fresh_removes_nothing_but_a_run(refused, arguments, tmp_path):
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter.txt").write_text("a year's work")
+    assert "--fresh replaces a run, and this is none" in refused(*arguments, out, "--fresh")
+    (out / "run.json").write_text("{}")
+    assert "chapter.txt in this directory is not of a run" in refused(*arguments, out, "--fresh")
+    assert (out / "chapter.txt").read_text() == "a year's work"
+
+
+def test_samples_cannot_undo_a_finished_run(arguments, tmp_path, monkeypatch):
+    from mlx_lora.config import load_config
+    from mlx_lora.training import run
+
+    def fails(ready):
+        raise MemoryError("no room for <answers>")
+
+    monkeypatch.setattr(run, "samples", fails)
+    out = tmp_path / "run"
+    config = load_config(arguments[2], [f"output_dir={out}"])
+    run.train(config, quiet=True)
+    assert json.loads((out / "run.json").read_text())["result"]["stopped"] is None
+    assert "no room for &lt;answers&gt;" in (out / "report.html").read_text()
+
+    def interrupted(ready):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "samples", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(config, fresh=True, quiet=True)
+    assert json.loads((out / "run.json").read_text())["result"]["stopped"] is None
+    # The report that Ctrl-C prevented is written by the next call, which trains nothing.
+    monkeypatch.undo()
+    before = (out / "adapters.safetensors").stat().st_mtime_ns
+    run.train(config, quiet=True)
+    assert (out / "report.html").exists()
+    assert (out / "adapters.safetensors").stat().st_mtime_ns == before

@@ -21,7 +21,7 @@ from ...files import replace_file, writing
 from ...models.resolve import ResolvedModel, check_safetensors
 from ...models.tokenizer import open_tokenizer
 from .. import StepResult
-from ..adapters import ADAPTER_FILE, check_can_begin_from, read_description, write_description
+from ..adapters import ADAPTER_FILE, check_can_begin_from, published, read_description, write_description
 from ..refusals import beginning_from, fitting_its_base, going_on_from
 from . import SLOW_BLAS
 from .checkpointing import checkpoint_layers
@@ -68,7 +68,7 @@ class MLXBackend:
     def attach_lora(self, config: TrainingConfig) -> int:
         self._adapter = start_adapter(self.model, config)
         if config.init_adapter:
-            directory = Path(config.init_adapter)
+            directory = published(Path(config.init_adapter))
             with beginning_from(directory):
                 check_can_begin_from(read_description(directory), self._adapter)
                 self._load(directory)

@@ -1,0 +1,111 @@
+"""Generations of an adapter: directories that never change, of which one symbolic link names the one in use.
+
+``out/live`` points at ``generations/N`` and is replaced at once; ``out/adapters.safetensors`` and the other files that
+mlx-lm and people's scripts open are links through it, which stay. A program that opens two of them one after the other
+may meet a new generation in between. So ``adapter_config.json`` is kept byte for byte while only dropout differs, and
+our own readers find the generation once (:func:`~mlx_lora.backends.adapters.published`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..backends.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    LIVE,
+    check_can_begin_from,
+    published,
+    read_description,
+)
+from ..files import FORMAT, new_directory, replace_link, set_aside, sha256_of, write_atomic, write_json
+from .directory import RUN_FILE, TEMPLATE_FILE, read_run
+from .report import REPORT_FILE
+
+GENERATIONS, MANIFEST = "generations", "manifest.json"
+# The weights last: who looks for them finds the rest as well.
+FILES = (REPORT_FILE, RUN_FILE, TEMPLATE_FILE, ADAPTER_CONFIG, ADAPTER_FILE)
+
+
+def publish(run: Path, out: Path, number: int) -> None:
+    """Make a finished run's adapter the one in use in ``out``; doing it again changes nothing.
+
+    Args:
+        number: of the round that the run is of, for the manifest.
+
+    Raises:
+        UserError: the file system refuses; what was in use stays in use.
+    """
+    generation = _made(run, out, number)
+    # Links to nothing until there is a generation, so that the first one appears at once as well.
+    link_files(out, generation, replace=False)
+    if (out / LIVE).is_dir() and not (out / LIVE).is_symlink():
+        # A copy of the directory that followed the links.
+        set_aside(out / LIVE, "copied")
+    replace_link(out / LIVE, f"{GENERATIONS}/{generation.name}")
+    link_files(out, generation)
+
+
+def link_files(out: Path, generation: Path, replace: bool = True) -> None:
+    """Point the names that other programs open at the live generation's files.
+
+    Args:
+        replace: also where a file is in the way, which an earlier version wrote.
+    """
+    for name in FILES:
+        target, place = f"{LIVE}/{name}", out / name
+        if not (generation / name).exists() or (place.is_symlink() and os.readlink(place) == target):
+            continue
+        if replace or not os.path.lexists(place):
+            replace_link(place, target)
+
+
+def _made(run: Path, out: Path, number: int) -> Path:
+    """Return the generation of a run, made unless a killed process has made it."""
+    place = out / GENERATIONS
+    numbers = sorted(int(file.name) for file in place.glob("[0-9]" * 4) if file.is_dir())
+    sha256 = sha256_of(run / ADAPTER_FILE)
+    if numbers:
+        newest = place / f"{numbers[-1]:04d}"
+        if _manifest(newest).get("round") == number and sha256_of(newest / ADAPTER_FILE) == sha256:
+            return newest
+    generation = place / f"{numbers[-1] + 1 if numbers else 1:04d}"
+    record = read_run(run)
+    with new_directory(generation) as directory:
+        for name in FILES:
+            if (run / name).exists():
+                shutil.copyfile(run / name, directory / name)
+        write_atomic(directory / ADAPTER_CONFIG, _description(run, out))
+        manifest = {
+            "format": FORMAT,
+            "round": number,
+            "parent": published(out).name if (out / LIVE).is_symlink() else None,
+            "base_fingerprint": record.get("base_fingerprint"),
+            "data_sha256": record.get("data_sha256"),
+            "sha256": {file.name: sha256_of(file) for file in sorted(directory.iterdir())},
+        }
+        write_json(directory / MANIFEST, manifest)
+    return generation
+
+
+def _manifest(generation: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((generation / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _description(run: Path, out: Path) -> bytes:
+    """Return the run's ``adapter_config.json``: that of the generation before it, where only dropout differs."""
+    own, before = run / ADAPTER_CONFIG, published(out) / ADAPTER_CONFIG
+    try:
+        now, then = read_description(run), read_description(published(out))
+        check_can_begin_from(then, now)
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return own.read_bytes()
+    return (before if set(now) == set(then) else own).read_bytes()
