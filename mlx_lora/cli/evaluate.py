@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .output import backend_option, finite, json_option, print_json, print_table, progress
+from .output import backend_option, finite, json_option, print_json, print_table, progress, say
 
 SUITES = ["eisv_gate1"]
 file_path = click.Path(path_type=Path)
@@ -91,7 +91,7 @@ def print_results(report: dict[str, Any]) -> None:
 def print_warnings(warnings: Sequence[str]) -> None:
     """Print warnings on standard error."""
     for warning in warnings:
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+        say(f"warning: {warning}", fg="yellow", err=True)
 
 
 @click.command()
@@ -121,7 +121,7 @@ def gate(results: Path, as_json: bool) -> None:
     else:
         table = [(name, asked, reached, "yes" if met else "NO") for name, asked, reached, met in rows]
         print_table(f"Gate 1: {report.get('target')}", ("criterion", "asked for", "reached", "met"), table)
-        click.echo("passed" if passed else "FAILED: " + "; ".join(reasons))
+        say("passed" if passed else "FAILED: " + "; ".join(reasons))
         print_warnings(warnings)
     sys.exit(0 if passed else 1)
 

@@ -11,7 +11,7 @@ import click
 
 from ..data.example import is_text
 from ..errors import UserError
-from .output import finite, json_option, print_json, print_table
+from .output import finite, json_option, print_json, print_table, say
 
 EXCHANGE: dict[str, type] = {
     "prompt": str,
@@ -88,7 +88,7 @@ def add(
         print_json({"buffer": str(buffer), **(one or {"stored": stored, "results": results})})
     else:
         for result in results:
-            click.echo(_sentence(result, threshold))
+            say(_sentence(result, threshold))
 
 
 def _exchanges(content: bytes) -> list[dict[str, Any]]:
@@ -198,6 +198,6 @@ def merge(files: tuple[Path, ...], into: Path, as_json: bool) -> None:
         counts = {"read": report.read, "added": added, "already_there": known}
         print_json({"buffer": str(into), **counts, "left_out": left_out})
         return
-    click.echo(f"{into}: {added} experiences added, {known} were there already")
+    say(f"{into}: {added} experiences added, {known} were there already")
     for item in left_out:
-        click.echo(f"left out {item['count']}: {item['reason']} ({', '.join(item['examples'][:3])})")
+        say(f"left out {item['count']}: {item['reason']} ({', '.join(item['examples'][:3])})")

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from .output import backend_option, finite, json_option, print_json
+from .output import backend_option, finite, json_option, print_json, say
 
 
 @click.command()
@@ -55,4 +55,4 @@ def generate(
     if as_json:
         print_json({"target": target, "prompt": prompt, "system": system, "answer": text})
     else:
-        click.echo(text)
+        say(text)

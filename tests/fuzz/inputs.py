@@ -34,7 +34,8 @@ def call(*words: Any) -> None:
     try:
         cli.main([str(word) for word in words], standalone_mode=False)
     except SystemExit as ended:
-        assert not ended.code, words
+        if ended.code:
+            raise RuntimeError(f"{words}: status {ended.code}") from None
 
 
 def make_inputs(folder: Path, base: Path | None = None) -> dict[str, Path]:
@@ -50,7 +51,7 @@ def make_inputs(folder: Path, base: Path | None = None) -> dict[str, Path]:
     made = {"base": base, **_rows(folder), **_stores(folder)}
     call("data", "eisv", "--out", folder / "data", "--min-per-shape", 8)
     made |= {"data": folder / "data", "cases": folder / "cases.jsonl", "config": folder / "config.yaml"}
-    made["cases"].write_text("".join(open(folder / "data" / "test.jsonl").readlines()[:3]))
+    made["cases"].write_text("\n".join((folder / "data" / "test.jsonl").read_text().splitlines()[:3]))
     made["config"].write_text(CONFIG.format(base=base, data=folder / "data"))
     made["run"] = folder / "run"
     call("train", "--config", made["config"], "--out", made["run"])
