@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 
 from ..data.example import is_text
 from ..errors import UserError
+from ..user_files import read_standard_input
 from .output import finite, json_option, print_json, print_table, say
 
 EXCHANGE: dict[str, type] = {
@@ -75,7 +75,7 @@ def add(
     options = {"prompt": prompt, "response": response, "session": session, "phase": phase, "metadata": about}
     given = {key: value for key, value in options.items() if value not in (None, "-")}
     if "-" in (source, prompt, response):
-        exchanges = [{**row, **given} for row in _exchanges(sys.stdin.buffer.read())]
+        exchanges = [{**row, **given} for row in _exchanges(read_standard_input())]
     else:
         exchanges = [given]
     for exchange in exchanges:

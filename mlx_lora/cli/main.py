@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import threading
@@ -10,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from .. import __version__
-from ..errors import UserError, visible
+from ..errors import UserError
 from .lazy import LazyGroup
 from .output import say
 from .streams import tolerate_closed_pipes
@@ -75,8 +76,9 @@ def main() -> None:
         _complain(str(error))
         sys.exit(2)
     except click.ClickException as error:
-        error.message = visible(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue().rstrip("\n"), err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         how, number = ("terminated", _received[0]) if _received else ("interrupted", signal.SIGINT)

@@ -26,10 +26,10 @@ class _Pipe(io.FileIO):
 def tolerate_closed_pipes() -> None:
     """Replace both streams of the process by ones that survive ``| head`` and any text."""
     # Streams that something else has replaced stay.
-    if sys.stdout is not None and sys.stdout is sys.__stdout__:
-        sys.stdout = _tolerant(sys.stdout, line_buffering=sys.stdout.isatty())
-    if sys.stderr is not None and sys.stderr is sys.__stderr__:
-        sys.stderr = _tolerant(sys.stderr, line_buffering=True)
+    if sys.__stdout__ is not None and sys.stdout is sys.__stdout__:
+        sys.stdout = _tolerant(sys.__stdout__, sys.__stdout__.isatty())
+    if sys.__stderr__ is not None and sys.stderr is sys.__stderr__:
+        sys.stderr = _tolerant(sys.__stderr__, True)
 
 
 def _tolerant(stream: TextIO, line_buffering: bool) -> TextIO:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..backends import Backend
 from ..files import new_directory, sha256_of, write_json
+from ..user_files import read_text
 
 STATE, ARRAYS = "state.json", "state.safetensors"
 
@@ -87,7 +88,7 @@ class Checkpoints:
         """The state of a checkpoint, or ``None`` if it is not intact."""
         path = self._path(step)
         try:
-            content = json.loads((path / STATE).read_text(encoding="utf-8"))
+            content = json.loads(read_text(path / STATE))
             if content.pop("sha256") != sha256_of(path / ARRAYS):
                 return None
             return TrainerState(**content)

@@ -17,6 +17,7 @@ from ..data.mix import hashes_of, record_of
 from ..errors import UserError
 from ..files import new_directory, write_atomic, write_json
 from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
+from ..user_files import read_bytes, read_text
 from .prepare import Prepared
 
 RUN_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE = "run.json", "config.yaml", "metrics.jsonl", ".lock"
@@ -82,7 +83,7 @@ def _placed(split: str) -> str:
 
 def _template_changed(ready: Prepared) -> bool:
     given, file = ready.backend.base.given_template, ready.out / TEMPLATE_FILE
-    return given is not None and not (file.exists() and file.read_bytes() == given.encode("utf-8"))
+    return given is not None and not (file.exists() and read_bytes(file) == given.encode("utf-8"))
 
 
 def base_of(run: dict[str, Any], directory: Path) -> ResolvedModel:
@@ -146,7 +147,7 @@ def read_run(directory: Path) -> dict[str, Any]:
     """
     file = directory / RUN_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
         if not isinstance(content["model"], str):
             raise ValueError("it names no model")
         return content

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_atomic
+from ..user_files import read_text
 
 WIDTH, HEIGHT, MARGIN = 640, 180, 48
 STYLE = (
@@ -59,7 +60,7 @@ def _table(rows: Sequence[tuple[str, Any]]) -> str:
 def read_metrics(file: Path) -> list[dict[str, Any]]:
     """The events of a run; a line cut short by a power cut is left out."""
     events = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in read_text(file, 2**30).splitlines():
         try:
             events.append(json.loads(line))
         except ValueError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import UserError, visible
+from ...user_files import read_text
 from ..output import json_option, print_json
 
 if TYPE_CHECKING:
@@ -89,9 +90,9 @@ def find_row(path: Path, number: int, split: str | None) -> tuple[str, Row]:
 def _card_base(path: Path) -> str | None:
     """The model that the dataset's card names, if it names one."""
     try:
-        card = json.loads((path / "card.json").read_text(encoding="utf-8"))
+        card = json.loads(read_text(path / "card.json"))
         return next((card[key] for key in ("base", "base_model", "model_name") if isinstance(card.get(key), str)), None)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 
