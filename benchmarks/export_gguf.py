@@ -37,6 +37,7 @@ from mlx_lora.memory import memory_sizes
 from mlx_lora.models.parameters import projections
 from mlx_lora.models.resolve import BUILT_IN
 from mlx_lora.models.tokenizer import load_tokenizer
+from mlx_lora.processes import python_environment
 from mlx_lora.sources.eisv import make_eisv_dataset
 
 RANK = 16
@@ -182,7 +183,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     if name.endswith(":plan"):
         return {"shape": name.removesuffix(":plan"), "plan": planned(run, options.type)}
     command = ["export", "gguf", "--run", str(run), "--out", str(out), "--type", options.type, "--json"]
-    found, done = measured([sys.executable, "-m", "mlx_lora", *command])
+    found, done = measured([sys.executable, "-P", "-m", "mlx_lora", *command], env=python_environment())
     report = json.loads(done.stdout)
     row = {"shape": name, "plan": report["plan"], "verdict": report["verdict"], "file_bytes": 0, "ours": found}
     made = Path(report["file"])
@@ -196,7 +197,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         if done.returncode:
             raise SystemExit(f"the converter failed: {done.stderr.strip().splitlines()[-1]}")
         quantize = QUANTIZER.format(repr(str(full)), repr(str(small)), type_numbers()[options.type])
-        row["llama_cpp_quantizer"], done = measured([sys.executable, "-c", quantize])
+        row["llama_cpp_quantizer"], done = measured([sys.executable, "-P", "-c", quantize], env=python_environment())
     return row
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import re
 import types
@@ -14,7 +13,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from .errors import UserError
+from .errors import UserError, shortened
+from .settings_file import parse_yaml, read_settings
 
 # Beside the package in a clone, inside it in a wheel.
 PRESET_DIRECTORIES = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
@@ -160,8 +160,8 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"--set {text}: this must be key=value, e.g. --set learning_rate=1e-4")
-        settings[key.strip()] = _checked(f"--set {text}", key.strip(), _parse_value(text, value))
+            raise UserError(f"--set {text[:80]}: this must be key=value, e.g. --set learning_rate=1e-4")
+        settings[key.strip()] = _checked(f"--set {text[:80]}", key.strip(), _parse_value(text, value))
     return TrainingConfig(**settings)
 
 
@@ -191,9 +191,7 @@ def _in_our_names(file: Path) -> Mapping[str, Any]:
 
 def _read_mapping(file: Path) -> Mapping[str, Any]:
     try:
-        # JSON is read as JSON: YAML 1.1 takes 1e-4 for text.
-        text = file.read_text(encoding="utf-8-sig")
-        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        content = read_settings(file)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: this config cannot be read ({error})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -212,7 +210,7 @@ def _read_mapping(file: Path) -> Mapping[str, Any]:
 
 def _parse_value(text: str, value: str) -> Any:
     try:
-        return yaml.safe_load(value)
+        return parse_yaml(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"--set {text[:80]}: the value is not valid YAML") from error
 
@@ -220,23 +218,24 @@ def _parse_value(text: str, value: str) -> Any:
 def _checked(where: str, key: Any, value: Any) -> Any:
     names = [f.name for f in fields(TrainingConfig)]
     if key not in names:
-        near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)[0]
-        raise UserError(f"{where}: there is no config key {key!r}; the nearest is {near!r}")
-    if key == "until" and isinstance(value, int) and not isinstance(value, bool):
+        near = difflib.get_close_matches(shortened(key), names, n=1, cutoff=0.0)[0]
+        raise UserError(f"{where}: there is no config key {shortened(key)}; the nearest is {near!r}")
+    if key == "until" and isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 24 * 60:
         value = f"{value // 60:02d}:{value % 60:02d}"  # YAML 1.1 reads 23:00 as minutes, in base 60
     if key == "data" and isinstance(value, list):
         return _shares(where, value)
     value = _coerce(_TYPES[key], value)
     if not _fits(_TYPES[key], value):
-        raise UserError(f"{where}: {key} must be {_describe(_TYPES[key])}, not {value!r}")
+        raise UserError(f"{where}: {key} must be {_describe(_TYPES[key])}, not {shortened(value)}")
     if key in RANGES and value is not None:
         low, high, above = RANGES[key]
         if not (low < value if above else low <= value) or value > high:
             raise UserError(
-                f"{where}: {key} must be {'above' if above else 'at least'} {low:g} and at most {high:g}, not {value!r}"
+                f"{where}: {key} must be {'above' if above else 'at least'} {low:g} and at most {high:g}, "
+                f"not {shortened(value)}"
             )
     if key == "until" and value is not None and not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", value):
-        raise UserError(f"{where}: until must be a time of day such as 06:00, not {value!r}")
+        raise UserError(f"{where}: until must be a time of day such as 06:00, not {shortened(value)}")
     if key == "lora_target_modules" and not value:
         raise UserError(f"{where}: lora_target_modules is empty; name at least one module, e.g. [q_proj, v_proj]")
     return value
@@ -250,9 +249,11 @@ def _shares(where: str, value: list[Any]) -> list[dict[str, Any]]:
         path, weight = share.get("path"), _coerce(float, share.get("weight"))
         fits = set(share) == {"path", "weight"} and isinstance(path, str) and isinstance(weight, float)
         if not fits or not 0 < weight <= 1e9:
-            raise UserError(f"{where}: an item of data must be {{path: DIR, weight: a number above 0}}, not {item!r}")
+            raise UserError(
+                f"{where}: an item of data must be {{path: DIR, weight: a number above 0}}, not {shortened(item)}"
+            )
         if path in [other["path"] for other in shares]:
-            raise UserError(f"{where}: data names {path} twice; give it one weight")
+            raise UserError(f"{where}: data names {shortened(path, 300)} twice; give it one weight")
         shares.append({"path": path, "weight": weight})
     if not shares:
         raise UserError(f"{where}: data is empty; name at least one dataset")

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+# Control characters but newline and tab, with which data could steer a terminal, and unpaired surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]|\r(?!\n)")
 
 
 class UserError(Exception):
     """Says which file and line, what is wrong and what to do, in one sentence."""
+
+
+def visible(text: str) -> str:
+    """Return a text that can be printed: control characters and unpaired surrogates as ``\\uXXXX``, as in JSON."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def shortened(value: Any, length: int = 60) -> str:
+    """Return ``repr`` of a value for a message, however large the value is."""
+    try:
+        text = repr(value[:length] if isinstance(value, str) else value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; thousands of brackets
+        return f"a large {type(value).__name__}"
+    return text if len(text) <= length else text[:length] + "…"
 
 
 def first_line(error: BaseException | None, lines: int = 1) -> str:

@@ -15,6 +15,7 @@ from ..config import TrainingConfig
 from ..errors import UserError
 from ..files import write_json
 from ..models.resolve import ResolvedModel
+from ..user_files import read_text
 
 ADAPTER_FILE, ADAPTER_CONFIG = "adapters.safetensors", "adapter_config.json"
 # The symbolic link to the generation in use, where several follow each other in one directory.
@@ -72,7 +73,7 @@ def read_description(directory: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError: it is missing, or no JSON.
     """
-    return json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    return json.loads(read_text(directory / ADAPTER_CONFIG))
 
 
 def published(directory: Path) -> Path:

@@ -6,12 +6,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from dataclasses import asdict
 from types import TracebackType
 
 from ..errors import UserError
+from ..processes import python_command, python_environment
 from .report import Report, Spec, report_of
 from .rivals import RIVALS
 
@@ -22,13 +22,13 @@ class Worker:
     def __init__(self, backend: str) -> None:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 closed at exit
         self.process = subprocess.Popen(
-            [sys.executable, "-m", RIVALS[backend].worker],
+            python_command(RIVALS[backend].worker),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
             # Nothing has to be fetched, and nobody told.
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env=python_environment(HF_HUB_OFFLINE="1"),
         )
 
     def ask(self, spec: Spec) -> Report:

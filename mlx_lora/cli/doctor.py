@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import json_option, print_json
+from ..errors import visible
+from .output import json_option, print_json, say
 
 if TYPE_CHECKING:
     from ..doctor import Finding
@@ -40,7 +41,7 @@ def doctor(as_json: bool) -> None:
     else:
         print_findings(found.findings)
         if not found.can_train:
-            click.echo("this machine CANNOT TRAIN: neither MLX nor torch works")
+            say("this machine CANNOT TRAIN: neither MLX nor torch works")
     sys.exit(0 if found.can_train else 1)
 
 
@@ -55,8 +56,8 @@ def print_findings(findings: Sequence[Finding]) -> None:
     table.add_column("state", no_wrap=True)
     table.add_column("what was found, → and what to do", overflow="fold")
     for finding in findings:
-        said = Text(finding.found)
+        said = Text(visible(finding.found))
         if finding.advice:
-            said.append(f"\n→ {finding.advice}", style="bold")
+            said.append(f"\n→ {visible(finding.advice)}", style="bold")
         table.add_row(finding.name, Text(finding.state, style=STYLES[finding.state]), said)
     Console().print(table)

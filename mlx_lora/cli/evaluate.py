@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .output import backend_option, finite, json_option, print_json, print_table, print_warnings, progress
+from .output import backend_option, finite, json_option, print_json, print_table, print_warnings, progress, say
 
 SUITES = ["eisv_gate1"]
 file_path = click.Path(path_type=Path)
@@ -116,7 +116,7 @@ def gate(results: Path, as_json: bool) -> None:
     else:
         table = [(name, asked, reached, "yes" if met else "NO") for name, asked, reached, met in rows]
         print_table(f"Gate 1: {report.get('target')}", ("criterion", "asked for", "reached", "met"), table)
-        click.echo("passed" if passed else "FAILED: " + "; ".join(reasons))
+        say("passed" if passed else "FAILED: " + "; ".join(reasons))
         print_warnings(warnings)
     sys.exit(0 if passed else 1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import click
 
 from ..data.example import is_text
 from ..errors import UserError
-from .output import finite, json_option, print_json, print_table
+from ..user_files import read_standard_input
+from .output import finite, json_option, print_json, print_table, say
 
 EXCHANGE: dict[str, type] = {
     "prompt": str,
@@ -75,7 +75,7 @@ def add(
     options = {"prompt": prompt, "response": response, "session": session, "phase": phase, "metadata": about}
     given = {key: value for key, value in options.items() if value not in (None, "-")}
     if "-" in (source, prompt, response):
-        exchanges = [{**row, **given} for row in _exchanges(sys.stdin.buffer.read())]
+        exchanges = [{**row, **given} for row in _exchanges(read_standard_input())]
     else:
         exchanges = [given]
     for exchange in exchanges:
@@ -88,7 +88,7 @@ def add(
         print_json({"buffer": str(buffer), **(one or {"stored": stored, "results": results})})
     else:
         for result in results:
-            click.echo(_sentence(result, threshold))
+            say(_sentence(result, threshold))
 
 
 def _exchanges(content: bytes) -> list[dict[str, Any]]:
@@ -198,6 +198,6 @@ def merge(files: tuple[Path, ...], into: Path, as_json: bool) -> None:
         counts = {"read": report.read, "added": added, "already_there": known}
         print_json({"buffer": str(into), **counts, "left_out": left_out})
         return
-    click.echo(f"{into}: {added} experiences added, {known} were there already")
+    say(f"{into}: {added} experiences added, {known} were there already")
     for item in left_out:
-        click.echo(f"left out {item['count']}: {item['reason']} ({', '.join(item['examples'][:3])})")
+        say(f"left out {item['count']}: {item['reason']} ({', '.join(item['examples'][:3])})")

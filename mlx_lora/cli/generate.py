@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
-from .output import backend_option, finite, json_option, print_json, print_warnings
+from .output import backend_option, finite, json_option, print_json, print_warnings, say
 
 
 @click.command()
@@ -41,9 +39,10 @@ def generate(
     from ..data.example import is_text
     from ..errors import UserError
     from ..evaluation.targets import answer, load_target
+    from ..user_files import MOST_TEXT, read_standard_input
 
     if prompt == "-":
-        prompt = sys.stdin.read()
+        prompt = read_standard_input(MOST_TEXT).decode("utf-8", "surrogateescape")
     if not is_text(prompt):
         raise UserError("--prompt holds bytes that are no UTF-8 text; correct it")
     loaded = load_target(target, backend or "auto")
@@ -56,4 +55,4 @@ def generate(
     if as_json:
         print_json({"target": target, "prompt": prompt, "system": system, "answer": text})
     else:
-        click.echo(text)
+        say(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import threading
@@ -12,6 +13,8 @@ import click
 from .. import __version__
 from ..errors import UserError
 from .lazy import LazyGroup
+from .output import say
+from .streams import tolerate_closed_pipes
 
 # name -> (module, attribute, line of help)
 COMMANDS = {
@@ -65,23 +68,32 @@ def main() -> None:
     """Run the command; a :class:`UserError` is one sentence and status 2, Ctrl-C status 130, SIGTERM status 143."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+    tolerate_closed_pipes()
     try:
         status = cli.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except UserError as error:
-        click.echo(f"mlx-lora: {error}", err=True)
+        _complain(str(error))
         sys.exit(2)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue().rstrip("\n"), err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         how, number = ("terminated", _received[0]) if _received else ("interrupted", signal.SIGINT)
-        click.echo(f"mlx-lora: {how}; what was complete is kept, nothing is half-written", err=True)
+        _complain(f"{how}; what was complete is kept, nothing is half-written")
         sys.exit(128 + number)
-    except BrokenPipeError:
-        sys.exit(0)
     except OSError as error:
         # What the file system refuses wherever a path is only looked at: permissions, names that are too long.
         place = error.filename or "the file system"
-        click.echo(f"mlx-lora: {place}: {error.strerror or error}; check the path and its permissions", err=True)
+        _complain(f"{place}: {error.strerror or error}; check the path and its permissions")
         sys.exit(2)
+    except MemoryError:
+        _complain("there is not enough memory for this; close other programs, or use less data or a smaller model")
+        sys.exit(2)
+
+
+def _complain(sentence: str) -> None:
+    """Print one line on standard error, whatever names and data it quotes."""
+    say("mlx-lora: " + sentence.replace("\n", "\\n"), err=True)

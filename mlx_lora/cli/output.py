@@ -10,10 +10,21 @@ from typing import Any
 
 import click
 
+from ..errors import visible
+
+
+def say(text: str, err: bool = False, **style: Any) -> None:
+    """Print a text that may quote data; escape sequences in it do not reach the terminal.
+
+    Args:
+        style: as ``click.secho`` takes it.
+    """
+    click.secho(visible(text), err=err, **style)
+
 
 def print_json(content: Any) -> None:
     """One JSON object on standard output, and nothing else."""
-    click.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    say(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -23,18 +34,18 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.text import Text
 
     # As Text, since a user's brackets are not rich's markup.
-    table = Table(title=Text(title), title_justify="left")
+    table = Table(title=Text(visible(title)), title_justify="left")
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(visible(str(cell))) for cell in row))
     Console().print(table)
 
 
 def print_warnings(warnings: Sequence[str]) -> None:
     """Print warnings on standard error."""
     for warning in warnings:
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+        say(f"warning: {warning}", fg="yellow", err=True)
 
 
 @contextmanager
@@ -45,7 +56,7 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escape(description), total=total)
+        task = bar.add_task(escape(visible(description)), total=total)
         yield lambda done: bar.update(task, completed=done)
 
 

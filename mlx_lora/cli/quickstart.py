@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..errors import UserError
-from .output import backend_option, json_option, print_json, print_table, progress
+from .output import backend_option, json_option, print_json, print_table, progress, say
 
 RESULTS = "quickstart.json"
 SHOWN = 5
@@ -89,7 +89,7 @@ def _train_and_ask(out: Path, backend: str, quiet: bool) -> dict[str, dict[str, 
 
 
 def _say(text: str) -> None:
-    click.secho(f"\n{text}", bold=True)
+    say(f"\n{text}", bold=True)
 
 
 def _print(reports: dict[str, dict[str, Any]], out: Path) -> None:
@@ -112,6 +112,6 @@ def _print(reports: dict[str, dict[str, Any]], out: Path) -> None:
         for key, r in reports.items()
     ]
     print_table("", columns, table)
-    click.echo(f"The adapter is in {out / 'run'}; ask it something:\n")
+    say(f"The adapter is in {out / 'run'}; ask it something:\n")
     prompt = "TRAJECTORY:\\nshape: convergence\\nwindow: 4 states over 7s"
-    click.echo(f"  mlx-lora generate --target {out / 'run'} --temperature 1 --prompt $'{prompt}'")
+    say(f"  mlx-lora generate --target {out / 'run'} --temperature 1 --prompt $'{prompt}'")

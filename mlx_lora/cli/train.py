@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import backend_option, json_option, print_json, print_table
+from .output import backend_option, json_option, print_json, print_table, say
 
 if TYPE_CHECKING:
     from ..config import TrainingConfig
@@ -97,14 +97,14 @@ def train(
     validation = "" if result.validation_loss is None else f", validation loss {result.validation_loss:.4f}"
     if result.stopped:
         validation += f", stopped by {result.stopped}"
-    click.echo(f"{directory}: loss {result.loss:.4f}{validation}, {result.steps} steps in {result.seconds:.0f} s")
+    say(f"{directory}: loss {result.loss:.4f}{validation}, {result.steps} steps in {result.seconds:.0f} s")
 
 
 def _say(as_json: bool, config: TrainingConfig, sentence: str) -> None:
     if as_json:
         print_json({"path": config.output_dir, "trained": False, "reason": sentence})
     else:
-        click.echo(sentence)
+        say(sentence)
 
 
 def _dry_run(config: TrainingConfig, as_json: bool) -> None:
@@ -131,5 +131,5 @@ def _dry_run(config: TrainingConfig, as_json: bool) -> None:
     ]
     print_table("A dry run: nothing was written", ("", ""), rows)
     for note in report["notes"]:
-        click.echo(f"note: {note}")
-    click.echo(f"The first example, its supervised tokens between ⟦ and ⟧:\n{report['example']}")
+        say(f"note: {note}")
+    say(f"The first example, its supervised tokens between ⟦ and ⟧:\n{report['example']}")

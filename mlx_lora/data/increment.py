@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import FORMAT, check_format, write_json
+from ..user_files import read_bytes
 from .example import Example
 
 STATE_FILE = "increment.json"
@@ -63,7 +64,7 @@ def read_state(path: str | Path) -> IncrementState:
     """
     path = Path(path)
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(read_bytes(path, 2**30))
         check_format(data, path)
         strings = [*data["trained"], *data["pending"], *(data["newest"] or ())]
         newest = tuple(data["newest"]) if data["newest"] is not None else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import UserError
+from ..user_files import UnusableFile, open_regular
 from .report import ImportReport
 from .schema import is_text, shortened
 
@@ -92,11 +92,10 @@ def open_data(path: str | Path) -> Iterator[DataFile]:
         UserError: no such file, a directory or a device, damaged gzip data, or a file that cannot be read.
     """
     try:
-        # A pipe or a device could block for ever.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"{path}: this is not a file; give the path of a data file")
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             yield DataFile(path, file)
+    except (IsADirectoryError, UnusableFile):
+        raise UserError(f"{path}: this is not a file; give the path of a data file") from None
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; check the path") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

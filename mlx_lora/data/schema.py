@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, shortened
 
 SPLITS = ("train", "valid", "test")
 ROLES = ("system", "user", "assistant", "tool")
@@ -133,15 +133,6 @@ def check_writable(value: Any) -> None:
         raise UserError("it holds a number that is not finite; correct or remove the row") from None
     if not is_text(text):
         raise UserError("it holds an unpaired surrogate, which is not text; correct or remove the row")
-
-
-def shortened(value: Any, length: int = 60) -> str:
-    """Return ``repr`` of a value for a message, however large the value is."""
-    try:
-        text = repr(value[:length] if isinstance(value, str) else value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits; thousands of brackets
-        return f"a large {type(value).__name__}"
-    return text if len(text) <= length else text[:length] + "…"
 
 
 def kind_of(value: Any) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from typing import Any
+
+from ..processes import python_command, python_environment
 
 PROBES = ("mlx", "torch", "backend", "llamacpp")
 # The first import after an installation reads gigabytes.
@@ -16,12 +16,10 @@ SECONDS = 120
 
 def ask(name: str) -> dict[str, Any]:
     """What the probe of that name finds; ``{"failed": why}`` where a library killed it or took too long."""
-    # The process is to find just what this one would, and not what happens to lie in the current directory.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "mlx_lora.doctor.probe", name],
-            env=environment,
+            python_command("mlx_lora.doctor.probe", name),
+            env=python_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

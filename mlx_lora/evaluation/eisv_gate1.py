@@ -31,6 +31,7 @@ from ..sources.eisv import (
     summarize_window,
     validate_output,
 )
+from ..user_files import read_text
 from .constant_answer import balanced_mean, best_constant, constant_warning
 from .targets import Messages, Target, answer
 
@@ -201,7 +202,7 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], EvalResults]:
         UserError: the file is missing, no JSON, of another suite, or incomplete.
     """
     try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
+        report = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: these results cannot be read ({error}); write them with `mlx-lora eval --out`"

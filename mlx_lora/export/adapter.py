@@ -13,6 +13,7 @@ from ..config import TrainingConfig
 from ..errors import UserError
 from ..models.parameters import trainable_parameters
 from ..models.resolve import ResolvedModel, check_safetensors
+from ..user_files import read_text
 from .checks import Check, equal
 from .module_names import path_in_files
 from .source import Source, read_source
@@ -209,7 +210,7 @@ def _known_keys(learned_from: dict[str, Any]) -> dict[str, Any]:
 def base_matrices(path: Path) -> dict[str, tuple[int, int]]:
     """(out, in) of every matrix of a model directory by its module's path, from the headers; quantized ones too."""
     shapes = {name: tensor.shape for name, tensor in stored_tensors(path).items()}
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config = json.loads(read_text(path / "config.json"))
     quantization = config.get("quantization") or config.get("quantization_config") or {}
     found: dict[str, tuple[int, int]] = {}
     for name, shape in shapes.items():
@@ -227,5 +228,5 @@ def base_matrices(path: Path) -> dict[str, tuple[int, int]]:
 
 def is_quantized(path: Path) -> bool:
     """Whether a model directory holds MLX's quantized weights."""
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config = json.loads(read_text(path / "config.json"))
     return bool(config.get("quantization"))

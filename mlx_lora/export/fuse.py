@@ -19,6 +19,7 @@ from ..files import write_atomic, write_json
 from ..models.inspection import BaseFacts, read_object
 from ..models.resolve import HUB_PATTERNS, resolve_model
 from ..models.tokenizer import open_tokenizer
+from ..user_files import read_text
 from .agreement import agreement
 from .checks import Check, Report, at_least, at_most, check_space, equal, new_file, refuse_existing, settle
 from .probes import TEXTS
@@ -93,7 +94,7 @@ def _copy_others(source: Source, directory: Path, base: BaseFacts) -> None:
     for folder in FOLDERS:
         if (source.model.path / folder).is_dir():
             shutil.copytree(source.model.path / folder, directory / folder)
-    config = json.loads((source.model.path / "config.json").read_text(encoding="utf-8"))
+    config = json.loads(read_text(source.model.path / "config.json"))
     if "quantization" in config:
         config.pop("quantization_config", None)
         del config["quantization"]

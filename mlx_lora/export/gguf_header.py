@@ -6,10 +6,13 @@ then the tensors' bytes, aligned (https://github.com/ggml-org/ggml/blob/master/d
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+from ..user_files import open_regular
 
 MAGIC, TEXT, ARRAY = b"GGUF", 8, 9
 # struct's letters for GGUF's numbered types of one value.
@@ -33,7 +36,7 @@ def read_gguf_header(file: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
         ValueError: it is no GGUF file, or ends too early.
     """
     try:
-        with open(file, "rb") as opened:
+        with open_regular(file) as opened:
             if opened.read(4) != MAGIC:
                 raise ValueError(f"{file}: this is no GGUF file")
             version, tensor_count, fact_count = _numbers(opened, "IQQ")
@@ -43,21 +46,26 @@ def read_gguf_header(file: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
             found = [_tensor(opened) for _ in range(tensor_count)]
             alignment = facts.get("general.alignment", ALIGNMENT)
             start = -(-opened.tell() // alignment) * alignment
-    except (struct.error, UnicodeDecodeError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # whatever numbers it holds in place of lengths, kinds and alignment
         raise ValueError(f"{file}: this GGUF file is broken ({error!r})") from error
     return facts, {name: Entry(kind, shape, start + offset) for name, kind, shape, offset in found}
 
 
 def _numbers(opened: IO[bytes], letters: str) -> tuple[Any, ...]:
-    return struct.unpack(f"<{letters}", opened.read(struct.calcsize(f"<{letters}")))
+    return struct.unpack(f"<{letters}", _bytes(opened, struct.calcsize(f"<{letters}")))
+
+
+def _bytes(opened: IO[bytes], length: int) -> bytes:
+    """Read so many bytes, without making room for more than the file has."""
+    if length > os.fstat(opened.fileno()).st_size - opened.tell():
+        raise struct.error("it ends too early")
+    return opened.read(length)
 
 
 def _text(opened: IO[bytes]) -> str:
-    length = int.from_bytes(opened.read(8), "little")
-    text = opened.read(length)
-    if len(text) < length:
-        raise struct.error("it ends within a text")
-    return text.decode("utf-8")
+    return _bytes(opened, *_numbers(opened, "Q")).decode("utf-8")
 
 
 def _value(opened: IO[bytes], kind: int) -> Any:

@@ -19,6 +19,7 @@ from ..errors import UserError
 from .adapter import Adapter, counted, read_adapter
 from .architectures import Architecture, find_architecture, gguf_name, heads_of, permute_rows, unpermute_rows
 from .checks import Check, Report, at_most, check_space, equal, new_file, refuse_existing, settle
+from .gguf_header import read_gguf_header
 from .reference import reference_of
 
 MISSING = "the package gguf is missing; install it with `pip install 'mlx-lora[gguf]'`"
@@ -186,6 +187,8 @@ def gguf_package() -> Any:
 
 def _reader(file: Path) -> Any:
     try:
+        # The package would read lengths that no file has.
+        read_gguf_header(file)
         return gguf_package().GGUFReader(file)
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise UserError(f"{file}: this is no GGUF file, or a broken one ({error})") from error

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..models.resolve import ResolvedModel
+from ..user_files import read_text
 from .peft_process import PeftFailed, ask, has_torch
 from .tensors import format_of
 
@@ -94,7 +95,7 @@ def transformers_names(base: ResolvedModel, adapted: Shapes, in_files: Shapes) -
         UserError: a multimodal base, and its class cannot be asked, or its modules are not those of mlx-lm.
     """
     prefixes = {prefix_of(path) for path in adapted}
-    config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
+    config = json.loads(read_text(base.path / "config.json"))
     if "text_config" not in config and set(adapted) <= set(in_files):
         return {path: path for path in adapted}, set(in_files)
     (prefix,) = prefixes if len(prefixes) == 1 else (None,)

@@ -14,6 +14,7 @@ from ..data.chat_template import encode_prompt, serving_notes
 from ..errors import UserError
 from ..files import write_atomic
 from ..models.tokenizer import open_tokenizer
+from ..user_files import read_text
 from .checks import Check, Report, equal, refuse_existing, settle
 from .gguf_file import export_gguf
 from .gguf_lora import check_base, read_gguf_lora
@@ -156,7 +157,7 @@ def _with_modelfile(report: Report, modelfile: Path, model: OllamaModel, notes: 
     if report.verdict == "rejected" or any(note.startswith("no Modelfile") for note in notes):
         return report
     text = write_modelfile(Path(report.file), model)
-    if not (modelfile.is_file() and modelfile.read_text(encoding="utf-8") == text):
+    if not (modelfile.is_file() and read_text(modelfile) == text):
         refuse_existing(modelfile)
         modelfile.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(modelfile, text)

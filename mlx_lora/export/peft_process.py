@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from ..processes import python_command, python_environment
 
 # The first import after an installation reads gigabytes; a comparison loads the base in float32 besides.
 SECONDS = 600
@@ -36,16 +36,13 @@ def ask(request: dict[str, Any], seconds: float = SECONDS) -> dict[str, Any]:
     Raises:
         PeftFailed: the process died, or took longer.
     """
-    # The process finds what this one would, nothing that happens to lie in the current directory, and no network.
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory(prefix="mlx-lora-") as folder:
         file = Path(folder) / "request.json"
         file.write_text(json.dumps(request), encoding="utf-8")
         try:
             done = subprocess.run(
-                [sys.executable, "-P", "-m", "mlx_lora.export.peft_worker", str(file)],
-                env=environment,
+                python_command("mlx_lora.export.peft_worker", str(file)),
+                env=python_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false"),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..user_files import read_text
 from .adapter import Pair, read_arrays
 from .peft_settings import check_selection, check_settings
 
@@ -61,10 +62,10 @@ def read_peft(directory: Path) -> PeftAdapter:
 def _read_config(directory: Path) -> dict[str, Any]:
     file = directory / PEFT_CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(read_text(file))
     except FileNotFoundError:
         raise UserError(f"{directory}: there is no PEFT adapter here (no {PEFT_CONFIG})") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: this adapter's config is not readable JSON ({error})") from error
     if not isinstance(config, dict) or "peft_type" not in config:
         ours = isinstance(config, dict) and "lora_parameters" in config

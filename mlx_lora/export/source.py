@@ -12,6 +12,7 @@ from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE, published
 from ..errors import UserError
 from ..models.resolve import BUILT_IN, ResolvedModel, check_safetensors, resolve_model
 from ..training.directory import RUN_FILE, base_of, check_exists, is_run, other_base, read_trained
+from ..user_files import read_text
 
 
 @dataclass
@@ -72,13 +73,13 @@ def read_source(name: str, needs_adapter: bool = False) -> Source:
 
 
 def _config(model: ResolvedModel) -> dict[str, Any]:
-    return {**json.loads((model.path / "config.json").read_text(encoding="utf-8")), **model.config_overrides}
+    return {**json.loads(read_text(model.path / "config.json")), **model.config_overrides}
 
 
 def _adapter_config(directory: Path) -> dict[str, Any]:
     file = directory / ADAPTER_CONFIG
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
         kind, layers = content.get("fine_tune_type", "lora"), content["num_layers"]
         known = kind == "full" or isinstance(content["lora_parameters"]["scale"], (int, float))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..models.parameters import read_header_bytes
 from ..models.resolve import check_weights
 
 # safetensors' names. bfloat16 is kept as its bits, since numpy has no such type.
@@ -69,9 +70,8 @@ def stored_tensors(directory: Path) -> dict[str, Stored]:
 
 def read_header(file: Path) -> dict[str, Stored]:
     """The tensors of one safetensors file (its format: 8 bytes of length, JSON, data), in the order of their data."""
-    with open(file, "rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(length))
+    content = read_header_bytes(file)
+    header, length = json.loads(content), len(content)
     header.pop("__metadata__", None)
     tensors = {
         name: Stored(file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
@@ -108,8 +108,7 @@ def from_float32(values: np.ndarray, dtype: str) -> np.ndarray:
 
 def format_of(directory: Path) -> str:
     """Whose names and shapes a model's files follow: "pt" (Hugging Face's) or "mlx", as they say themselves."""
-    with open(sorted(directory.glob("model*.safetensors"))[0], "rb") as opened:
-        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    header = json.loads(read_header_bytes(min(directory.glob("model*.safetensors"))))
     return str((header.get("__metadata__") or {}).get("format", "pt"))
 
 

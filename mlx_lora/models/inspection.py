@@ -11,6 +11,7 @@ from typing import Any
 
 from ..data.chat_template import render
 from ..errors import UserError, guarded
+from ..user_files import read_text
 from .parameters import read_header
 from .templates import stored_templates
 
@@ -62,7 +63,7 @@ def read_object(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     with guarded(f"{file}: this is not readable JSON", "; download the model again"):
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
     if not isinstance(content, dict):
         raise UserError(f"{file}: this is a JSON {type(content).__name__} and not an object; download the model again")
     return content

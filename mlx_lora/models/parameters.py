@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import struct
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from ..config import TrainingConfig
+from ..user_files import open_regular
 
 # The architectures whose layers are the seven projections below and nothing else that LoRA adapts.
+MOST_HEADER = 100_000_000
 PLAIN_TYPES = {"llama", "mistral", "qwen2", "qwen3"}
 
 
@@ -58,17 +59,28 @@ def trainable_parameters(config: dict[str, Any], training: TrainingConfig) -> in
     )
 
 
+def read_header_bytes(file: Path) -> bytes:
+    """Return the JSON at the beginning of a safetensors file, after its 8 bytes of length.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is not a safetensors file.
+    """
+    with open_regular(file) as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        # The format's own limit; a larger number is some other file's beginning.
+        header = stream.read(min(length, MOST_HEADER + 1))
+    if len(header) != length or length > MOST_HEADER:
+        raise ValueError(f"{file} is not a safetensors file")
+    return header
+
+
 def read_header(file: Path) -> dict[str, Any]:
     """Return the header of a safetensors file: dtype and shape of each tensor by its name.
 
     Raises:
         OSError, ValueError: it cannot be read, or is not a safetensors file.
     """
-    with open(file, "rb") as stream:
-        start = stream.read(8)
-        if len(start) < 8:
-            raise ValueError(f"{file} is not a safetensors file")
-        header = json.loads(stream.read(struct.unpack("<Q", start)[0]))
+    header = json.loads(read_header_bytes(file))
     return {name: tensor for name, tensor in header.items() if name != "__metadata__"}
 
 

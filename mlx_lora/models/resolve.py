@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, first_line, guarded
+from ..user_files import open_regular, read_text
 from .fingerprint import base_fingerprint
 from .parameters import read_header
 
 BUILT_IN = {"builtin/tiny-lumen": Path(__file__).parent / "tiny_lumen"}
 # Weights as safetensors and the tokenizer's files; never pickles, never code.
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken"]
+# What a base's files may have at most, by their suffix; the largest tokenizers have some 40 MB.
+MOST_BYTES = dict.fromkeys((".json", ".txt", ".model", ".tiktoken", ".jinja"), 2**28) | {".safetensors": None}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -85,6 +89,7 @@ def resolve_model(
         path = _from_hub(name, revision)
         commit = path.name
     with guarded(f"{name}: this model's files cannot be read", "; download the model again"):
+        check_files(path)
         config = _read_config(path)
         check_weights(path)
         _check_layers(path, config)
@@ -124,10 +129,28 @@ def _failed(error: BaseException | None) -> str:
     return f"downloading it from the hub failed ({first_line(error)}); try again"
 
 
+def check_files(path: Path) -> None:
+    """Raise UserError if a file that a library would read is a pipe, a device, or far larger than any model's."""
+    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+        suffix = Path(entry.name).suffix
+        if suffix not in MOST_BYTES or entry.is_dir():
+            continue
+        try:
+            with open_regular(entry.path, MOST_BYTES[suffix]):
+                pass
+        except FileNotFoundError:  # a link to nowhere
+            continue
+        except OSError as error:
+            raise UserError(
+                f"{entry.path}: this file of the model cannot be read ({error.strerror or error}); "
+                "download the model again"
+            ) from None
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(read_text(file))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no config.json, so this is no model directory") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -170,7 +193,7 @@ def check_weights(path: Path) -> None:
     index = path / "model.safetensors.index.json"
     if index.exists():
         try:
-            wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            wanted = set(json.loads(read_text(index))["weight_map"].values())
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{index}: the list of weight files is broken; download the model again") from error
         missing = sorted(wanted - {file.name for file in files})
@@ -198,7 +221,7 @@ def check_safetensors(file: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(file), framework="numpy") as tensors:
+        with open_regular(file), safe_open(str(file), framework="numpy") as tensors:
             tensors.keys()
     except (SafetensorError, OSError, OverflowError) as error:
         raise UserError(f"{file}: this safetensors file is truncated or broken ({error}); download it again") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, guarded
+from ..user_files import MOST_SETTINGS, read_text
 
 CHATML = "chatml"
 CHATML_FILE = Path(__file__).parent / "chatml.jinja"
@@ -28,7 +29,7 @@ def chosen_template(tokenizer: Any, choice: str, name: str) -> str:
         return chatml(tokenizer, name)
     file = Path(choice).expanduser()
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file, MOST_SETTINGS)
     except (OSError, ValueError) as error:
         raise UserError(
             f"chat_template {choice}: this file cannot be read ({error}); name a Jinja file, or {CHATML}"
@@ -82,13 +83,13 @@ def stored_templates(path: Path) -> dict[str, str]:
     file = path / "chat_template.jinja"
     if file.exists():
         with guarded(f"{file}: this chat template cannot be read", "; download the model again"):
-            found[file.name] = file.read_text(encoding="utf-8")
+            found[file.name] = read_text(file, MOST_SETTINGS)
     for name in ("tokenizer_config.json", "chat_template.json"):
         file = path / name
         if not file.exists():
             continue
         with guarded(f"{file}: this is not readable JSON", "; download the model again"):
-            template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
+            template = json.loads(read_text(file)).get("chat_template")
             if isinstance(template, list):
                 template = {item["name"]: item["template"] for item in template}
             if isinstance(template, dict):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UserError, guarded
 from .inspection import BaseFacts, inspect_base, read_object
-from .resolve import BUILT_IN, ResolvedModel, resolve_model
+from .resolve import BUILT_IN, ResolvedModel, check_files, resolve_model
 from .templates import check_template, chosen_template, stored_templates
 
 UNLIMITED = 10**30
@@ -28,6 +28,7 @@ def load_tokenizer(
     """
     local = Path(name).expanduser()
     if name not in BUILT_IN and local.is_dir():
+        check_files(local)
         return open_tokenizer(ResolvedModel(name, local.absolute(), None, {}, chat_template, system_role))
     return open_tokenizer(resolve_model(name, revision, chat_template=chat_template, system_role=system_role))
 

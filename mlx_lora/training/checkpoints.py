@@ -12,6 +12,7 @@ from typing import Any
 from ..backends import Backend
 from ..errors import UserError
 from ..files import FORMAT, check_format, new_directory, set_aside, sha256_of, write_json
+from ..user_files import read_text
 
 STATE, ARRAYS = "state.json", "state.safetensors"
 
@@ -92,7 +93,7 @@ class Checkpoints:
         """
         path = self._path(step)
         try:
-            content = json.loads((path / STATE).read_text(encoding="utf-8"))
+            content = json.loads(read_text(path / STATE))
             check_format(content, path / STATE)
             if content["sha256"] != sha256_of(path / ARRAYS) or content["step"] != step:
                 return None

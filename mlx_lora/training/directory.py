@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..files import FORMAT, check_format, new_directory, remove_any, temporary_beside, write_atomic, write_json, writing
 from ..models.fingerprint import another_base
 from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
+from ..user_files import read_bytes, read_text
 from .prepare import Prepared
 from .report import REPORT_FILE
 
@@ -127,7 +128,7 @@ def _placed(split: str) -> str:
 
 def _template_changed(ready: Prepared) -> bool:
     given, file = ready.backend.base.given_template, ready.out / TEMPLATE_FILE
-    return given is not None and not (file.exists() and file.read_bytes() == given.encode("utf-8"))
+    return given is not None and not (file.exists() and read_bytes(file) == given.encode("utf-8"))
 
 
 def base_of(run: dict[str, Any], directory: Path) -> ResolvedModel:
@@ -206,7 +207,7 @@ def read_run(directory: Path) -> dict[str, Any]:
     """
     file = directory / RUN_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
         check_format(content, file)
         if not isinstance(content["model"], str):
             raise ValueError("it names no model")

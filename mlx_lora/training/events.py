@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..errors import UserError
+from ..errors import UserError, visible
 from ..files import writing
 
 Event = dict[str, Any]
@@ -76,7 +76,7 @@ def progress_bar(quiet: bool = False) -> Iterator[Listener]:
             nonlocal task
             if event["event"] == "start":
                 console.print(
-                    f"{event['model']}: {event['trainable_parameters']:,} trainable parameters, "
+                    f"{visible(event['model'])}: {event['trainable_parameters']:,} trainable parameters, "
                     f"{event['train_examples']} examples, {event['total_steps']} steps"
                 )
                 task = bar.add_task("training", total=event["total_steps"], measured="")
@@ -89,6 +89,6 @@ def progress_bar(quiet: bool = False) -> Iterator[Listener]:
             elif event["event"] == "evaluation":
                 console.print(f"step {event['step']}: validation loss {event['validation_loss']:.4f}")
             elif event["event"] == "warning":
-                console.print(f"warning: {event['message']}")
+                console.print(f"warning: {visible(event['message'])}")
 
         yield show

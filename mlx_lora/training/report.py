@@ -13,6 +13,7 @@ from markupsafe import Markup
 from ..reporting import Line, Mark, write_page
 from ..reporting.numbers import duration, rounded
 from ..reporting.pages import responsive_chart
+from ..user_files import read_text
 
 REPORT_FILE = "report.html"
 
@@ -22,7 +23,7 @@ Event = dict[str, Any]
 def read_metrics(file: Path) -> list[Event]:
     """Return the events of a run; a line cut short by a power cut is left out."""
     events = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in read_text(file, 2**30).splitlines():
         try:
             events.append(json.loads(line))
         except ValueError:

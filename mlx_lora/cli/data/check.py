@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..output import json_option, print_json, print_table, progress
+from ..output import json_option, print_json, print_table, progress, say
 
 if TYPE_CHECKING:
     from ...data.checks import Finding, Table
@@ -88,7 +88,7 @@ def check(
     else:
         _print(table, findings, result.get("fixed"))
         for note in notes:
-            click.echo(f"note: {note}")
+            say(f"note: {note}")
     return int(any(finding.severity == "error" for finding in findings))
 
 
@@ -127,23 +127,21 @@ def _print(table: Table, findings: list[Finding], fixed: object) -> None:
         rows = [(f.check, f.severity, f"{f.count:,}", f.means) for f in findings]
         print_table("Findings", ("check", "severity", "count", "what"), rows)
     for finding in findings:
-        click.echo(f"{finding.check}:")
+        say(f"{finding.check}:")
         for example in finding.examples[:SHOWN]:
-            click.echo(f"  {example}")
+            say(f"  {example}")
         if finding.count > SHOWN:
-            click.echo(f"  ... and {finding.count - SHOWN:,} more")
-    click.echo(f"{table.rows:,} rows, {table.distinct:,} of them distinct")
+            say(f"  ... and {finding.count - SHOWN:,} more")
+    say(f"{table.rows:,} rows, {table.distinct:,} of them distinct")
     errors = [finding.check for finding in findings if finding.severity == "error"]
     if isinstance(fixed, dict):
-        click.echo(
-            f"{fixed['path']}: {fixed['kept']:,} rows kept, {fixed['dropped']:,} left out (fixed.jsonl says why)"
-        )
+        say(f"{fixed['path']}: {fixed['kept']:,} rows kept, {fixed['dropped']:,} left out (fixed.jsonl says why)")
         if fixed["stripped"]:
-            click.echo(f"control tokens were taken out of {fixed['stripped']:,} rows")
+            say(f"control tokens were taken out of {fixed['stripped']:,} rows")
         for finding in findings:
             if finding.check in fixed["remaining"]:
-                click.echo(f"{finding.check} stays, and stops training: --fix does not help, since {finding.unfixable}")
+                say(f"{finding.check} stays, and stops training: --fix does not help, since {finding.unfixable}")
     elif errors:
-        click.echo(f"errors, which stop training: {', '.join(errors)}")
+        say(f"errors, which stop training: {', '.join(errors)}")
     else:
-        click.echo("no error was found")
+        say("no error was found")

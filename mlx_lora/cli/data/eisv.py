@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from ..output import finite, json_option, print_json, print_table
+from ..output import finite, json_option, print_json, print_table, say
 
 
 @click.command()
@@ -85,8 +85,8 @@ def print_card(out: Path, card: dict[str, Any]) -> None:
     print_table(
         f"{out}: {counts['real']} real and {counts['synthetic']} synthetic examples", ("shape", "examples"), rows
     )
-    click.echo(", ".join(f"{name} {count}" for name, count in card["splits"].items()))
+    say(", ".join(f"{name} {count}" for name, count in card["splits"].items()))
     if not card["splits"]["valid"]:
         from ...data.example import NO_VALIDATION
 
-        click.echo(f"note: {NO_VALIDATION} A shape needs 8 examples to have one; raise --min-per-shape.")
+        say(f"note: {NO_VALIDATION} A shape needs 8 examples to have one; raise --min-per-shape.")

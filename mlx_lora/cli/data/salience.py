@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from ..output import finite, json_option, print_json, print_table
+from ..output import finite, json_option, print_json, print_table, say
 
 # The names of sources.salience.CHECKS, which --help shows without importing them; a test compares the two.
 CHECKS = (
@@ -109,9 +109,9 @@ def print_summary(out: Path, card: dict[str, Any]) -> None:
     rows = [(item["reason"], str(item["count"])) for item in report["left_out"]]
     title = f"{out}: {counts['examples']} examples from {counts['distinct']} experiences ({counts['read']} rows)"
     print_table(title, ("left out", "rows"), rows or [("nothing", "0")])
-    click.echo(", ".join(f"{name} {count}" for name, count in card["splits"].items()))
+    say(", ".join(f"{name} {count}" for name, count in card["splits"].items()))
     for item in report.get("changed", ()):
-        click.echo(f"{item['count']} × {item['reason']}")
+        say(f"{item['count']} × {item['reason']}")
     for note in report["notes"]:
-        click.echo(note)
-    click.echo(f"Which ones, by name: {out / 'report.md'}")
+        say(note)
+    say(f"Which ones, by name: {out / 'report.md'}")

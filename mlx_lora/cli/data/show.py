@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...errors import UserError, visible
+from ...user_files import read_text
 from ..output import json_option, print_json
 
 if TYPE_CHECKING:
@@ -44,7 +46,6 @@ def show(
     """
     from ...data.encode import encode_example
     from ...data.segments import segments
-    from ...errors import UserError
     from ...models.tokenizer import load_tokenizer
 
     split, row = find_row(path, number, split)
@@ -71,7 +72,6 @@ def find_row(path: Path, number: int, split: str | None) -> tuple[str, Row]:
 
     from ...data.example import split_files
     from ...data.formats import read_rows
-    from ...errors import UserError
 
     files = split_files(path)
     split = split or ("train" if len(files) > 1 else None)
@@ -90,9 +90,9 @@ def find_row(path: Path, number: int, split: str | None) -> tuple[str, Row]:
 def _card_base(path: Path) -> str | None:
     """The model that the dataset's card names, if it names one."""
     try:
-        card = json.loads((path / "card.json").read_text(encoding="utf-8"))
+        card = json.loads(read_text(path / "card.json"))
         return next((card[key] for key in ("base", "base_model", "model_name") if isinstance(card.get(key), str)), None)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 
@@ -117,7 +117,7 @@ def _print(row: Row, split: str, base: str, example: EncodedExample, parts: list
     console = Console(highlight=False, soft_wrap=True)
     learned = int(example.supervised.sum())
     cut = f", {example.cut} of the prompt left out" if example.cut else ""
-    console.print(Text(f"{row.where} ({split}), as {base} sees it"))
+    console.print(Text(visible(f"{row.where} ({split}), as {base} sees it")))
     console.print(
         Text(f"{len(example)} tokens, {learned} of them learned{cut}; the example's weight is {row.weight:g}")
     )
@@ -128,7 +128,7 @@ def _print(row: Row, split: str, base: str, example: EncodedExample, parts: list
         before, after = ("", "") if console.is_terminal or not part.supervised else ("⟦", "⟧")
         heavier = part.supervised and part.weight > usual
         style = "bold yellow" if heavier else "bold green" if part.supervised else "dim"
-        text.append(before + part.text + after, style)
+        text.append(before + visible(part.text) + after, style)
         if heavier:
             text.append(f"×{part.weight:.3g}", "yellow")
     console.print(text)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
-
 from ...data.report import ImportReport
-from ..output import print_json, print_table
+from ..output import print_json, print_table, say
 
 
 def print_import(out: Path, card: dict[str, Any], report: ImportReport, as_json: bool) -> None:
@@ -19,6 +17,6 @@ def print_import(out: Path, card: dict[str, Any], report: ImportReport, as_json:
     if report.counts:
         print_table("Left out", ("reason", "count"), [(reason, str(n)) for reason, n in report.counts.items()])
     for note in report.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
     splits = ", ".join(f"{name} {count}" for name, count in card["splits"].items())
-    click.echo(f"{out}: {report.kept} examples of {report.read} rows ({splits}); report.md names what was left out")
+    say(f"{out}: {report.kept} examples of {report.read} rows ({splits}); report.md names what was left out")

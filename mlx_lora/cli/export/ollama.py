@@ -59,8 +59,9 @@ def ollama(
 
 def _read(file: Path) -> str:
     from ...errors import UserError
+    from ...user_files import MOST_SETTINGS, read_text
 
     try:
-        return file.read_text(encoding="utf-8")
+        return read_text(file, MOST_SETTINGS)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: this template cannot be read ({error})") from error

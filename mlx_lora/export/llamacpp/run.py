@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
+from ...processes import python_command, python_environment
 
 # The first that is installed is used; to quantize, the next where one fails.
 BINDINGS = {"llama-cpp-python": "llama_cpp", "cyllama": "cyllama"}
@@ -27,6 +27,7 @@ HOW_TO_GET = (
 )
 QUANTIZE_PROGRAM = "llama-quantize"
 LOG_LINES = 3
+FILES = ("model", "lora")  # of a request
 
 
 class LlamaCppFailed(Exception):
@@ -100,7 +101,9 @@ def evaluated(request: Request) -> Iterator[Answer]:
     """
     check_available()
     with tempfile.TemporaryDirectory(prefix="mlx-lora-") as folder:
-        content = {"action": "evaluate", "binding": bindings()[0], "out": folder, **asdict(request)}
+        # The process is in another directory.
+        files = {name: file and str(Path(file).absolute()) for name, file in vars(request).items() if name in FILES}
+        content = {"action": "evaluate", "binding": bindings()[0], "out": folder, **asdict(request), **files}
         found = _work(content, Path(folder))
         yield Answer(**found, folder=Path(folder))
 
@@ -134,22 +137,32 @@ def quantize(file: Path, out: Path, number: int) -> str:
 
 def _quantize_by(provider: str, program: str | None, file: Path, out: Path, number: int) -> None:
     if provider == QUANTIZE_PROGRAM:
-        _run([str(program), str(file), str(out), str(number)])
+        with tempfile.TemporaryDirectory(prefix="mlx-lora-") as folder:
+            _run([str(program), str(file.absolute()), str(out.absolute()), str(number)], Path(folder))
         return
     with tempfile.TemporaryDirectory(prefix="mlx-lora-") as folder:
-        request = {"action": "quantize", "binding": provider, "model": str(file), "out": str(out), "type": number}
-        _work(request, Path(folder))
+        paths = {"model": str(file.absolute()), "out": str(out.absolute())}
+        _work({"action": "quantize", "binding": provider, "type": number, **paths}, Path(folder))
 
 
 def _work(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     request = folder / "request.json"
     request.write_text(json.dumps(content), encoding="utf-8")
-    _run([sys.executable, "-m", "mlx_lora.export.llamacpp.worker", str(request)])
+    _run(python_command("mlx_lora.export.llamacpp.worker", str(request)), folder)
     return json.loads(request.with_suffix(".answer").read_text(encoding="utf-8"))
 
 
-def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+def _run(command: Sequence[str], folder: Path) -> None:
+    # In a directory of its own: ggml loads backends that it finds in the working directory.
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=python_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
     if done.returncode:
         said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()][-LOG_LINES:]
         died = f"died of {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "refused"

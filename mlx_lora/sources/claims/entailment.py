@@ -65,8 +65,10 @@ def nli_entailment(model: str | None) -> Entailment:
     except ImportError:
         return word_overlap()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        network = AutoModelForSequenceClassification.from_pretrained(model, use_safetensors=True).eval()
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        network = AutoModelForSequenceClassification.from_pretrained(
+            model, use_safetensors=True, trust_remote_code=False
+        ).eval()
     except (OSError, ValueError) as error:
         raise UserError(f"{model}: this NLI model cannot be loaded ({first_line(error)})") from error
     index = entailment_index(network.config.id2label, model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import yaml
 
 from ...config import PRESET_DIRECTORIES
-from ...errors import UserError
+from ...errors import UserError, shortened
+from ...settings_file import read_settings
 
 PLAN_DIRECTORIES = tuple(directory / "plans" for directory in PRESET_DIRECTORIES)
 
@@ -78,8 +78,7 @@ def load_plan(path: str | Path) -> Plan:
     """
     file = next((f for d in PLAN_DIRECTORIES if (f := d / f"{path}.yaml").is_file()), Path(path))
     try:
-        text = file.read_text(encoding="utf-8")
-        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        content = read_settings(file)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such plan; give a YAML or JSON file, or the name coder") from None
     except UnicodeDecodeError as error:
@@ -102,7 +101,10 @@ def load_plan(path: str | Path) -> Plan:
 def _check_counts(path: str | Path, counts: Mapping[Any, Any]) -> None:
     for name, count in counts.items():
         if not isinstance(name, str) or isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise UserError(f"{path}: the plan's {name!r} must be a name with a whole number of rows, not {count!r}")
+            raise UserError(
+                f"{path}: the plan's {shortened(name)} must be a name with a whole number of rows, "
+                f"not {shortened(count)}"
+            )
 
 
 def check_plan(plan: Plan, found: Mapping[str, int], kept: Mapping[str, int]) -> PlanCheck:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ... import user_files
 from ...data.jsonl import parse_object
 from ...data.report import ImportReport
 from ...errors import UserError
 from .record import Experience, parse_experience
 
+MOST_BUFFER = 2**30
 BUNDLE = "dream_bundle_header"
 
 
@@ -24,10 +24,9 @@ def read_bytes(path: str | Path) -> bytes:
         UserError: no such file, no file at all, or one that cannot be read.
     """
     try:
-        # A pipe or a device could keep us waiting for ever.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"{path}: this is not a file; give the path of an experience buffer")
-        return Path(path).read_bytes()
+        return user_files.read_bytes(path, MOST_BUFFER)
+    except IsADirectoryError:
+        raise UserError(f"{path}: this is not a file; give the path of an experience buffer") from None
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; check the path") from None
     except OSError as error:

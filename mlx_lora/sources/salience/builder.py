@@ -65,7 +65,7 @@ class RaisingTrainingDataBuilder:
             from transformers import AutoTokenizer
 
             try:
-                self._tokenizer = AutoTokenizer.from_pretrained(self.model_name)
+                self._tokenizer = AutoTokenizer.from_pretrained(self.model_name, trust_remote_code=False)
             except (OSError, ValueError) as error:
                 raise UserError(
                     f"{self.model_name}: its tokenizer cannot be loaded ({first_line(error)}); give a local model "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import UserError
+from ...user_files import MOST_SETTINGS, read_text
 
 # Our own words for what the published prompt says, and as long as that in Qwen2.5's tokens (64), so that the
 # published lengths of examples hold.
@@ -22,7 +23,7 @@ def read_system_prompt(path: str | Path) -> str:
         UserError: the file cannot be read, is not UTF-8, or is empty.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig").strip()
+        text = read_text(path, MOST_SETTINGS, "utf-8-sig").strip()
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; check --system-prompt") from None
     except UnicodeDecodeError:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...user_files import UnusableFile, read_bytes
 from .artifact import Malformed
 
 # An attempt is text that a model wrote or a person pasted; what is larger is something else.
@@ -37,17 +37,15 @@ def read_json(path: Path) -> Any:
         Malformed: whatever is wrong with it, as a reason that can be counted.
     """
     try:
-        # Asked before opening: a pipe or a device could block the reader for ever.
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise Malformed("a symbolic link to a directory, which is not followed")
-        if not stat.S_ISREG(status.st_mode):
-            raise Malformed("not a plain file")
-        if status.st_size > MAX_BYTES:
+        if os.stat(path).st_size > MAX_BYTES:
             raise Malformed(f"larger than {MAX_BYTES // 2**20} MiB")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise Malformed("not UTF-8 text") from None
+    except IsADirectoryError:
+        raise Malformed("a symbolic link to a directory, which is not followed") from None
+    except UnusableFile:
+        raise Malformed("not a plain file") from None
     except OSError as error:
         raise Malformed(f"cannot be read ({error.strerror or error})") from None
     try:

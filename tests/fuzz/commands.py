@@ -1,0 +1,73 @@
+"""Each command with the inputs that it reads: ``{name}`` is an input of ``inputs``, ``{out}`` a new place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from mlx_lora.cli.main import cli
+
+# Commands that read the same inputs by several ways have several lines.
+COMMANDS: dict[str, list[str]] = {
+    "quickstart": ["--out {out}"],
+    "data eisv": ["--anima-db {anima} --out {out} --min-per-shape 3", "--anima-db {anima} --out {out} --skip-invalid"],
+    "data instructions": [
+        "{rows} {alpaca} {sharegpt} {table} --out {out} --plan {plan} --json",
+        "{alpaca} --plan {plan} --out {out}",
+    ],
+    "data claims": ["--claims {claims} --corpus {corpus} --out {out} --strip"],
+    "data check": [
+        "{data} --base {base} --chat-template {template}",
+        "{rows} {alpaca} {sharegpt} {table} --plan {plan} --fix {out} --strip",
+        "{rows} --base {base} --json",
+    ],
+    "data show": ["{rows} 1 --base {base}", "{data} 2 --base {base} --chat-template {template} --json"],
+    "data salience": ["--buffer {buffer} --system-prompt {prompt} --out {out} --keep all --cut trim"],
+    "data traces": [
+        "--store {store} --out {out} --results {results_of_runs} --sources {origins}",
+        "--store {store} --out {out} --policy recent --base {base}",
+    ],
+    "experience add": ["--buffer {buffer} -", "--buffer {buffer} --prompt a --response b --threshold 0"],
+    "experience stats": ["--buffer {buffer}"],
+    "experience merge": ["{buffer} --into {out}", "{buffer} --into {buffer}"],
+    "train": [
+        "--config {config} --out {out}",
+        "--config {config} --out {run} --extend --set max_steps=2",
+        "--config {config} --data {data} --dry-run --set chat_template={template}",
+        "--config {config} --out {out} --set init_adapter={run} --json",
+        "--config {config} --data {data} --out {out} --set model_name={base} --increment --min-new 1",
+    ],
+    "eval": [
+        "--suite eisv_gate1 --target {run} --cases {cases} --max-tokens 2 --out {out}",
+        "--suite eisv_gate1 --target {base} --cases {cases} --max-tokens 2 --hide-shape",
+    ],
+    "gate": ["{results}", "{results} --json"],
+    "baseline": ["--cases {cases}"],
+    "bench": ["--data eisv-like --layers 1 --hidden 32 --batch-size 1 --rounds 1 --steps 2 --json --out {out}"],
+    "fuse": ["--run {run} --out {out}"],
+    "export gguf": ["--run {run} --out {out}.gguf --type f32", "--run {base} --out {out}.gguf --type f16"],
+    "export gguf-lora": ["--run {run} --out {out}.gguf", "--run {run} --base {gguf} --out {out}.gguf"],
+    "export peft": ["--run {run} --out {out}"],
+    "export ollama": [
+        "--run {run} --name probe --gguf {gguf} --out {out} --modelfile-only",
+        "--run {run} --name probe --gguf {gguf} --adapter {lora} --out {out} --modelfile-only",
+    ],
+    "import peft": ["{peft} --out {out}", "{peft} --out {out} --base {base}"],
+    "generate": ["--target {run} --prompt hello --max-tokens 2", "--target {base} --prompt - --max-tokens 2"],
+    "doctor": ["--json"],
+}
+# These read no file of the user's, or take minutes: the fuzzer leaves them out.
+NOT_FUZZED = {"quickstart", "bench", "doctor"}
+
+
+def leaves(group: click.Command = cli, name: str = "") -> Iterator[str]:
+    """Yield the name of every command that is not a group."""
+    if not isinstance(group, click.Group):
+        yield name
+        return
+    context = click.Context(group)
+    for child in group.list_commands(context):
+        command = group.get_command(context, child)
+        assert command is not None
+        yield from leaves(command, f"{name} {child}".strip())
