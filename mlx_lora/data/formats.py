@@ -7,8 +7,9 @@ usable for all of them or refused by all of them with the same sentence. :mod:`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,14 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     """
     for record in read_records(path):
         yield _row(str(path), record)
+
+
+Reader = Callable[[Path], Iterable[Row]]
+
+
+def remembering() -> Reader:
+    """Return a :func:`read_rows` that keeps what it has read: a file is read and parsed once, however often asked for."""
+    return cache(lambda path: list(read_rows(path)))
 
 
 def _row(file: str, record: Record) -> Row:
