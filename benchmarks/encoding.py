@@ -29,10 +29,11 @@ from mlx_lora.models.resolve import BUILT_IN
 from mlx_lora.training.prepare import prepare
 
 SYSTEM = "You are a helpful assistant. Answer in one or two sentences, and say so if you do not know."
-WORDS = (
+TEXT = (
     "the a of to and in that is for on with as by at from which when where model adapter token weight layer training "
     "memory answer question river mountain winter garden letter window music number colour bridge engine harbour"
-).split()
+)
+WORDS = TEXT.split()
 
 
 def write_rows(file: Path, count: int, seed: int = 7) -> None:

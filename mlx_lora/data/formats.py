@@ -80,7 +80,7 @@ Reader = Callable[[Path], Iterable[Row]]
 
 
 def remembering() -> Reader:
-    """Return a :func:`read_rows` that keeps what it has read: a file is read and parsed once, however often asked for."""
+    """Return a :func:`read_rows` that keeps what it has read, so that each file is read and parsed once."""
     return cache(lambda path: list(read_rows(path)))
 
 
@@ -111,6 +111,7 @@ def parse_example(where: str, value: Any) -> Example:
     return row.example()
 
 
+@cache
 def stem_of(path: str | Path) -> str:
     """Return the name of a file without its suffixes, or of a dataset of the Hub."""
     if is_hub(path):
