@@ -78,7 +78,7 @@ def encode_prompt(
 def check_ids(tokenizer: Any, ids: Sequence[int]) -> None:
     """Raise UserError if a token has no row in the model's embedding, as far as ``base_facts`` knows its size."""
     rows = getattr(getattr(tokenizer, "base_facts", None), "embedding_rows", None)
-    largest = max(map(int, ids), default=0)
+    largest = int(max(ids, default=0))
     if rows is not None and largest >= rows:
         raise UserError(
             f"the tokenizer has the token {tokenizer.convert_ids_to_tokens(largest)!r} ({largest}) and the model's "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from .answer_spans import Answers, find_answers
 from .chat_template import check_ids
 from .example import Example
 from .truncation import kept_tokens
+
+# Examples that are tokenized in one call, by all cores.
+CHUNK = 256
 
 
 @dataclass
@@ -67,15 +71,20 @@ def tokenize(tokenizer: Any, example: Example) -> TokenizedConversation:
     """
     answers = find_answers(tokenizer, example.messages, example.tools, example.template_kwargs)
     # The tokenizers library's own encoding, since mlx-lm's wrapper of a tokenizer gives no offsets.
-    encoding = tokenizer.backend_tokenizer.encode(answers.text, add_special_tokens=False)
-    check_ids(tokenizer, encoding.ids)
-    offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    return _with_owners(tokenizer, answers, tokenizer.backend_tokenizer.encode(answers.text, add_special_tokens=False))
+
+
+def _with_owners(tokenizer: Any, answers: Answers, encoding: Any) -> TokenizedConversation:
+    """Return a conversation's tokens with the answer that each belongs to."""
+    numbers, places = encoding.ids, encoding.offsets
+    check_ids(tokenizer, numbers)
+    offsets = np.fromiter(chain.from_iterable(places), np.int64, 2 * len(places)).reshape(-1, 2)
+    begins, ends = offsets[:, 0], offsets[:, 1]
     owner = np.full(len(offsets), -1, dtype=np.int32)
     for number, span in enumerate(answers.spans):
         for start, end in span.parts:
-            inside = (offsets[:, 0] >= start) & (offsets[:, 1] <= end) & (offsets[:, 1] > offsets[:, 0])
-            owner[inside] = number
-    return TokenizedConversation(answers, np.asarray(encoding.ids, dtype=np.int32), offsets, owner)
+            owner[(begins >= start) & (ends <= end) & (ends > begins)] = number
+    return TokenizedConversation(answers, np.array(numbers, dtype=np.int32), offsets, owner)
 
 
 def _span_weights(
@@ -160,7 +169,12 @@ def encode_example(
     Raises:
         UserError: the answers do not fit, no token would be supervised, or see :func:`tokenize`.
     """
-    tokens = tokenize(tokenizer, example)
+    return _supervise(example, tokenize(tokenizer, example), max_seq_length, train_on_prompt)
+
+
+def _supervise(
+    example: Example, tokens: TokenizedConversation, max_seq_length: int, train_on_prompt: bool
+) -> EncodedExample:
     supervised, by_message = learned_tokens(tokens), _message_weights(tokens)
     kept = truncate(tokens, max_seq_length)
     if train_on_prompt:
@@ -183,10 +197,28 @@ def encode_examples(
     tokenizer: Any, examples: Sequence[Example], max_seq_length: int, source: str, train_on_prompt: bool = False
 ) -> list[EncodedExample]:
     """Encode a split; an error names ``source`` and which example it is (counted from 1)."""
-    encoded = []
-    for number, example in enumerate(examples, 1):
-        try:
-            encoded.append(encode_example(tokenizer, example, max_seq_length, train_on_prompt))
-        except UserError as error:
-            raise UserError(f"{source}, example {number}: {error}") from error
+    encoded: list[EncodedExample] = []
+    try:
+        for start in range(0, len(examples), CHUNK):
+            for example, tokens in _tokenize_all(tokenizer, examples[start : start + CHUNK]):
+                encoded.append(_supervise(example, tokens, max_seq_length, train_on_prompt))
+    except UserError as error:
+        raise UserError(f"{source}, example {len(encoded) + 1}: {error}") from error
     return encoded
+
+
+def _tokenize_all(tokenizer: Any, examples: Sequence[Example]) -> Iterator[tuple[Example, TokenizedConversation]]:
+    """Yield each example's tokens, all of them tokenized in one call; what is raised is the next example's."""
+    found: list[Answers] = []
+    failed = None
+    try:
+        for example in examples:
+            found.append(find_answers(tokenizer, example.messages, example.tools, example.template_kwargs))
+    except UserError as error:
+        failed = error
+    texts = [answers.text for answers in found]
+    encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+    for example, answers, encoding in zip(examples, found, encodings, strict=False):
+        yield example, _with_owners(tokenizer, answers, encoding)
+    if failed:
+        raise failed

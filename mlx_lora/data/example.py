@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import FORMAT, new_directory, sha256_of, write_atomic, write_json
 from .containers import SUFFIXES
-from .formats import parse_example, read_rows, stem_of
+from .formats import Reader, parse_example, read_rows, stem_of
 from .hub import hub_hash, is_hub, parse_hub, split_names
 from .jsonl import read_jsonl
 from .report import ImportReport
@@ -128,22 +128,25 @@ def split_file(directory: str | Path, split: str) -> Path:
     return next((file for name, file in split_files(directory) if name == split), Path(directory) / f"{split}.jsonl")
 
 
-def read_examples(path: str | Path) -> list[Example]:
+def read_examples(path: str | Path, read: Reader = read_rows) -> list[Example]:
     """Return all examples of one file.
 
     Raises:
         UserError: the first row that cannot be trained on, with its place.
     """
     examples = []
-    for row in read_rows(path):
+    for row in read(Path(path)):
         if row.refusal:
             raise UserError(row.refusal)
         examples.append(row.example())
     return examples
 
 
-def read_split(directory: str | Path, split: str) -> list[Example]:
+def read_split(directory: str | Path, split: str, read: Reader = read_rows) -> list[Example]:
     """Return the examples of one split of a dataset; an absent valid or test split is empty.
+
+    Args:
+        read: reads the rows of a file, see :func:`~mlx_lora.data.formats.remembering`.
 
     Raises:
         UserError: no such dataset, no train split or an empty one, or a row that cannot be trained on.
@@ -151,7 +154,7 @@ def read_split(directory: str | Path, split: str) -> list[Example]:
     if not is_hub(directory) and not Path(directory).exists():
         raise UserError(f"{directory}: there is no such dataset directory; make one with `mlx-lora data`")
     files = [file for name, file in split_files(directory) if name == split]
-    examples = [example for file in files for example in read_examples(file)]
+    examples = [example for file in files for example in read_examples(file, read)]
     if split == "train" and not files:
         raise UserError(f"{directory}: all of it is held out by its name, so there is nothing to train on")
     if split == "train" and not examples:
@@ -159,13 +162,13 @@ def read_split(directory: str | Path, split: str) -> list[Example]:
     return examples
 
 
-def read_trainable(directory: str | Path) -> list[Example]:
+def read_trainable(directory: str | Path, read: Reader = read_rows) -> list[Example]:
     """Return the examples of the train split whose weight is above 0.
 
     Raises:
         UserError: there is none; or see :func:`read_split`.
     """
-    examples = [example for example in read_split(directory, "train") if example.weight > 0]
+    examples = [example for example in read_split(directory, "train", read) if example.weight > 0]
     if not examples:
         file = split_file(directory, "train")
         raise UserError(f"{file}: every example has the weight 0, so there is nothing to train on")

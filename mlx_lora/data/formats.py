@@ -7,8 +7,9 @@ usable for all of them or refused by all of them with the same sentence. :mod:`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,14 @@ def read_rows(path: str | Path) -> Iterator[Row]:
         yield _row(str(path), record)
 
 
+Reader = Callable[[Path], Iterable[Row]]
+
+
+def remembering() -> Reader:
+    """Return a :func:`read_rows` that keeps what it has read, so that each file is read and parsed once."""
+    return cache(lambda path: list(read_rows(path)))
+
+
 def _row(file: str, record: Record) -> Row:
     row = Row(file, record.number, error=record.error, unit=record.unit)
     if record.error is None:
@@ -102,6 +111,7 @@ def parse_example(where: str, value: Any) -> Example:
     return row.example()
 
 
+@cache
 def stem_of(path: str | Path) -> str:
     """Return the name of a file without its suffixes, or of a dataset of the Hub."""
     if is_hub(path):

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from ..errors import UserError
 from .chat_template import render
-from .template_frame import Alignment, Cover, align, marked_source, marks_generation
+from .template_frame import Alignment, Cover, align, divide, marked_source, marks_generation
 
 MOST_TEMPLATES, MOST_REMEMBERED = 64, 4096
 
@@ -19,11 +19,11 @@ class FrameCache:
     """What a template writes around texts: rows of one shape share it, so that most need one rendering.
 
     Attributes:
-        frames: by the covered conversation; None where the template refuses it.
+        frames: divided, by the covered conversation; None where the template refuses it.
         lengths: of headers and endings, by what the template writes there.
     """
 
-    frames: dict[str, str | None] = field(default_factory=dict)
+    frames: dict[str, list[str] | None] = field(default_factory=dict)
     lengths: dict[Any, int] = field(default_factory=dict)
 
 
@@ -55,11 +55,12 @@ def align_cached(
         if key not in cache.frames:
             template = {"chat_template": marked_source(source, covered.mark)} if marked else {}
             try:
-                cache.frames[key] = render(tokenizer, covered.messages, **{**options, **template})
+                frame = render(tokenizer, covered.messages, **{**options, **template})
+                cache.frames[key] = divide(frame, covered.mark)
             except UserError:  # what the template accepts of a text it may refuse of a sentinel
                 cache.frames[key] = None
-        frame = cache.frames[key]
-        aligned = None if frame is None else align(frame, text, covered)
+        parts = cache.frames[key]
+        aligned = None if parts is None else align(parts, text, covered)
         if aligned is not None:
             return aligned
     return None

@@ -155,7 +155,7 @@ def parse_line(line: bytes) -> Any:
 
 def check_surrogates(text: str, value: Any) -> None:
     r"""Raise ValueError if a JSON value, written as ``text``, holds an unpaired surrogate (``\ud800``)."""
-    if "\\ud" in text.lower() and not is_text(json.dumps(value, ensure_ascii=False)):
+    if "\\u" in text and "\\ud" in text.lower() and not is_text(json.dumps(value, ensure_ascii=False)):
         raise ValueError("it holds an unpaired surrogate, which is not text; correct or remove it")
 
 

@@ -37,6 +37,7 @@ REFUSED_KEYS = {
     "training_detail": "training_detail is not read; mark parts of an answer with spans",
     **dict.fromkeys(MEDIA, "images, videos and audio are not read; only text is trained on"),
 }
+_PLAIN_KEYS = {"role", "content"}
 EMPTY_ANSWER = "the assistant's answer is empty; fill it in or remove the row"
 
 
@@ -121,6 +122,10 @@ def parse_content(value: Any, role: str) -> str | None:
 
 
 def _message(row: Any, unknown: dict[str, None]) -> dict[str, Any]:
+    if isinstance(row, dict) and row.keys() == _PLAIN_KEYS:
+        role, text = row["role"], row["content"]
+        if isinstance(role, str) and role in ROLES and isinstance(text, str):
+            return {"role": role, "content": text}  # nearly every message, and nothing to look for in it
     rest = {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else {}
     # ShareGPT's names.
     if "role" not in rest and "from" in rest:

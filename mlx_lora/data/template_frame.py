@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from .chat_template import render
 
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 PROMPT_KINDS = {"system": "system prompt", "user": "user turn", "tool": "tool result"}
+_PROMPTS = frozenset(PROMPT_KINDS.values())
 # Methods and filters by which a template looks for a literal in a text.
 _SEARCHES = {
     *("split", "rsplit", "startswith", "endswith", "find", "rfind", "index", "rindex", "count", "replace"),
@@ -27,8 +28,7 @@ _THOUGHT_TAG = re.compile(r"(</?think>)")
 _THOUGHT_END = re.compile(r"</[^<>]*(think|thought|reason)[^<>]*>|\[/THINK\]", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """A text of a message that one sentinel stands for.
 
     Attributes:
@@ -46,11 +46,10 @@ class Run:
     @property
     def answer(self) -> bool:
         """True if an assistant wrote it."""
-        return self.kind not in PROMPT_KINDS.values()
+        return self.kind not in _PROMPTS
 
 
-@dataclass(frozen=True)
-class PrintedRun:
+class PrintedRun(NamedTuple):
     """A run where the template prints it, characters ``start`` to ``end`` of the rendered text.
 
     Attributes:
@@ -189,7 +188,7 @@ class Cover:
     def _text(self, text: str, message: int, kind: str | None, offset: int = -1) -> str:
         """Cover the runs between visible literals; ``kind`` None is an answer's content, thoughts or text."""
         parts = self.literals.split(text)
-        if not any(part.strip() for part in parts[::2]):
+        if len(parts) > 1 and not any(part.strip() for part in parts[::2]):
             parts = [text]  # nothing but literals
         covered, at = [], 0
         thoughts_end = max((match.start() for match in _THOUGHT_END.finditer(text)), default=0) if not kind else 0
@@ -232,9 +231,13 @@ def cover(messages: Sequence[dict[str, Any]], text: str, source: str, prompts: b
     return Cover(mark, searched_literals(source), prompts).add(messages)
 
 
-def align(frame: str, text: str, covered: Cover) -> Alignment | None:
-    """Lay a frame over the text, or return None where the text is not the frame with the runs put in."""
-    parts = re.split(rf"{covered.mark}(\d+|o|c)z", frame)
+def divide(frame: str, mark: str) -> list[str]:
+    """Return what the template writes and, between, what sentinels stand for: a run's number, or o and c of a mark."""
+    return re.split(rf"{mark}(\d+|o|c)z", frame)
+
+
+def align(parts: Sequence[str], text: str, covered: Cover) -> Alignment | None:
+    """Lay a divided frame over the text, or return None where the text is not the frame with the runs put in."""
     result = Alignment([], [parts[0]], [])
     if not text.startswith(parts[0]):
         return None
@@ -247,7 +250,7 @@ def align(frame: str, text: str, covered: Cover) -> Alignment | None:
             result.blocks.append((opened.pop(), at))
         else:
             run = covered.runs[int(name)].text
-            form = next((form for form in _forms(run) if text.startswith(form + piece, at)), "")
+            form = run if text.startswith(run + piece, at) else _escaped(run, piece, text, at)
             if not form:
                 return None
             result.printed.append(PrintedRun(int(name), at, at + len(form), form == run))
@@ -259,11 +262,10 @@ def align(frame: str, text: str, covered: Cover) -> Alignment | None:
     return result if at == len(text) else None
 
 
-def _forms(run: str) -> Iterator[str]:
-    """Yield a run as templates print it: as it is, or within a JSON string."""
-    yield run
-    yield json.dumps(run, ensure_ascii=False)[1:-1]
-    yield json.dumps(run)[1:-1]
+def _escaped(run: str, piece: str, text: str, at: int) -> str:
+    """Return a run as it is printed within a JSON string, with the piece after it; empty where it is not."""
+    forms = (json.dumps(run, ensure_ascii=ascii)[1:-1] for ascii in (False, True))
+    return next((form for form in forms if text.startswith(form + piece, at)), "")
 
 
 def tail(tokenizer: Any, covered: Cover, count: int, generate: bool, options: dict[str, Any]) -> tuple[int, str]:

@@ -14,6 +14,7 @@ from ..data.chat_template import encode_prompt, merge_note
 from ..data.checks import errors_that_stop, stop_sentence
 from ..data.encode import EncodedExample, encode_examples
 from ..data.example import Example, read_split, read_trainable, split_file
+from ..data.formats import remembering
 from ..data.mix import Mix, datasets_of
 from ..errors import UserError
 from ..models.fingerprint import another_base
@@ -94,8 +95,9 @@ def prepare(config: TrainingConfig) -> Prepared:
         raise UserError("no run directory was given; name it with --out adapters/NAME or the config key output_dir")
     data, weights = datasets_of(config.data)
     out = Path(config.output_dir)
-    train_sets = [read_trainable(path) for path in data]
-    valid_sets = [read_split(path, "valid") for path in data]
+    read = remembering()
+    train_sets = [read_trainable(path, read) for path in data]
+    valid_sets = [read_split(path, "valid", read) for path in data]
     mix = Mix([len(rows) for rows in train_sets], weights, config.seed) if len(data) > 1 else None
     config = config.located()
     model = resolve_model(
@@ -118,7 +120,7 @@ def prepare(config: TrainingConfig) -> Prepared:
     if backend.base.tokens_beyond:
         # Named as tokens without an embedding, before a check calls them something else.
         encode(train_sets, "train")
-    wrong = errors_that_stop(data, backend.tokenizer, config.max_seq_length, config.waive_checks)
+    wrong = errors_that_stop(data, backend.tokenizer, config.max_seq_length, config.waive_checks, read)
     if wrong:
         raise UserError(stop_sentence(wrong, data, config.waive_checks))
 

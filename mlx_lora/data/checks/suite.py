@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ..formats import Reader, read_rows
 from . import answers, bookkeeping, conflicts, control, duplicates, leaks, personal, template
 from .finding import Check, Finding, run_check
 from .table import Table, read_table
@@ -65,7 +66,11 @@ def check_table(table: Table) -> list[Finding]:
 
 
 def errors_that_stop(
-    data: str | Path | Sequence[str | Path], tokenizer: Any, max_seq_length: int, waived: Sequence[str] = ()
+    data: str | Path | Sequence[str | Path],
+    tokenizer: Any,
+    max_seq_length: int,
+    waived: Sequence[str] = (),
+    read: Reader = read_rows,
 ) -> list[Finding]:
     """What must not be trained on: the findings of severity error that are not waived, in seconds.
 
@@ -74,6 +79,7 @@ def errors_that_stop(
 
     Args:
         data: a dataset directory, or several that are trained on together.
+        read: as in :func:`~mlx_lora.data.checks.table.read_table`.
 
     Raises:
         UserError: a name is waived that no check has, or the data cannot be read.
@@ -83,7 +89,7 @@ def errors_that_stop(
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
             raise UserError(f"waive_checks: there is no check {name!r}; the nearest is {near!r}")
-    table = read_table([data] if isinstance(data, (str, Path)) else data)
+    table = read_table([data] if isinstance(data, (str, Path)) else data, read)
     table.tokenizer, table.max_seq_length, table.sampled = tokenizer, max_seq_length, True
     errors = [c for c in CHECKS if c.severity == "error" and c.name not in waived]
     wanted = [c for c in errors if c.needs != "plan" and not c.slow and not c.final]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import UserError
 from ..example import HELD_OUT, split_files, split_of
-from ..formats import Row, read_rows, stem_of
+from ..formats import Reader, Row, read_rows, stem_of
 
 __all__ = ["HELD_OUT", "Item", "Table", "read_table", "split_of"]
 
@@ -164,8 +164,11 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def read_table(paths: Sequence[str | Path]) -> Table:
+def read_table(paths: Sequence[str | Path], read: Reader = read_rows) -> Table:
     """Return all rows of files, directories and datasets of the Hub; a file named twice is read once.
+
+    Args:
+        read: reads the rows of a file, see :func:`~mlx_lora.data.formats.remembering`.
 
     Raises:
         UserError: a file or directory is missing or cannot be read, or there is no row at all.
@@ -176,7 +179,7 @@ def read_table(paths: Sequence[str | Path]) -> Table:
         if file.absolute() not in seen:
             seen.add(file.absolute())
             table.files.append(file)
-            _add(table, read_rows(file), split)
+            _add(table, read(file), split)
     if not table.rows:
         raise UserError(f"{', '.join(map(str, table.files))}: there is no row in it, so there is nothing to check")
     return table
