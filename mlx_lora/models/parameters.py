@@ -72,6 +72,12 @@ def read_header(file: Path) -> dict[str, Any]:
     return {name: tensor for name, tensor in header.items() if name != "__metadata__"}
 
 
+def data_start(file: Path) -> int:
+    """Return the position of the first tensor's first byte in a safetensors file."""
+    with open(file, "rb") as stream:
+        return 8 + struct.unpack("<Q", stream.read(8))[0]
+
+
 def stored_parameters(file: Path) -> int:
     """Return the number of parameters in a safetensors file, from its header.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, first_line, guarded
+from .fingerprint import base_fingerprint
 from .parameters import read_header
 
 BUILT_IN = {"builtin/tiny-lumen": Path(__file__).parent / "tiny_lumen"}
@@ -39,6 +41,12 @@ class ResolvedModel:
     def reference(self) -> str:
         """The name that finds this model from any working directory: an absolute path for a local one."""
         return self.name if self.name in BUILT_IN or self.revision is not None else str(self.path)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint of the weights; an adapter continues only on the base that it was trained on."""
+        with guarded(f"{self.name}: this model's weights cannot be read", "; download the model again"):
+            return base_fingerprint(self.path)
 
 
 def is_local(name: str) -> bool:
