@@ -13,11 +13,12 @@ import numpy as np
 
 from ..errors import UserError
 from .architectures import Architecture, find_architecture, gguf_name, heads_of
+from .merged_weights import read_weights
 from .pieces import Q8_BLOCK, PiecewiseTensor, bytes_of, encoded_pieces, made_in_order
 from .rope import add_rope, head_size, rope_divisors
 from .source import Source
 from .vocabulary import Vocabulary
-from .weights import Changed, Weight, read_weights, sampled_change
+from .weights import Changed, Weight, sampled_change
 
 # Room for the header, on top of the weights: the vocabulary is most of it.
 HEADER_BYTES = 32 << 20

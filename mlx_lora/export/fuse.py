@@ -21,13 +21,14 @@ from ..models.resolve import HUB_PATTERNS, resolve_model
 from ..models.tokenizer import open_tokenizer
 from .agreement import agreement
 from .checks import Check, Report, at_least, at_most, check_space, equal, new_file, refuse_existing, settle
+from .merged_weights import read_weights
 from .probes import TEXTS
 from .reference import Questions, adapter_logits, questions_of
 from .resources import Step, check_memory, fuse_steps
 from .source import Source, read_source
 from .tensors import DTYPES, format_of, from_float32, make_header, stored_tensors, to_float32
 from .verify import limits_of
-from .weights import Changed, Weight, read_weights
+from .weights import Changed, Weight
 
 WEIGHTS_FILE, GENERATION = "model.safetensors", "generation_config.json"
 # Where transformers keeps chat templates by name.
@@ -127,6 +128,7 @@ def _write_weights(
                 piece = _piece(weight, first, last, changed)
                 piece.tofile(file)
                 done += piece.nbytes
+            weight.release()
             advance(done)
     return changed
 
