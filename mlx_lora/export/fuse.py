@@ -21,6 +21,7 @@ from ..models.resolve import HUB_PATTERNS, resolve_model
 from ..models.tokenizer import open_tokenizer
 from .agreement import agreement
 from .checks import Check, Report, at_least, at_most, check_space, equal, new_file, refuse_existing, settle
+from .hub_names import is_floating
 from .merged_weights import read_weights
 from .probes import TEXTS
 from .reference import Questions, adapter_logits, questions_of
@@ -193,7 +194,7 @@ def _listed(tokens: Iterable[int]) -> str:
 def main_dtype(weights: dict[str, Weight]) -> str:
     """The type of most numbers: F32, F16 or BF16."""
     sizes: Counter[str] = Counter()
-    for weight in weights.values():
+    for weight in (weight for weight in weights.values() if is_floating(weight.stored) or weight.quantized):
         sizes[weight.dtype] += prod(weight.shape)
     return sizes.most_common(1)[0][0]
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError, guarded
+from ..models.resolve import ResolvedModel
 from .tensors import Stored
 
 # Numbers from here to its double are exact in float32, and no small multiple of another.
@@ -100,19 +101,27 @@ class HubNames:
         return {name for name, count in times.items() if count}
 
 
-def hub_names(model: Any, base: str, stored: dict[str, Stored]) -> HubNames:
-    """Learn the names from a model of mlx-lm, whose weights need not have been read.
+def hub_names(base: ResolvedModel, stored: dict[str, Stored]) -> HubNames:
+    """Learn the names of a base; its weights are not read.
 
     Raises:
-        UserError: its ``sanitize`` cannot be run.
+        UserError: mlx-lm cannot load it.
     """
-    sanitize = getattr(model, "sanitize", lambda weights: weights)
+    from mlx_lm.utils import _get_classes, load_config
+
+    def sanitize(weights: dict[str, Any]) -> dict[str, Any]:
+        # A model of its own each time: sanitize may take the model's head away, and fails where it is gone.
+        with guarded(f"{base.name}: mlx-lm cannot load this model"):
+            config = {**load_config(base.path), **base.config_overrides}
+            kind, arguments = _get_classes(config=config)
+            model = kind(arguments.from_dict(config))
+            return model.sanitize(weights) if hasattr(model, "sanitize") else weights
+
     blank = {name: _blank(tensor) for name, tensor in stored.items()}
     names = {id(array): name for name, array in blank.items()}
-    with guarded(f"{base}: mlx-lm cannot load this model"):
-        made = sanitize(dict(blank))
+    made = sanitize(dict(blank))
     same = {parameter: names[id(array)] for parameter, array in made.items() if id(array) in names}
-    return HubNames(base, same, set(made) - set(same), sanitize, stored)
+    return HubNames(base.name, same, set(made) - set(same), sanitize, stored)
 
 
 def is_floating(tensor: Stored) -> bool:
@@ -124,5 +133,7 @@ def _blank(tensor: Stored) -> Any:
     """An array of a tensor's shape that takes no memory."""
     import mlx.core as mx
 
-    kinds: dict[str, Any] = {"U32": mx.uint32, "U8": mx.uint8, "I64": mx.int64}
+    kinds: dict[str, Any] = {"U32": mx.uint32, "I64": mx.int64, "I32": mx.int32, "I16": mx.int16, "I8": mx.int8}
+    # The 8-bit floats are bytes to MLX.
+    kinds |= dict.fromkeys(("U8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), mx.uint8) | {"BOOL": mx.bool_}
     return mx.zeros(tensor.shape, kinds.get(tensor.dtype, mx.float32))

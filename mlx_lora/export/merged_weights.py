@@ -10,7 +10,7 @@ import numpy as np
 from ..backends.adapters import ADAPTER_FILE
 from ..backends.mlx.layer_streaming import load_lazily
 from ..errors import UserError
-from .hub_names import HubNames, hub_names
+from .hub_names import HubNames, hub_names, is_floating
 from .source import Source
 from .tensors import Stored, read_header, stored_tensors, to_float32
 from .weights import Weight
@@ -41,18 +41,29 @@ def _weight(name: str, stored: dict[str, Stored], source: Source) -> Weight:
     tensor = stored[name]
     module = name.removesuffix(".weight")
     if f"{module}.scales" not in stored:
-        if "quantization_config" in source.config and "quantization" not in source.config:
-            method = source.config["quantization_config"].get("quant_method")
-            raise UserError(
-                f"{source.model.name}: its weights are quantized by {method}, which cannot be read here; "
-                "use the model in bfloat16, or as mlx_lm.convert quantizes it"
-            )
         return Weight(name, tensor.shape, tensor.dtype, {"weight": tensor})
     settings = _quantization(source, module)
     columns = tensor.shape[-1] * 32 // settings["bits"]
     parts = {key: stored[f"{module}.{key}"] for key in ("weight", "scales", "biases") if f"{module}.{key}" in stored}
     dtype = parts["scales"].dtype if parts["scales"].dtype in ("F32", "F16", "BF16") else "BF16"
     return Weight(name, (*tensor.shape[:-1], columns), dtype, parts, quantized=settings)
+
+
+def foreign_quantization(config: dict[str, Any]) -> str | None:
+    """The method by which a base is quantized, if that is not MLX's."""
+    if "quantization" in config or not isinstance(config.get("quantization_config"), dict):
+        return None
+    return str(config["quantization_config"].get("quant_method"))
+
+
+def check_readable(source: Source, parameter: str, weight: Weight | None) -> None:
+    """Raises UserError if a weight is quantized by another program; ``None`` is one that was made of several tensors."""
+    method = foreign_quantization(source.config)
+    if method is not None and (weight is None or not is_floating(weight.stored)):
+        raise UserError(
+            f"{source.model.name}: {parameter} is quantized by {method}, which cannot be changed here; use the model "
+            "in bfloat16, or as mlx_lm.convert quantizes it, or adapt other modules"
+        )
 
 
 def _quantization(source: Source, module: str) -> dict[str, Any]:
@@ -80,7 +91,7 @@ def _put_adapter(source: Source, weights: dict[str, Weight]) -> None:
     """
     assert source.adapter is not None
     model = load_lazily(source.model)
-    names = hub_names(model, source.model.name, stored_tensors(source.model.path))
+    names = hub_names(source.model, stored_tensors(source.model.path))
     tensors = read_header(source.adapter / ADAPTER_FILE)
     full = source.adapter_config.get("fine_tune_type") == "full"
     changes = (_trained if full else _adapted)(source, tensors, weights, names, model)
@@ -126,6 +137,7 @@ def _adapted(
         if name not in before or not names.known(name):
             raise UserError(f"{file}: {source.model.name} has no {module}, so the adapter is another model's")
         weight = weights[names.same[name]] if name in names.same else None
+        check_readable(source, name, weight)
         shape = tuple(before[name].shape) if weight is None else weight.shape
         _check_parts(file, name, shape, parts)
         if weight is not None and len(shape) == 2:
@@ -154,7 +166,7 @@ def _change(parts: dict[str, np.ndarray], scale: float, shape: tuple[int, ...], 
 
     a, b = mx.array(parts["lora_a"]), mx.array(parts["lora_b"])
     if len(shape) == 3:
-        # Experts: [experts · rank, in] and [experts, out, rank].
+        # Experts: [experts, rank, in] and [experts, out, rank].
         return (b * scale) @ a.reshape(shape[0], -1, shape[2])
     added = (b.T * scale) @ a.T
     if "m" not in parts:
@@ -167,8 +179,8 @@ def _change(parts: dict[str, np.ndarray], scale: float, shape: tuple[int, ...], 
 def _check_parts(file: Path, name: str, shape: tuple[int, ...], parts: dict[str, np.ndarray]) -> None:
     a, b, m = (parts.get(part) for part in PARTS)
     if len(shape) == 3:
-        fits = a is not None and b is not None and a.ndim == 2 and b.ndim == 3 and m is None
-        fits = fits and a.shape == (shape[0] * b.shape[2], shape[2]) and b.shape[:2] == shape[:2]  # type: ignore[union-attr]
+        fits = a is not None and b is not None and b.ndim == 3 and b.shape[:2] == shape[:2] and m is None
+        fits = fits and a.shape[-1:] == shape[2:] and a.size == shape[0] * b.shape[2] * shape[2]  # type: ignore[union-attr]
     else:
         fits = a is not None and b is not None and a.ndim == b.ndim == len(shape) == 2 and a.shape[1] == b.shape[0]
         fits = fits and (b.shape[1], a.shape[0]) == shape and (m is None or m.shape == shape[:1])  # type: ignore[union-attr]
