@@ -57,7 +57,7 @@ def foreign_quantization(config: dict[str, Any]) -> str | None:
 
 
 def check_readable(source: Source, parameter: str, weight: Weight | None) -> None:
-    """Raises UserError if a weight is quantized by another program; ``None`` is one that was made of several tensors."""
+    """Raises UserError if a weight is quantized by another program; ``None`` is one made of several tensors."""
     method = foreign_quantization(source.config)
     if method is not None and (weight is None or not is_floating(weight.stored)):
         raise UserError(
