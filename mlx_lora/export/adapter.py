@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
+from ..backends.mlx.layer_streaming import load_lazily
 from ..config import TrainingConfig
 from ..errors import UserError
 from ..models.parameters import trainable_parameters
 from ..models.resolve import ResolvedModel, check_safetensors
 from ..user_files import read_text
 from .checks import Check, equal
-from .module_names import path_in_files
+from .module_names import linear_layers
 from .source import Source, read_source
 from .tensors import stored_tensors
 
@@ -132,12 +133,11 @@ def _pairs(file: Path, arrays: dict[str, Any]) -> dict[str, Pair]:
 
 def check_fit(file: Path, pairs: dict[str, Pair], rank: int, base: ResolvedModel) -> None:
     """Raises UserError if a module is not in the base or its shape is another."""
-    known = base_matrices(base.path)
+    known = linear_layers(load_lazily(base))
     for path, pair in pairs.items():
-        name = path_in_files(path, known)
-        if name not in known:
+        if path not in known:
             raise UserError(f"{file}: {base.name} has no {path}, so this adapter belongs to another base")
-        out, columns = known[name]
+        out, columns = known[path]
         shapes = (tuple(pair.a.shape), tuple(pair.b.shape), None if pair.m is None else tuple(pair.m.shape))
         if shapes != ((columns, rank), (rank, out), None if pair.m is None else (out,)):
             raise UserError(

@@ -13,11 +13,12 @@ import numpy as np
 
 from ..errors import UserError
 from .architectures import Architecture, find_architecture, gguf_name, heads_of
+from .merged_weights import check_readable, read_weights
 from .pieces import Q8_BLOCK, PiecewiseTensor, bytes_of, encoded_pieces, made_in_order
 from .rope import add_rope, head_size, rope_divisors
 from .source import Source
 from .vocabulary import Vocabulary
-from .weights import Changed, Weight, read_weights, sampled_change
+from .weights import Changed, Weight, sampled_change
 
 # Room for the header, on top of the weights: the vocabulary is most of it.
 HEADER_BYTES = 32 << 20
@@ -68,6 +69,8 @@ def plan(source: Source, kind: str) -> Plan:
     where = source.model.name
     architecture = find_architecture(config, where)
     weights = read_weights(source)
+    for name, weight in weights.items():
+        check_readable(source, name, weight)
     embedding, tied = "model.embed_tokens.weight", config.get("tie_word_embeddings")
     if tied:
         weights.pop("lm_head.weight", None)

@@ -22,13 +22,15 @@ from ..models.tokenizer import open_tokenizer
 from ..user_files import read_text
 from .agreement import agreement
 from .checks import Check, Report, at_least, at_most, check_space, equal, new_file, refuse_existing, settle
+from .hub_names import is_floating
+from .merged_weights import read_weights
 from .probes import TEXTS
 from .reference import Questions, adapter_logits, questions_of
 from .resources import Step, check_memory, fuse_steps
 from .source import Source, read_source
 from .tensors import DTYPES, format_of, from_float32, make_header, stored_tensors, to_float32
 from .verify import limits_of
-from .weights import Changed, Weight, read_weights
+from .weights import Changed, Weight
 
 WEIGHTS_FILE, GENERATION = "model.safetensors", "generation_config.json"
 # Where transformers keeps chat templates by name.
@@ -128,6 +130,7 @@ def _write_weights(
                 piece = _piece(weight, first, last, changed)
                 piece.tofile(file)
                 done += piece.nbytes
+            weight.release()
             advance(done)
     return changed
 
@@ -192,7 +195,7 @@ def _listed(tokens: Iterable[int]) -> str:
 def main_dtype(weights: dict[str, Weight]) -> str:
     """The type of most numbers: F32, F16 or BF16."""
     sizes: Counter[str] = Counter()
-    for weight in weights.values():
+    for weight in (weight for weight in weights.values() if is_floating(weight.stored) or weight.quantized):
         sizes[weight.dtype] += prod(weight.shape)
     return sizes.most_common(1)[0][0]
 

@@ -120,7 +120,7 @@ def _selection(paths: set[str], known: set[str]) -> dict[str, Any]:
     only those of some layers.
     """
     found = [match for path in paths if (match := LAYER.match(path))]
-    layers = sorted({int(match["layer"]) for match in found})
+    layers, patterns = sorted({int(match["layer"]) for match in found}), {m["prefix"].rpartition(".")[2] for m in found}
     names = sorted({path.rsplit(".", 1)[-1] for path in paths})
 
     def chosen(within: list[int] | None) -> set[str]:
@@ -132,8 +132,8 @@ def _selection(paths: set[str], known: set[str]) -> dict[str, Any]:
 
     if chosen(None) == paths:
         return {"target_modules": names, "layers_to_transform": None, "layers_pattern": None}
-    if len(found) == len(paths) and chosen(layers) == paths:
-        return {"target_modules": names, "layers_to_transform": layers, "layers_pattern": "layers"}
+    if len(found) == len(paths) and chosen(layers) == paths and len(patterns) == 1:
+        return {"target_modules": names, "layers_to_transform": layers, "layers_pattern": patterns.pop()}
     return {"target_modules": sorted(paths), "layers_to_transform": None, "layers_pattern": None}
 
 

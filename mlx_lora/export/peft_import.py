@@ -36,7 +36,7 @@ def import_peft(directory: str | Path, out: str | Path, base: str | None = None)
     adapter = read_peft(directory)
     model = _base(directory, adapter, base)
     part = text_part(load_lazily(model))
-    names = mlx_names(directory / PEFT_FILE, model, adapter.pairs, part.prefix)
+    names = mlx_names(directory / PEFT_FILE, model, adapter.pairs, part)
     adapted = {names[path]: pair for path, pair in adapter.pairs.items()}
     check_fit(directory / PEFT_FILE, adapted, adapter.rank, model)
     check_range(directory / PEFT_FILE, adapted, adapter.scale, model)

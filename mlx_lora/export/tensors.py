@@ -16,6 +16,9 @@ from ..models.resolve import check_weights
 
 # safetensors' names. bfloat16 is kept as its bits, since numpy has no such type.
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "U32": np.uint32, "U8": np.uint8, "I64": np.int64}
+# These are only copied, the 8-bit floats as their bits.
+DTYPES |= {"BOOL": np.uint8, "I8": np.int8, "I16": np.int16, "I32": np.int32, "F64": np.float64}
+DTYPES |= dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0"), np.uint8)
 # Rows are handled in pieces of about so many numbers: small enough for the processor's cache.
 PIECE = 1 << 19
 

@@ -87,7 +87,7 @@ def read_header(file: Path) -> dict[str, Any]:
 def data_start(file: Path) -> int:
     """Return the position of the first tensor's first byte in a safetensors file."""
     with open(file, "rb") as stream:
-        return 8 + struct.unpack("<Q", stream.read(8))[0]
+        return 8 + int.from_bytes(stream.read(8), "little")
 
 
 def stored_parameters(file: Path) -> int:
