@@ -27,7 +27,7 @@ from . import SLOW_BLAS
 from .checkpointing import checkpoint_layers
 from .limits import explained, set_limits, usable_memory
 from .lora import add_adapter, load_weights, start_adapter
-from .loss import BatchArrays, find_path, loss_sums
+from .loss import BatchArrays, check_windows, find_path, loss_sums
 from .step import TrainStep
 from .together import message_from_leader, summed
 
@@ -58,14 +58,16 @@ class MLXBackend:
             self.model.freeze()
             self.path = find_path(self.model)
         self.notes = [*([] if SLOW_BLAS is None else [SLOW_BLAS]), *self.base.notes]
-        if self.path.note:
-            self.notes.append(f"{model.name}: {self.path.note}")
+        self._name = model.name
         self._group = mx.distributed.init()
         self.rank, self.ranks = self._group.rank(), self._group.size()
         self._step: TrainStep | None = None
         self._adapter: dict[str, Any] = {}
 
     def attach_lora(self, config: TrainingConfig) -> int:
+        self.path = check_windows(self.model, self.path, config.max_seq_length)
+        if self.path.note:
+            self.notes.append(f"{self._name}: {self.path.note}")
         self._adapter = start_adapter(self.model, config)
         if config.init_adapter:
             directory = Path(config.init_adapter)
