@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..backends import Backend, load_backend
+from ..backends.adapters import settled_modules
 from ..config import TrainingConfig
 from ..data.chat_template import encode_prompt, merge_note
 from ..data.checks import errors_that_stop, stop_sentence
@@ -103,6 +104,8 @@ def prepare(config: TrainingConfig) -> Prepared:
         system_role=config.system_role,
     )
     backend = load_backend(model, config.backend, config.load_in_4bit)
+    config, notes = settled_modules(config, backend.layer_modules())
+    backend.notes += notes
 
     def encode(sets: Sequence[Sequence[Example]], split: str) -> list[EncodedExample]:
         encoded: list[EncodedExample] = []

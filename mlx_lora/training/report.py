@@ -92,6 +92,8 @@ def write_report(
     warnings = [e["message"] for e in events if e["event"] == "warning"]
     complete: dict[str, Any] = next((e for e in reversed(events) if e["event"] == "complete"), {})
     result = [(k.replace("_", " "), v) for k, v in complete.items() if k not in ("event", "time") and v is not None]
+    start: dict[str, Any] = next((e for e in events if e["event"] == "start"), {})
+    result += [("trained", start["trained_modules"])] if "trained_modules" in start else []
     data = [("directory", record["data"]), *((f"sha256 of {k}", v) for k, v in record["data_sha256"].items())]
     shown = "".join(f"<pre>{html.escape(p)}</pre>{_table([('reference', r), ('adapter', a)])}" for p, r, a in samples)
     body = [

@@ -21,12 +21,12 @@ from ...files import replace_file, writing
 from ...models.resolve import ResolvedModel, check_safetensors
 from ...models.tokenizer import open_tokenizer
 from .. import StepResult
-from ..adapters import ADAPTER_FILE, check_can_begin_from, read_description, write_description
+from ..adapters import ADAPTER_FILE, check_can_begin_from, coverage, read_description, write_description
 from ..refusals import beginning_from, fitting_its_base, going_on_from
 from . import SLOW_BLAS
 from .checkpointing import checkpoint_layers
 from .limits import explained, set_limits, usable_memory
-from .lora import add_adapter, load_weights, start_adapter
+from .lora import add_adapter, layer_modules, load_weights, start_adapter
 from .loss import BatchArrays, check_windows, find_path, loss_sums
 from .step import TrainStep
 from .together import message_from_leader, summed
@@ -62,13 +62,19 @@ class MLXBackend:
         self._group = mx.distributed.init()
         self.rank, self.ranks = self._group.rank(), self._group.size()
         self._step: TrainStep | None = None
+        self.coverage = ""
         self._adapter: dict[str, Any] = {}
+
+    def layer_modules(self) -> list[list[str]]:
+        return layer_modules(self.model)
 
     def attach_lora(self, config: TrainingConfig) -> int:
         self.path = check_windows(self.model, self.path, config.max_seq_length)
         if self.path.note:
             self.notes.append(f"{self._name}: {self.path.note}")
+        layers = self.layer_modules()
         self._adapter = start_adapter(self.model, config)
+        self.coverage = coverage(layers, self._adapter)
         if config.init_adapter:
             directory = Path(config.init_adapter)
             with beginning_from(directory):
