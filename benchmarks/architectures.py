@@ -3,9 +3,9 @@
     python benchmarks/architectures.py [--configs FILE] [--only NAME ...] [--out benchmarks/architectures]
 
 Each configuration becomes a tiny model with random weights in a directory, which `mlx_lora.training.run` trains for
-two steps with the default config but for dropout. The same two steps are made by mlx-lm: its model, its LoRA layers, its
-`default_loss`, on the same rows from the same first values. Each runs in a process of its own, bounded in memory and
-time. Configurations are read from a JSON file of {name: config} (by default the real data's, see tests/conftest.py).
+two steps with the default config but for dropout. The same two steps are made by mlx-lm: its model, its LoRA layers,
+its `default_loss`, on the same rows from the same first values. Each runs in a process of its own, bounded in memory
+and time. Configurations are read from a JSON file of {name: config}, by default the real data's (tests/conftest.py).
 """
 
 from __future__ import annotations
