@@ -48,19 +48,29 @@ def _checkpointed(plain: type) -> Any:
             own_given, own_options = tree_map(filled, (given, options))
             out = call(self, *own_given, **own_options)
             left[:] = [out, own]
-            return _arrays(out), arrays_of(own)
+            return _distinct([*_arrays(out), *arrays_of(own)])
 
         arrays = [leaf for leaf in leaves if isinstance(leaf, mx.array)]
-        found, states = mx.checkpoint(inner)(self.trainable_parameters(), arrays, arrays_of(caches))
+        following = iter(mx.checkpoint(inner)(self.trainable_parameters(), arrays, arrays_of(caches)))
         out, own = left
-        set_arrays(own, states)
+        out = tree_map(lambda leaf: next(following) if isinstance(leaf, mx.array) else leaf, out)
+        set_arrays(own, following)
         for cache, after in zip(caches, own, strict=True):
             vars(cache).update(vars(after))
-        following = iter(found)
-        return tree_map(lambda leaf: next(following) if isinstance(leaf, mx.array) else leaf, out)
+        return out
 
     return forward
 
 
 def _arrays(tree: Any) -> list[mx.array]:
     return [leaf for _, leaf in tree_flatten(tree) if isinstance(leaf, mx.array)]
+
+
+def _distinct(arrays: list[mx.array]) -> list[mx.array]:
+    """Return the arrays with repetitions as new ones: of an output that is there twice, MLX drops one's gradient."""
+    seen: set[int] = set()
+    made = []
+    for array in arrays:
+        made.append(mx.contiguous(array) if id(array) in seen else array)
+        seen.add(id(array))
+    return made
