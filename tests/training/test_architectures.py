@@ -1,4 +1,4 @@
-"""The fast path, checkpointing, compiling and generation on architectures of many kinds, against the plain computation."""
+"""The fast path, checkpointing, compiling and generation on architectures of many kinds."""
 
 from __future__ import annotations
 
