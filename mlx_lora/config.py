@@ -20,6 +20,15 @@ from .settings_file import parse_yaml, read_settings
 PRESET_DIRECTORIES = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
 
 
+class DefaultModules(list[str]):
+    """The target modules of a config that names none: q, k, v and o; a base that lacks them gets ``auto`` instead."""
+
+
+def default_modules() -> DefaultModules:
+    """Return the target modules of a config that names none."""
+    return DefaultModules(["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
 @dataclass
 class TrainingConfig:
     """Everything that decides what a run learns; paths are relative to the working directory.
@@ -42,7 +51,7 @@ class TrainingConfig:
     lora_dropout: float = 0.05
     use_rslora: bool = False
     fine_tune_type: Literal["lora", "dora", "full"] = "lora"
-    lora_target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+    lora_target_modules: list[str] | Literal["auto"] = field(default_factory=default_modules)
     num_layers: int | None = None
     learning_rate: float = 2e-4
     lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -73,7 +82,8 @@ class TrainingConfig:
     seed: int = 42
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        named = self.lora_target_modules
+        return asdict(self) | {"lora_target_modules": named if isinstance(named, str) else list(named)}
 
     def located(self) -> TrainingConfig:
         """The same with absolute paths where it names local files, so that it can be used from any directory."""
@@ -237,7 +247,9 @@ def _checked(where: str, key: Any, value: Any) -> Any:
     if key == "until" and value is not None and not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", value):
         raise UserError(f"{where}: until must be a time of day such as 06:00, not {shortened(value)}")
     if key == "lora_target_modules" and not value:
-        raise UserError(f"{where}: lora_target_modules is empty; name at least one module, e.g. [q_proj, v_proj]")
+        raise UserError(
+            f"{where}: lora_target_modules is empty; name at least one module, e.g. [q_proj, v_proj], or auto"
+        )
     return value
 
 

@@ -49,6 +49,11 @@ class Backend(Protocol):
     # This process among those that train one adapter together; the first leads: it alone reads and writes the run.
     rank: int
     ranks: int
+    # The part of the model that ``attach_lora`` has made trainable, such as "12 of 48 layers, 7 modules".
+    coverage: str
+
+    def layer_modules(self) -> list[list[str]]:
+        """Return for each layer the paths within it of the linear modules that can be adapted; before any is."""
 
     def attach_lora(self, config: TrainingConfig) -> int:
         """Add fresh LoRA layers and an optimizer; returns the number of trainable parameters."""

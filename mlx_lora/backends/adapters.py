@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..config import TrainingConfig
+from ..config import DefaultModules, TrainingConfig
 from ..errors import UserError
 from ..files import write_json
 from ..models.resolve import ResolvedModel
@@ -33,18 +34,66 @@ def initial_a(seed: int, name: str, shape: tuple[int, ...], fan_in: int) -> np.n
     return generator.uniform(-bound, bound, shape).astype(np.float32)
 
 
-def matching_keys(paths: Iterable[str], names: list[str]) -> list[str]:
-    """Those paths within a layer (``self_attn.q_proj``) whose last part is one of ``names``, sorted.
+def matching_keys(layers: Sequence[Sequence[str]], names: list[str] | str) -> list[str]:
+    """Return the paths within a layer (``self_attn.q_proj``) whose last part is one of ``names``, sorted.
+
+    Args:
+        layers: of each layer the paths of its linear modules.
+        names: ``auto`` for every path.
 
     Raises:
         UserError: a name that no path has; the ones there are named.
     """
-    paths = set(paths)
-    available = sorted({path.rsplit(".", 1)[-1] for path in paths})
+    paths = {path for layer in layers for path in layer}
+    if names == "auto":
+        if not paths:
+            raise UserError("lora_target_modules: this model's layers have no linear modules; use another base")
+        return sorted(paths)
+    available = sorted({_last_part(path) for path in paths})
     for name in names:
         if name not in available:
-            raise UserError(f"lora_target_modules: this model has no {name}; it has {', '.join(available)}")
-    return sorted(path for path in paths if path.rsplit(".", 1)[-1] in names)
+            raise UserError(
+                f"lora_target_modules: this model has no {name}; it has {', '.join(available)}, and auto names them all"
+            )
+    return sorted(path for path in paths if _last_part(path) in names)
+
+
+def settled_modules(config: TrainingConfig, layers: Sequence[Sequence[str]]) -> tuple[TrainingConfig, list[str]]:
+    """Return the config with its modules settled for a base, and what the user should know of it.
+
+    Where a config names no modules and the base does not have all of the default's in every layer, ``auto`` applies.
+    """
+    names = config.lora_target_modules
+    if not isinstance(names, DefaultModules) or config.fine_tune_type == "full":
+        return config, []
+    complete = sum(set(names) <= {_last_part(path) for path in paths} for paths in layers)
+    if complete == len(layers):
+        return config, []
+    note = (
+        f"lora_target_modules is auto, all linear modules: {', '.join(names)} are in {complete} of this base's "
+        f"{len(layers)} layers"
+    )
+    return replace(config, lora_target_modules="auto"), [note]
+
+
+def coverage(layers: Sequence[Sequence[str]], adapter: dict[str, Any]) -> str:
+    """Return the part of a model that an adapter trains, such as "12 of 48 layers, 7 modules".
+
+    Args:
+        layers: of each layer the paths of its linear modules.
+        adapter: see ``describe``.
+    """
+    keys = set(adapter["lora_parameters"]["keys"])
+    last = layers[-adapter["num_layers"] :]
+    if not keys:
+        return f"{len(last)} of {len(layers)} layers, all weights"
+    touched = [keys & set(paths) for paths in last]
+    count = len(set().union(*touched))
+    return f"{sum(map(bool, touched))} of {len(layers)} layers, {count} module{'s' if count > 1 else ''}"
+
+
+def _last_part(path: str) -> str:
+    return path.rsplit(".", 1)[-1]
 
 
 def describe(config: TrainingConfig, depth: int, keys: list[str]) -> dict[str, Any]:

@@ -18,21 +18,26 @@ class LossPath:
         narrow: whether the last layer's MLP may see supervised positions only.
         checkpoint: whether a layer's activations are computed again in the backward pass instead of kept; of the
             torch backend, MLX's does it in the layers themselves.
+        trunk: the path of the part that ends before the logits, empty where they are ``plain``; of the MLX backend.
+        vocabulary: the length of the logits; of the MLX backend.
     """
 
     plain: bool = False
     share_prefix: bool = False
     narrow: bool = False
     checkpoint: bool = False
+    trunk: str = ""
+    vocabulary: int = 0
 
     @property
     def note(self) -> str | None:
         """What the user should know, if something is slower than it could be."""
+        slower = []
         if self.plain:
-            return "this architecture's logits are not a plain product of hidden states: every position's are computed"
+            slower.append("its logits cannot be computed at chosen positions alone: every position's are computed")
         if not self.share_prefix:
-            return "this architecture's caches are not plain keys and values: common prefixes are computed in each row"
-        return None
+            slower.append("its caches cannot be shared by a batch: common prefixes are computed in each row")
+        return "; ".join(slower) or None
 
 
 def agrees(attempt: Callable[[], np.ndarray], expected: np.ndarray, float32: bool) -> bool:

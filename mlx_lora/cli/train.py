@@ -121,7 +121,7 @@ def _dry_run(config: TrainingConfig, as_json: bool) -> None:
     rows = [
         ("model", report["model"]),
         ("backend", f"{report['backend']}: {report['backend_why']}"),
-        ("trainable parameters", f"{report['trainable_parameters']:,}"),
+        ("trainable parameters", f"{report['trainable_parameters']:,}: {report['trained_modules']}"),
         ("examples", f"{report['train_examples']} to train on, {report['valid_examples']} to validate"),
         ("tokens", f"{report['tokens']:,}, of which {report['supervised_tokens']:,} supervised"),
         ("longest example", f"{report['longest']} tokens; {report['shortened_prompts']} prompts lose their middle"),

@@ -48,7 +48,7 @@ def trainable_parameters(config: dict[str, Any], training: TrainingConfig) -> in
     if training.fine_tune_type == "full" or config.get("model_type") not in PLAIN_TYPES:
         return None
     known = projections(config)
-    names = set(training.lora_target_modules)
+    names = set(known if training.lora_target_modules == "auto" else training.lora_target_modules)
     if not names <= set(known):
         return None
     depth = config["num_hidden_layers"]

@@ -44,6 +44,7 @@ def dry_run(ready: Prepared) -> dict[str, Any]:
         "backend": ready.backend.name,
         "backend_why": choose(config.backend).why,
         "trainable_parameters": trainable,
+        "trained_modules": ready.backend.coverage,
         "train_examples": len(train),
         "valid_examples": len(ready.valid),
         "tokens": sum(lengths),

@@ -76,8 +76,8 @@ def progress_bar(quiet: bool = False) -> Iterator[Listener]:
             nonlocal task
             if event["event"] == "start":
                 console.print(
-                    f"{visible(event['model'])}: {event['trainable_parameters']:,} trainable parameters, "
-                    f"{event['train_examples']} examples, {event['total_steps']} steps"
+                    f"{visible(event['model'])}: {event['trainable_parameters']:,} trainable parameters "
+                    f"({event['trained_modules']}), {event['train_examples']} examples, {event['total_steps']} steps"
                 )
                 task = bar.add_task("training", total=event["total_steps"], measured="")
             elif event["event"] == "progress" and task is not None:

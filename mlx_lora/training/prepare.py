@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..backends import Backend, load_backend
-from ..backends.adapters import base_recorded, published
+from ..backends.adapters import base_recorded, published, settled_modules
 from ..config import TrainingConfig
 from ..data.chat_template import encode_prompt, merge_note
 from ..data.checks import errors_that_stop, stop_sentence
@@ -109,6 +109,8 @@ def prepare(config: TrainingConfig) -> Prepared:
     if config.init_adapter:
         check_continues(Path(config.init_adapter), model)
     backend = load_backend(model, config.backend, config.load_in_4bit)
+    config, notes = settled_modules(config, backend.layer_modules())
+    backend.notes += notes
 
     def encode(sets: Sequence[Sequence[Example]], split: str) -> list[EncodedExample]:
         encoded: list[EncodedExample] = []

@@ -97,7 +97,7 @@ def _cards(by_kind: dict[str, list[Event]], complete: Event) -> list[tuple[str, 
         valid = f"and {start['valid_examples']:,} for validation"
         cards.append(("examples", f"{start['train_examples']:,}", valid))
     if "trainable_parameters" in start:
-        cards.append(("trained parameters", f"{start['trainable_parameters']:,}", ""))
+        cards.append(("trained parameters", f"{start['trainable_parameters']:,}", start.get("trained_modules", "")))
     return cards
 
 

@@ -122,6 +122,7 @@ def _lead(ready: Prepared, trainable: int, listeners: Sequence[Listener]) -> Tra
             "model": ready.model.name,
             "backend": backend.name,
             "trainable_parameters": trainable,
+            "trained_modules": backend.coverage,
             "train_examples": len(ready.train),
             "valid_examples": len(ready.valid),
             "total_steps": total_steps(config, len(ready.train)),

@@ -70,7 +70,7 @@ def test_scaled_logits_take_the_plain_path_and_say_so(make_model):
     sizes = {"head_dim": 16, "final_logit_softcapping": 5.0, "query_pre_attn_scalar": 16}
     backend = touched(make_model("gemma2", **sizes))
     assert backend.path.plain
-    assert any("not a plain product" in note for note in backend.notes)
+    assert any("at chosen positions alone" in note for note in backend.notes)
     assert_same(backend, collate(examples()))
 
 

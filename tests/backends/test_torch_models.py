@@ -166,3 +166,12 @@ def test_a_model_without_flash_attention_keeps_its_own(monkeypatch):
     monkeypatch.setattr(type(model), "_supports_flash_attn", False)
     load.attend_fast(model, torch.device("cuda"))
     assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_auto_names_the_same_modules_on_both_backends(make_model, architecture):
+    path = make_model(architecture)
+    backends = [fresh(name, path, lora_target_modules="auto") for name in BACKENDS]
+    assert [backend.coverage for backend in backends] == ["2 of 2 layers, 7 modules"] * 2
+    keys = [backend._adapter["lora_parameters"]["keys"] for backend in backends]
+    assert keys[0] == keys[1]

@@ -14,7 +14,14 @@ from mlx_lora.training.report import write_report
 RECORD = {"model": "m <of mine>", "data": "d", "data_sha256": {"train": "abc"}}
 PROGRESS = {"event": "progress", "learning_rate": 0.1, "tokens_per_second": 9000.4, "peak_memory_gb": 1.23456}
 EVENTS = [
-    {"event": "start", "step": 0, "train_examples": 288, "valid_examples": 36, "trainable_parameters": 180224},
+    {
+        "event": "start",
+        "step": 0,
+        "train_examples": 288,
+        "valid_examples": 36,
+        "trainable_parameters": 180224,
+        "trained_modules": "4 of 4 layers, 7 modules",
+    },
     {**PROGRESS, "step": 1, "loss": 2.51234567, "grad_norm": 1, "supervised_tokens_per_second": 3},
     {**PROGRESS, "step": 2, "loss": 1.51234567, "grad_norm": 2, "supervised_tokens_per_second": 3},
     {"event": "evaluation", "step": 2, "validation_loss": 1.7},

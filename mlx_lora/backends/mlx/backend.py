@@ -9,7 +9,6 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm import batch_generate
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_model, quantize_model
@@ -21,13 +20,21 @@ from ...files import replace_file, writing
 from ...models.resolve import ResolvedModel, check_safetensors
 from ...models.tokenizer import open_tokenizer
 from .. import StepResult
-from ..adapters import ADAPTER_FILE, check_can_begin_from, published, read_description, write_description
+from ..adapters import (
+    ADAPTER_FILE,
+    check_can_begin_from,
+    coverage,
+    published,
+    read_description,
+    write_description,
+)
 from ..refusals import beginning_from, fitting_its_base, going_on_from
 from . import SLOW_BLAS
 from .checkpointing import checkpoint_layers
+from .generation import answer_in_turn, answer_together, can_batch
 from .limits import explained, set_limits, usable_memory
-from .lora import add_adapter, load_weights, start_adapter
-from .loss import BatchArrays, find_path, loss_sums
+from .lora import add_adapter, layer_modules, load_weights, start_adapter
+from .loss import BatchArrays, check_windows, find_path, loss_sums
 from .step import TrainStep
 from .together import message_from_leader, summed
 
@@ -58,15 +65,25 @@ class MLXBackend:
             self.model.freeze()
             self.path = find_path(self.model)
         self.notes = [*([] if SLOW_BLAS is None else [SLOW_BLAS]), *self.base.notes]
-        if self.path.note:
-            self.notes.append(f"{model.name}: {self.path.note}")
+        self._name = model.name
         self._group = mx.distributed.init()
         self.rank, self.ranks = self._group.rank(), self._group.size()
         self._step: TrainStep | None = None
+        self.coverage = ""
+        # Not known before several prompts are answered.
+        self._batches: bool | None = None
         self._adapter: dict[str, Any] = {}
 
+    def layer_modules(self) -> list[list[str]]:
+        return layer_modules(self.model)
+
     def attach_lora(self, config: TrainingConfig) -> int:
+        self.path = check_windows(self.model, self.path, config.max_seq_length)
+        if self.path.note:
+            self.notes.append(f"{self._name}: {self.path.note}")
+        layers = self.layer_modules()
         self._adapter = start_adapter(self.model, config)
+        self.coverage = coverage(layers, self._adapter)
         if config.init_adapter:
             directory = published(Path(config.init_adapter))
             with beginning_from(directory):
@@ -129,11 +146,13 @@ class MLXBackend:
     def generate(self, prompts: Sequence[list[int]], max_tokens: int, temperature: float, seed: int) -> list[str]:
         self.model.eval()
         mx.random.seed(seed)
-        sampler = make_sampler(temp=temperature)
         # Only mlx-lm's own wrapper of a tokenizer knows several ends.
         tokenizer = TokenizerWrapper(self.tokenizer)
         tokenizer.eos_token_ids = self.base.ends
-        return batch_generate(self.model, tokenizer, list(prompts), max_tokens=max_tokens, sampler=sampler).texts
+        if self._batches is None and len(prompts) > 1:
+            self._batches = can_batch(self.model, self.path.vocabulary)
+        answer = answer_together if self._batches else answer_in_turn
+        return answer(self.model, tokenizer, prompts, max_tokens, make_sampler(temp=temperature))
 
     def peak_memory(self) -> int:
         return mx.get_peak_memory()

@@ -6,37 +6,71 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map
 
-from .loss import PrefixCache
+from .prefix import arrays_of, copies, set_arrays
 
 
 def checkpoint_layers(model: nn.Module) -> None:
     """Checkpoint every layer of this model, and of no other that shares its class."""
     for layer in model.layers:
-        plain = type(layer)
-        layer.__class__ = type(plain.__name__, (plain,), {"__call__": _checkpointed(plain)})
+        if isinstance(layer, nn.Module):
+            plain = type(layer)
+            layer.__class__ = type(plain.__name__, (plain,), {"__call__": _checkpointed(plain)})
+
+
+def _is_cache(leaf: Any) -> bool:
+    return hasattr(leaf, "state") and not isinstance(leaf, (mx.array, nn.Module))
 
 
 def _checkpointed(plain: type) -> Any:
     call = plain.__call__
 
-    def forward(self: nn.Module, x: mx.array, mask: Any = None, cache: Any = None, **options: Any) -> Any:
-        if cache is not None and not isinstance(cache, PrefixCache):
-            # A cache that is written to, when answers are generated: nothing to compute again there.
-            return call(self, x, mask, cache, **options)
-        # What a checkpointed function leaves in a cache has no gradient: keys and values go in and out as arrays.
-        shared: PrefixCache | None = cache
+    def forward(self: nn.Module, *given: Any, **options: Any) -> Any:
+        if not self.training:
+            # Nothing is computed again where there is no gradient.
+            return call(self, *given, **options)
+        # What a checkpointed function captures or leaves in a cache has no gradient: every array goes in and out.
+        leaves = [leaf for _, leaf in tree_flatten((given, options))]
+        caches = [leaf for leaf in leaves if _is_cache(leaf)]
+        before = copies(caches)
+        left: list[Any] = []
 
-        def inner(parameters: dict, x: mx.array, *prefix: mx.array) -> Any:
+        def inner(parameters: dict, arrays: list[mx.array], states: list[mx.array]) -> Any:
             self.update(parameters)
-            own = None if shared is None else PrefixCache(*prefix)
-            out = call(self, x, mask, own, **options)
-            return out if own is None else (out, *own.arrays)
+            own = copies(before)
+            set_arrays(own, states)
+            following, stored = iter(arrays), iter(own)
 
-        if shared is None:
-            return mx.checkpoint(inner)(self.trainable_parameters(), x)
-        out, *arrays = mx.checkpoint(inner)(self.trainable_parameters(), x, *shared.arrays)
-        shared.fill(*arrays)
+            def filled(leaf: Any) -> Any:
+                return next(stored) if _is_cache(leaf) else next(following) if isinstance(leaf, mx.array) else leaf
+
+            own_given, own_options = tree_map(filled, (given, options))
+            out = call(self, *own_given, **own_options)
+            left[:] = [out, own]
+            return _distinct([*_arrays(out), *arrays_of(own)])
+
+        arrays = [leaf for leaf in leaves if isinstance(leaf, mx.array)]
+        following = iter(mx.checkpoint(inner)(self.trainable_parameters(), arrays, arrays_of(caches)))
+        out, own = left
+        out = tree_map(lambda leaf: next(following) if isinstance(leaf, mx.array) else leaf, out)
+        set_arrays(own, following)
+        for cache, after in zip(caches, own, strict=True):
+            vars(cache).update(vars(after))
         return out
 
     return forward
+
+
+def _arrays(tree: Any) -> list[mx.array]:
+    return [leaf for _, leaf in tree_flatten(tree) if isinstance(leaf, mx.array)]
+
+
+def _distinct(arrays: list[mx.array]) -> list[mx.array]:
+    """Return the arrays with repetitions as new ones: of an output that is there twice, MLX drops one's gradient."""
+    seen: set[int] = set()
+    made = []
+    for array in arrays:
+        made.append(mx.contiguous(array) if id(array) in seen else array)
+        seen.add(id(array))
+    return made

@@ -46,18 +46,23 @@ class LoRALinear(nn.Module):
         return self.linear(x) + self.scale * update
 
 
-def target_keys(model: nn.Module, names: list[str]) -> list[str]:
-    """Paths within a layer of the modules to adapt; see ``matching_keys``."""
-    kinds = LINEAR + EXPERTS
-    paths = (path for layer in model.layers for path, module in layer.named_modules() if isinstance(module, kinds))
-    return matching_keys(paths, names)
+def layer_modules(model: nn.Module) -> list[list[str]]:
+    """Return for each layer the paths within it of the linear modules that mlx-lm adapts."""
+    return [sorted(path for path, module in layer.named_modules() if _is_linear(module)) for layer in model.layers]
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, LINEAR + EXPERTS) or hasattr(module, "to_lora")
 
 
 def _adapted(module: nn.Module, kind: str, parameters: dict[str, Any]) -> nn.Module:
     rank, scale, dropout = parameters["rank"], parameters["scale"], parameters["dropout"]
+    if kind == "dora" and not isinstance(module, LINEAR):
+        raise UserError("fine_tune_type: dora does not work on this model's experts; use lora, or other modules")
+    if kind != "dora" and hasattr(module, "to_lora"):
+        # Several products in one, or another of the architecture's own.
+        return module.to_lora(r=rank, scale=scale, dropout=dropout)
     if isinstance(module, EXPERTS):
-        if kind == "dora":
-            raise UserError("fine_tune_type: dora does not work on this model's experts; use lora, or other modules")
         return LoRASwitchLinear.from_base(module, rank, dropout, scale)
     if kind == "dora":
         return DoRALinear.from_base(module, rank, dropout, scale)
@@ -97,13 +102,15 @@ def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
     if full:
         quantized = any(isinstance(m, (nn.QuantizedLinear, QuantizedSwitchLinear)) for _, m in model.named_modules())
         check_full(quantized, any(value.dtype == mx.float16 for _, value in tree_flatten(model.parameters())))
-    adapter = describe(config, len(model.layers), [] if full else target_keys(model, config.lora_target_modules))
+    keys = [] if full else matching_keys(layer_modules(model), config.lora_target_modules)
+    adapter = describe(config, len(model.layers), keys)
     add_adapter(model, adapter)
     drawn = [
         # A LoRA of experts is [experts · rank, in], a plain one [in, rank].
         (name, mx.array(initial_a(config.seed, name, value.shape, value.shape[0 if value.ndim == 2 else -1])))
         for name, value in tree_flatten(model.trainable_parameters())
-        if name.endswith("lora_a")
+        # Where several products are in one, each has its own.
+        if "lora_a" in name.split(".")
     ]
     model.update(tree_unflatten(drawn))
     mx.eval(model.parameters())

@@ -1,115 +1,112 @@
 """The loss of a batch: logits at supervised positions only, a common prefix computed once; exact, and proved so.
 
 What a model allows is found by asking it: at load, a few tokens go through both ways and must agree. Where they do
-not (scaled logits, sliding windows, recurrent layers), the plain computation is used.
+not, the plain computation is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_lm.models.base import create_causal_mask
-from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from ...data.batches import Batch
 from ..paths import LossPath, agrees
+from .prefix import broadcast, caches_after, windows
+from .trunk import UNFIT, hidden_states, logits_from, trunk_candidates
 
 # Logits held at once, in elements: 64 MB in float32 on a GPU, and what fits a CPU's caches, whatever the vocabulary.
 LOGITS_AT_ONCE = {mx.gpu: 2**24, mx.cpu: 2**20}
 # Fewer positions than these at once make slow products.
 LEAST_POSITIONS = 16
-PROBE = 12
+# Tokens of a row that is tried at load, and those of them that all rows share.
+PROBE, PREFIX = 12, 5
 
 
-class PrefixCache:
-    """A layer's keys and values of the common prefix, kept as ordinary arrays that gradients flow through.
-
-    The first call fills it with the prefix (a batch of one); later calls see it in front of each row.
-    """
-
-    def __init__(self, *arrays: mx.array) -> None:
-        self.offset = 0
-        self.arrays: tuple[mx.array, ...] = ()
-        if arrays:
-            self.fill(*arrays)
-
-    def fill(self, keys: mx.array, values: mx.array) -> None:
-        """Hold the prefix's keys and values, [1, heads, length, dimension]."""
-        self.arrays, self.offset = (keys, values), keys.shape[2]
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Keys and values to attend to; all of shape [batch, heads, length, dimension]."""
-        if not self.arrays:
-            self.fill(keys, values)
-            return keys, values
-
-        def prepend(prefix: mx.array, own: mx.array) -> mx.array:
-            return mx.concatenate([mx.broadcast_to(prefix, (own.shape[0], *prefix.shape[1:])), own], axis=2)
-
-        return prepend(self.arrays[0], keys), prepend(self.arrays[1], values)
-
-    def make_mask(self, n: int, return_array: bool = False, window_size: int | None = None) -> Any:
-        """The string "causal" (aligned at the end), which has a fused backward; an array only where asked for."""
-        if return_array or window_size is not None:
-            return create_causal_mask(n, self.offset, window_size=window_size)
-        return "causal"
-
-
-class NarrowedLayer:
-    """A model's last layer whose MLP sees only the positions that will be spoken from: no other is used after it.
+@contextmanager
+def narrowed(layer: nn.Module, positions: mx.array) -> Iterator[None]:
+    """Let the MLP of a model's last layer see only the positions that predict a supervised token: no other is used.
 
     Args:
         layer: a pre-norm layer, as in Llama, Qwen and Mistral.
         positions: int [positions], flat indices into [batch, length].
     """
 
-    def __init__(self, layer: nn.Module, positions: mx.array) -> None:
-        self.layer, self.positions = layer, positions
+    def call(self: nn.Module, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        h = x + self.self_attn(self.input_layernorm(x), mask, cache)
+        h = h.reshape(-1, h.shape[-1])[positions][None]
+        return h + self.mlp(self.post_attention_layernorm(h))
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.layer, name)
-
-    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
-        h = x + self.layer.self_attn(self.layer.input_layernorm(x), mask, cache)
-        h = h.reshape(-1, h.shape[-1])[self.positions][None]
-        return h + self.layer.mlp(self.layer.post_attention_layernorm(h))
-
-
-def head_of(model: nn.Module) -> tuple[nn.Module, Callable[[mx.array], mx.array]]:
-    """(module, function from hidden states [..., hidden] to logits [..., vocabulary])."""
-    if "lm_head" in model:
-        return model.lm_head, model.lm_head
-    return model.model.embed_tokens, model.model.embed_tokens.as_linear
+    plain = type(layer)
+    layer.__class__ = type(plain.__name__, (plain,), {"__call__": call})
+    try:
+        yield
+    finally:
+        layer.__class__ = plain
 
 
 def find_path(model: nn.Module) -> LossPath:
-    """What the model allows, by trying it on a few tokens."""
-    tokens = mx.arange(1, PROBE + 1)[None]
+    """Find what the model allows by trying it on a few tokens."""
+    rows = [[*range(1, PREFIX + 1), *range(start, start + PROBE - PREFIX)] for start in (6, 13, 20)]
+    tokens = mx.array(rows)
     expected = model(tokens)
+    candidates = trunk_candidates(model, tokens, expected)
+    trunk = next((path for path in candidates if _same_logits(model, path, tokens, expected)), "")
+    path = LossPath(plain=not trunk, trunk=trunk, vocabulary=expected.shape[-1])
+    path = replace(path, share_prefix=_same_after_prefix(model, path, tokens, PREFIX, expected))
+    positions, narrow = mx.array([3, 20, 8]), replace(path, narrow=True)
+    chosen = expected.reshape(-1, path.vocabulary)[positions]
+    narrows = bool(path.trunk) and _agree(
+        lambda: logits_from(model, path.trunk, _hidden(model, narrow, tokens, positions, None)), chosen
+    )
+    return narrow if narrows else path
+
+
+def check_windows(model: nn.Module, path: LossPath, longest: int) -> LossPath:
+    """Return the path without the shared prefix where rows longer than a cache's window do not agree.
+
+    Args:
+        longest: tokens of the longest row. Windows beyond it, and those that ``find_path`` has passed, are left out.
+    """
+    for window in windows(model) if path.share_prefix else ():
+        if not PROBE <= window < longest:
+            continue
+        tokens = mx.arange(1, window + PROBE + 1)[None] % min(path.vocabulary, 1000)
+        expected = model(tokens)
+        if not all(_same_after_prefix(model, path, tokens, n, expected) for n in (window // 2, window + PREFIX)):
+            return replace(path, share_prefix=False)
+    return path
+
+
+def _same_logits(model: nn.Module, trunk: str, tokens: mx.array, expected: mx.array) -> bool:
+    """Return True if the trunk's hidden states give the model's logits: bit for bit, chosen ones but for rounding."""
     try:
-        _, head = head_of(model)
+        hidden = hidden_states(model, trunk, tokens)
         # The very same operations: not one bit may differ.
-        if not mx.array_equal(head(model.model(tokens)), expected).item():
-            return LossPath(plain=True)
-    except (AttributeError, TypeError, ValueError):
-        return LossPath(plain=True)
-    caches = make_prompt_cache(model)
-    shares = all(type(cache) is KVCache for cache in caches)
-    shares = shares and _agree(lambda: head(_after_prefix(model, tokens)), expected[:, 5:])
-    positions = mx.array([3, 7, 8])
-    narrow = _agree(lambda: head(_hidden(model, tokens, positions, None, narrow=True)), expected[:, positions])
-    return LossPath(False, shares, narrow)
+        if not mx.array_equal(logits_from(model, trunk, hidden), expected).item():
+            return False
+    except UNFIT:
+        return False
+    positions = mx.array([9, 1, 30])
+    chosen = expected.reshape(-1, expected.shape[-1])[positions]
+    return _agree(lambda: logits_from(model, trunk, hidden.reshape(-1, hidden.shape[-1])[positions]), chosen)
 
 
-def _after_prefix(model: nn.Module, tokens: mx.array) -> mx.array:
-    caches = [PrefixCache() for _ in model.layers]
-    model.model(tokens[:, :5], cache=caches)
-    return model.model(tokens[:, 5:], cache=caches)
+def _same_after_prefix(model: nn.Module, path: LossPath, tokens: mx.array, length: int, expected: mx.array) -> bool:
+    """Return True if rows after a common prefix of ``length`` tokens have the logits of whole rows."""
+
+    def after() -> mx.array:
+        caches = caches_after(model, path, tokens[0, :length])
+        broadcast(caches, tokens.shape[0])
+        return model(tokens[:, length:], cache=caches)
+
+    return _agree(after, expected[:, length:])
 
 
 def _agree(attempt: Callable[[], mx.array], expected: mx.array) -> bool:
@@ -119,20 +116,13 @@ def _agree(attempt: Callable[[], mx.array], expected: mx.array) -> bool:
     return agrees(lambda: numbers(attempt()), numbers(expected), expected.dtype == mx.float32)
 
 
-def _hidden(
-    model: nn.Module, ids: mx.array, positions: mx.array, caches: list[PrefixCache] | None, narrow: bool
-) -> mx.array:
-    """Post-norm hidden states [1, positions, hidden] at flat positions of ``ids`` [batch, length]."""
-    if not narrow:
-        hidden = model.model(ids, cache=caches)
-        return hidden.reshape(-1, hidden.shape[-1])[positions][None]
-    layers = model.model.layers
-    last = layers[-1]
-    layers[-1] = NarrowedLayer(last, positions)
-    try:
-        return model.model(ids, cache=caches)
-    finally:
-        layers[-1] = last
+def _hidden(model: nn.Module, path: LossPath, ids: mx.array, positions: mx.array, caches: list[Any] | None) -> mx.array:
+    """The trunk's output [positions, hidden] at flat positions of ``ids`` [batch, length]."""
+    if not path.narrow:
+        hidden = hidden_states(model, path.trunk, ids, caches)
+        return hidden.reshape(-1, hidden.shape[-1])[positions]
+    with narrowed(model.layers[-1], positions):
+        return hidden_states(model, path.trunk, ids, caches)[0]
 
 
 @dataclass
@@ -205,20 +195,26 @@ def head_sums(
     return both[0], both[1]
 
 
-def loss_sums(model: nn.Module, path: LossPath, batch: BatchArrays) -> tuple[mx.array, mx.array]:
-    """(weighted, plain) sums of the cross-entropy over a batch's supervised tokens, in float32."""
-    if path.plain:
-        return plain_loss_sums(model, batch)
+def loss_sums(
+    model: nn.Module, path: LossPath, batch: BatchArrays, caches: list[Any] | None = None
+) -> tuple[mx.array, mx.array]:
+    """(weighted, plain) sums of the cross-entropy over a batch's supervised tokens, in float32.
+
+    Args:
+        caches: the model's caches after the batch's prefix, if it has been computed.
+    """
+    ids, positions = batch.ids, batch.positions
     if batch.prefix.size and path.share_prefix:
-        caches = [PrefixCache() for _ in model.layers]
-        model.model(batch.prefix[None], cache=caches)
-        spoken = _hidden(model, batch.ids, batch.positions, caches, path.narrow)[0]
+        caches = caches or caches_after(model, path, batch.prefix)
+        broadcast(caches, ids.shape[0])
     else:
-        row = batch.positions // batch.ids.shape[1]
-        positions = batch.positions + (row + 1) * batch.prefix.size
-        spoken = _hidden(model, _with_prefix(batch), positions, None, path.narrow)[0]
-    module, head = head_of(model)
-    rows = max(LEAST_POSITIONS, LOGITS_AT_ONCE[mx.default_device().type] // module.weight.shape[0])
+        ids, positions = _with_prefix(batch), positions + (positions // ids.shape[1] + 1) * batch.prefix.size
+    if path.plain:
+        logits = model(ids, cache=caches)
+        return _sums(logits.reshape(-1, logits.shape[-1])[positions], batch)
+    spoken = _hidden(model, path, ids, positions, caches)
+    rows = max(LEAST_POSITIONS, LOGITS_AT_ONCE[mx.default_device().type] // path.vocabulary)
+    head = partial(logits_from, model, path.trunk)
     return head_sums(head, spoken, batch.targets, batch.weights, rows, model.training)
 
 
@@ -230,6 +226,9 @@ def _with_prefix(batch: BatchArrays) -> mx.array:
 def plain_loss_sums(model: nn.Module, batch: BatchArrays) -> tuple[mx.array, mx.array]:
     """The same sums from every position's logits: what any model allows, and what the fast path must equal."""
     logits = model(_with_prefix(batch))[:, batch.prefix.size :]
-    spoken = logits.reshape(-1, logits.shape[-1])[batch.positions].astype(mx.float32)
-    losses = nn.losses.cross_entropy(spoken, batch.targets)
+    return _sums(logits.reshape(-1, logits.shape[-1])[batch.positions], batch)
+
+
+def _sums(spoken: mx.array, batch: BatchArrays) -> tuple[mx.array, mx.array]:
+    losses = nn.losses.cross_entropy(spoken.astype(mx.float32), batch.targets)
     return (losses * batch.weights).sum(), (losses * (batch.weights > 0)).sum()

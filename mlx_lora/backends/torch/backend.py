@@ -19,10 +19,17 @@ from ...files import replace_file, writing
 from ...models.resolve import ResolvedModel, check_safetensors
 from ...models.tokenizer import open_tokenizer
 from .. import StepResult
-from ..adapters import ADAPTER_FILE, check_can_begin_from, published, read_description, write_description
+from ..adapters import (
+    ADAPTER_FILE,
+    check_can_begin_from,
+    coverage,
+    published,
+    read_description,
+    write_description,
+)
 from ..refusals import beginning_from, fitting_its_base, going_on_from
 from .load import load_model
-from .lora import add_adapter, load_weights, start_adapter, stored_weights, trained
+from .lora import add_adapter, layer_modules, load_weights, start_adapter, stored_weights, trained
 from .loss import BatchArrays, find_path, in_base_dtype, loss_sums
 from .machine import explained, find_device, peak_memory, usable_memory
 from .step import TrainStep
@@ -56,10 +63,16 @@ class TorchBackend:
         if self.path.note:
             self.notes.append(f"{model.name}: {self.path.note}")
         self._step: TrainStep | None = None
+        self.coverage = ""
         self._adapter: dict[str, Any] = {}
 
+    def layer_modules(self) -> list[list[str]]:
+        return layer_modules(self.model)
+
     def attach_lora(self, config: TrainingConfig) -> int:
+        layers = self.layer_modules()
         self._adapter = start_adapter(self.model, config)
+        self.coverage = coverage(layers, self._adapter)
         if config.init_adapter:
             directory = published(Path(config.init_adapter))
             with beginning_from(directory):

@@ -40,15 +40,13 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     return layers
 
 
-def target_keys(model: nn.Module, names: list[str]) -> list[str]:
-    """Paths within a layer of the modules to adapt; see ``matching_keys``."""
-    paths = (
-        path
-        for layer in decoder_layers(model)
-        for path, module in layer.named_modules()
-        if isinstance(module, nn.Linear)
-    )
-    return matching_keys(paths, names)
+def layer_modules(model: nn.Module) -> list[list[str]]:
+    """Return for each layer the paths within it of its linear modules; none where the layers are not found."""
+    try:
+        layers = decoder_layers(model)
+    except (AttributeError, ValueError):
+        return []
+    return [sorted(path for path, m in layer.named_modules() if isinstance(m, nn.Linear)) for layer in layers]
 
 
 def add_adapter(model: nn.Module, adapter: dict[str, Any]) -> None:
@@ -128,7 +126,8 @@ def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
     full = config.fine_tune_type == "full"
     if full:
         check_full(getattr(model, "is_quantized", False), model.dtype == torch.float16)
-    adapter = describe(config, len(layers), [] if full else target_keys(model, config.lora_target_modules))
+    keys = [] if full else matching_keys(layer_modules(model), config.lora_target_modules)
+    adapter = describe(config, len(layers), keys)
     add_adapter(model, adapter)
     with torch.no_grad():
         for name, value in trained(model).items():
