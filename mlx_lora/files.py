@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,13 +83,33 @@ def remove_any(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def create_file(temporary: Path, path: Path) -> int:
+    """Create an empty file of our own and return its descriptor: what has the name is removed, no link is followed.
+
+    Args:
+        path: the file that it will replace, whose permissions it has from the start.
+    """
+    remove_any(temporary)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o666)
+    _keep_mode(path, descriptor)
+    return descriptor
+
+
+def _keep_mode(path: Path, new: int | Path) -> None:
+    # A file that only its owner may read stays one.
+    with suppress(FileNotFoundError):
+        os.chmod(new, stat.S_IMODE(os.stat(path).st_mode))
+
+
 def write_atomic(path: str | Path, content: str | bytes) -> None:
-    """Replace a file by ``content`` (text as UTF-8), or leave it as it was."""
+    """Replace a file by ``content`` (text as UTF-8), or leave it as it was; its permissions stay."""
     path = Path(path)
     temporary = temporary_beside(path)
     with writing(path):
         try:
-            temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+            with open(create_file(temporary, path), "wb") as file:
+                file.write(content.encode("utf-8") if isinstance(content, str) else content)
             replace_file(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -99,6 +120,8 @@ def replace_file(temporary: Path, path: Path) -> None:
     with writing(path):
         try:
             fsync_path(temporary)
+            # A library may have made it anew.
+            _keep_mode(path, temporary)
             os.replace(temporary, path)
             fsync_path(path.parent)
         finally:
