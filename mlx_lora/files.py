@@ -102,6 +102,16 @@ def _keep_mode(path: Path, new: int | Path) -> None:
         os.chmod(new, stat.S_IMODE(os.stat(path).st_mode))
 
 
+def open_lock(path: Path) -> int:
+    """Return the descriptor of a lock file, made where there is none; what it holds is left, and no link is followed.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    with writing(path):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+
+
 def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Replace a file by ``content`` (text as UTF-8), or leave it as it was; its permissions stay."""
     path = Path(path)

@@ -15,7 +15,7 @@ from ..config import TrainingConfig, located
 from ..data.chat_template import TEMPLATE_DATE
 from ..data.mix import hashes_of, record_of
 from ..errors import UserError
-from ..files import new_directory, write_atomic, write_json
+from ..files import new_directory, open_lock, write_atomic, write_json
 from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
 from ..user_files import read_bytes, read_text
 from .prepare import Prepared
@@ -164,7 +164,7 @@ def locked(out: Path) -> Iterator[None]:
     Raises:
         UserError: another process trains there.
     """
-    with open(out / LOCK_FILE, "w", encoding="utf-8") as file:
+    with open(open_lock(out / LOCK_FILE), "r+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

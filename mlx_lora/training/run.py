@@ -18,6 +18,7 @@ from ..config import TrainingConfig, located
 from ..errors import UserError
 from ..files import write_atomic, write_json, writing
 from ..models.parameters import stored_parameters
+from ..user_files import read_bytes
 from .checkpoints import Checkpoints, TrainerState
 from .directory import CONFIG_FILE, METRICS_FILE, RUN_FILE, check_same, locked, make_directory, read_run, record
 from .events import Listener, metrics_file, progress_bar, tensorboard
@@ -172,7 +173,7 @@ def _resume(backend: Backend, checkpoints: Checkpoints, metrics: Path) -> tuple[
         if state is not None:
             checkpoints.load(backend, step)
             if metrics.exists():
-                write_atomic(metrics, metrics.read_bytes()[: state.metrics_bytes])
+                write_atomic(metrics, read_bytes(metrics, 2**30)[: state.metrics_bytes])
             return state, damaged
         damaged.append(f"the checkpoint of step {step} is damaged and was passed over")
         shutil.rmtree(checkpoints.directory / f"step-{step:08d}")

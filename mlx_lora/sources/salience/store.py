@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...files import write_atomic, writing
+from ...files import open_lock, write_atomic, writing
 from .buffer import decode_json, read_bytes, rows_of
 from .record import Experience, parse_experience
 
@@ -55,9 +55,8 @@ class BufferStore:
         """
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             # Never removed: somebody may be waiting for this very file.
-            lock = os.open(self.path.with_name(f".{self.path.name}.lock"), flags, 0o666)
+            lock = open_lock(self.path.with_name(f".{self.path.name}.lock"))
         try:
             self._wait_for(lock)
             yield
