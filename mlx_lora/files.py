@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -86,13 +87,43 @@ def remove_any(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def create_file(temporary: Path, path: Path) -> int:
+    """Create an empty file of our own and return its descriptor: what has the name is removed, no link is followed.
+
+    Args:
+        path: the file that it will replace, whose permissions it has from the start.
+    """
+    remove_any(temporary)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o666)
+    _keep_mode(path, descriptor)
+    return descriptor
+
+
+def _keep_mode(path: Path, new: int | Path) -> None:
+    # A file that only its owner may read stays one.
+    with suppress(FileNotFoundError):
+        os.chmod(new, stat.S_IMODE(os.stat(path).st_mode))
+
+
+def open_lock(path: Path) -> int:
+    """Return the descriptor of a lock file, made where there is none; what it holds is left, and no link is followed.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    with writing(path):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+
+
 def write_atomic(path: str | Path, content: str | bytes) -> None:
-    """Replace a file by ``content`` (text as UTF-8), or leave it as it was."""
+    """Replace a file by ``content`` (text as UTF-8), or leave it as it was; its permissions stay."""
     path = Path(path)
     temporary = temporary_beside(path)
     with writing(path):
         try:
-            temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+            with open(create_file(temporary, path), "wb") as file:
+                file.write(content.encode("utf-8") if isinstance(content, str) else content)
             replace_file(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -103,6 +134,8 @@ def replace_file(temporary: Path, path: Path) -> None:
     with writing(path):
         try:
             fsync_path(temporary)
+            # A library may have made it anew.
+            _keep_mode(path, temporary)
             os.replace(temporary, path)
             fsync_path(path.parent)
         finally:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 from ..errors import UserError, first_line
@@ -24,6 +25,8 @@ SYSTEM_PROBE, USER_PROBE = "mlx0system", "mlx1user"
 
 SystemSupport = Literal["kept", "refused", "dropped"]
 _support: dict[str, SystemSupport] = {}
+# Templates that did not end, and why.
+_endless: dict[str, str] = {}
 _clock = threading.RLock()
 # message.thinking, message['thinking'], message.get("thinking"), 'thinking' in message
 _THOUGHT_KEY = re.compile(r"""(?:\w\.|['"])(reasoning_content|reasoning|thinking)\b(?!['"]?\s*=)""")
@@ -203,8 +206,13 @@ def _apply(
     tools: Sequence[dict[str, Any]] | None,
     template_kwargs: dict[str, Any],
 ) -> str:
+    from .template_sandbox import TooMuch
+
     options = {"date_string": TEMPLATE_DATE, **template_kwargs}
+    template = template_text(tokenizer, tools) or ""
     try:
+        if template in _endless:
+            raise TooMuch(_endless[template])
         with fixed_clock():
             return tokenizer.apply_chat_template(
                 messages,
@@ -213,6 +221,10 @@ def _apply(
                 add_generation_prompt=generate,
                 **options,
             )
+    except TooMuch as error:
+        # Once is enough: a dataset has many rows.
+        _endless[template] = str(error)
+        raise UserError(f"the model's chat template refuses this conversation: {error}") from error
     except Exception as error:  # Jinja raises whatever a template's author chose
         raise UserError(f"the model's chat template refuses this conversation: {first_line(error)}") from error
 
@@ -225,7 +237,7 @@ class _TemplateDay(datetime):
 
 @contextmanager
 def fixed_clock() -> Iterator[None]:
-    """Give chat templates the fixed date within the block.
+    """Give chat templates the fixed date, and limits of time and memory, within the block.
 
     ``strftime_now`` is a global of transformers' own Jinja environment, which no argument overrides: callables are not
     passed on to templates. So its module's clock is replaced, for the block only.
@@ -233,9 +245,26 @@ def fixed_clock() -> Iterator[None]:
     import transformers.utils.chat_template_utils as utils
 
     with _clock:
-        before = utils.datetime
-        utils.datetime = _TemplateDay
+        before = utils.datetime, utils._compile_jinja_template
+        utils.datetime, utils._compile_jinja_template = _TemplateDay, _compile
         try:
             yield
         finally:
-            utils.datetime = before
+            utils.datetime, utils._compile_jinja_template = before
+
+
+@lru_cache(maxsize=64)
+def _compile(template: str) -> Any:
+    """Compile a template as transformers does, in an environment whose renderings end."""
+    import transformers.utils.chat_template_utils as utils
+
+    from .template_sandbox import BoundedEnvironment
+
+    compile_ = getattr(utils, "_cached_compile_jinja_template", utils._compile_jinja_template)
+    before = utils.ImmutableSandboxedEnvironment
+    utils.ImmutableSandboxedEnvironment = BoundedEnvironment
+    try:
+        # Beside its cache, which keeps the environments of others.
+        return getattr(compile_, "__wrapped__", compile_)(template)
+    finally:
+        utils.ImmutableSandboxedEnvironment = before

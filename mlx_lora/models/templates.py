@@ -67,6 +67,8 @@ def check_template(text: str, where: str) -> None:
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+    if len(text) > MOST_SETTINGS:
+        raise UserError(f"{where}: this chat template has more than {MOST_SETTINGS:,} characters; use another")
     with guarded(f"{where}: this is not a Jinja template", "; correct it"):
         # Only to look at it: transformers' own environment, which renders it, knows this tag.
         plain = GENERATION.sub(lambda tag: f"{tag[1]}{'endif' if tag[2] else 'if true'}{tag[3]}", text)

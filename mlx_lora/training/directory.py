@@ -16,7 +16,17 @@ from ..config import TrainingConfig, located
 from ..data.chat_template import TEMPLATE_DATE
 from ..data.mix import hashes_of, record_of
 from ..errors import UserError
-from ..files import FORMAT, check_format, new_directory, remove_any, temporary_beside, write_atomic, write_json, writing
+from ..files import (
+    FORMAT,
+    check_format,
+    new_directory,
+    open_lock,
+    remove_any,
+    temporary_beside,
+    write_atomic,
+    write_json,
+    writing,
+)
 from ..models.fingerprint import another_base
 from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
 from ..user_files import read_bytes, read_text
@@ -228,7 +238,7 @@ def locked(out: Path) -> Iterator[None]:
     Raises:
         UserError: another process trains there.
     """
-    with open(out / LOCK_FILE, "w", encoding="utf-8") as file:
+    with open(open_lock(out / LOCK_FILE), "r+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -17,6 +17,7 @@ from ..config import TrainingConfig, located
 from ..errors import UserError, first_line
 from ..files import FORMAT, set_aside, write_atomic, write_json
 from ..models.parameters import stored_parameters
+from ..user_files import read_bytes
 from .checkpoints import Checkpoints, TrainerState
 from .directory import (
     CONFIG_FILE,
@@ -205,7 +206,7 @@ def _resume(backend: Backend, checkpoints: Checkpoints, metrics: Path) -> tuple[
         if state is not None:
             checkpoints.load(backend, step)
             if metrics.exists():
-                write_atomic(metrics, metrics.read_bytes()[: state.metrics_bytes])
+                write_atomic(metrics, read_bytes(metrics, 2**30)[: state.metrics_bytes])
             return state, damaged
         place = checkpoints.set_aside(step)
         damaged.append(f"the checkpoint of step {step} is damaged and was passed over; it is now {place.name}")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fuzz.commands import COMMANDS, leaves
+from fuzz.commands import COMMANDS, leaves, words_of
 from fuzz.inputs import TINY, make_gguf, make_inputs
 
 REPO = Path(__file__).parent.parent.parent
@@ -76,7 +76,7 @@ def test_no_trap_runs(inputs, trapped, sprung, tmp_path, name):
     for number, (line, (plain, whole)) in enumerate((line, trapped) for line in COMMANDS[name]):
         for started, directory in (([str(script)], whole), (["-m", "mlx_lora"], plain)):
             out = tmp_path / f"{len(started)}-{number}"
-            words = [word.format(out=out, **inputs) for word in [*name.split(), *line.split()]]
+            words, _ = words_of(name, line, inputs, out)
             try:
                 done = subprocess.run(
                     [sys.executable, *started, *words],

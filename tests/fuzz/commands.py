@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -28,15 +29,15 @@ COMMANDS: dict[str, list[str]] = {
         "--store {store} --out {out} --results {results_of_runs} --sources {origins}",
         "--store {store} --out {out} --policy recent --base {base}",
     ],
-    "experience add": ["--buffer {buffer} -", "--buffer {buffer} --prompt a --response b --threshold 0"],
+    "experience add": ["--buffer {buffer} - < {exchanges}", "--buffer {buffer} --prompt a --response b --threshold 0"],
     "experience stats": ["--buffer {buffer}"],
     "experience merge": ["{buffer} --into {out}", "{buffer} --into {buffer}"],
     "train": [
-        "--config {config} --out {out}",
-        "--config {config} --out {run} --extend --set max_steps=2",
+        "--config {config} --out {out} --set max_steps=1 --set gradient_accumulation_steps=1",
+        "--config {config} --out {run} --extend --set max_steps=2 --set gradient_accumulation_steps=1",
         "--config {config} --data {data} --dry-run --set chat_template={template}",
-        "--config {config} --out {out} --set init_adapter={run} --json",
-        "--config {config} --data {data} --out {out} --set model_name={base} --increment --min-new 1",
+        "--config {config} --out {out} --set max_steps=1 --set init_adapter={run} --json",
+        "--config {config} --data {data} --out {out} --set model_name={base} --set max_steps=1 --increment --min-new 1",
     ],
     "eval": [
         "--suite eisv_gate1 --target {run} --cases {cases} --max-tokens 2 --out {out}",
@@ -54,11 +55,21 @@ COMMANDS: dict[str, list[str]] = {
         "--run {run} --name probe --gguf {gguf} --adapter {lora} --out {out} --modelfile-only",
     ],
     "import peft": ["{peft} --out {out}", "{peft} --out {out} --base {base}"],
-    "generate": ["--target {run} --prompt hello --max-tokens 2", "--target {base} --prompt - --max-tokens 2"],
+    "generate": [
+        "--target {run} --prompt hello --max-tokens 2",
+        "--target {base} --prompt - --max-tokens 2 < {prompt}",
+    ],
     "doctor": ["--json"],
 }
 # These read no file of the user's, or take minutes: the fuzzer leaves them out.
+SLOW = {"export gguf", "export gguf-lora", "export ollama", "export peft", "import peft", "fuse", "train", "eval"}
 NOT_FUZZED = {"quickstart", "bench", "doctor"}
+
+
+def words_of(name: str, line: str, inputs: dict[str, Path], out: Path) -> tuple[list[str], Path | None]:
+    """Return the words of a command and the file that is its standard input."""
+    words = [word.format(out=out, **inputs) for word in [*name.split(), *line.split()]]
+    return (words[:-2], Path(words[-1])) if "<" in words else (words, None)
 
 
 def leaves(group: click.Command = cli, name: str = "") -> Iterator[str]:

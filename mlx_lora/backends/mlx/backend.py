@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mlx_lm.utils import load_model, quantize_model
 from ...config import TrainingConfig
 from ...data.batches import Batch
 from ...errors import UserError, guarded
-from ...files import replace_file, writing
+from ...files import create_file, replace_file, writing
 from ...models.resolve import ResolvedModel, check_safetensors
 from ...models.tokenizer import open_tokenizer
 from .. import StepResult
@@ -140,6 +141,8 @@ class MLXBackend:
         weights = dict(tree_flatten(self.model.trainable_parameters()))
         write_description(directory, base, self._adapter)
         temporary = directory / f".{ADAPTER_FILE}.tmp.safetensors"
+        with writing(directory / ADAPTER_FILE):
+            os.close(create_file(temporary, directory / ADAPTER_FILE))
         save_arrays(temporary, weights)
         replace_file(temporary, directory / ADAPTER_FILE)
 

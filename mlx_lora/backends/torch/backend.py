@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers import GenerationConfig
 from ...config import TrainingConfig
 from ...data.batches import Batch
 from ...errors import guarded
-from ...files import replace_file, writing
+from ...files import create_file, replace_file, writing
 from ...models.resolve import ResolvedModel, check_safetensors
 from ...models.tokenizer import open_tokenizer
 from .. import StepResult
@@ -126,6 +127,8 @@ class TorchBackend:
     def save_adapter(self, directory: Path, base: ResolvedModel) -> None:
         write_description(directory, base, self._adapter)
         temporary = directory / f".{ADAPTER_FILE}.tmp.safetensors"
+        with writing(directory / ADAPTER_FILE):
+            os.close(create_file(temporary, directory / ADAPTER_FILE))
         save_arrays(temporary, stored_weights(self.model))
         replace_file(temporary, directory / ADAPTER_FILE)
 

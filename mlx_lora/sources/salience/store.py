@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...files import replace_file, writing
+from ...files import open_lock, write_atomic, writing
 from .buffer import decode_json, read_bytes, rows_of
 from .record import Experience, parse_experience
 
@@ -57,7 +56,7 @@ class BufferStore:
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Never removed: somebody may be waiting for this very file.
-            lock = os.open(self.path.with_name(f".{self.path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+            lock = open_lock(self.path.with_name(f".{self.path.name}.lock"))
         try:
             self._wait_for(lock)
             yield
@@ -150,15 +149,7 @@ class BufferStore:
             self._known = content[: -len(END)]
 
     def _replace(self, content: bytes) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with writing(self.path):
-            try:
-                temporary.write_bytes(content)
-                if self.path.exists():
-                    temporary.chmod(stat.S_IMODE(self.path.stat().st_mode))
-                replace_file(temporary, self.path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        write_atomic(self.path, content)
 
 
 def merge_buffers(records: Iterable[Experience], into: str | Path) -> list[Experience]:
