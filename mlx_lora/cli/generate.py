@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from .output import backend_option, finite, json_option, print_json
+from .output import backend_option, finite, json_option, print_json, print_notes
 
 
 @click.command()
@@ -47,6 +47,7 @@ def generate(
     if not is_text(prompt):
         raise UserError("--prompt holds bytes that are no UTF-8 text; correct it")
     loaded = load_target(target, backend or "auto")
+    print_notes(loaded.backend.precision)
     system = loaded.system_prompt if system is None else system
     messages = [{"role": "user", "content": prompt}]
     if system:

@@ -31,6 +31,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     Console().print(table)
 
 
+def print_notes(notes: Sequence[str]) -> None:
+    """Sentences about the machine or the model, on standard error."""
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on standard error; the block calls it with how much is done."""

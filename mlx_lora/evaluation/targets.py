@@ -39,10 +39,10 @@ def load_target(name: str, asked: str = "auto") -> Target:
     directory = Path(name)
     if not is_run(directory):
         check_exists(name)
-        return Target(name, load_backend(resolve_model(name), asked))
+        return Target(name, load_backend(resolve_model(name), asked, wide=True))
     run = read_trained(directory)
     in_4bit = bool(run.get("learned_from", {}).get("load_in_4bit"))
-    backend = load_backend(base_of(run, directory), asked, in_4bit)
+    backend = load_backend(base_of(run, directory), asked, in_4bit, wide=True)
     backend.load_adapter(directory)
     return Target(name, backend, run.get("system_prompt"))
 

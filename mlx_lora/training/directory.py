@@ -20,6 +20,8 @@ from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
 from .prepare import Prepared
 
 RUN_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE = "run.json", "config.yaml", "metrics.jsonl", ".lock"
+# The key of run.json that says that a base stored in less was computed with in float32.
+WIDENED = "computed_in_float32"
 # The chat template of the run, where it is not the base's own.
 TEMPLATE_FILE = "chat_template.jinja"
 
@@ -38,6 +40,7 @@ def record(ready: Prepared) -> dict[str, Any]:
         # The tokens that end an answer, and the day that the chat template printed if it asked.
         "eos_token_ids": ready.backend.base.ends,
         "template_date": TEMPLATE_DATE,
+        WIDENED: ready.backend.widened,
     }
 
 

@@ -81,8 +81,11 @@ class Prepared:
         }
 
 
-def prepare(config: TrainingConfig) -> Prepared:
+def prepare(config: TrainingConfig, wide: bool = True) -> Prepared:
     """Read and check dataset and model.
+
+    Args:
+        wide: compute in float32 where that is faster; a full fine-tuning keeps the type that it saves.
 
     Raises:
         UserError: see ``read_split``, ``resolve_model``, ``errors_that_stop`` and ``encode_example``.
@@ -104,7 +107,8 @@ def prepare(config: TrainingConfig) -> Prepared:
         chat_template=config.chat_template,
         system_role=config.system_role,
     )
-    backend = load_backend(model, config.backend, config.load_in_4bit)
+    wide = wide and config.fine_tune_type != "full"
+    backend = load_backend(model, config.backend, config.load_in_4bit, wide)
 
     def encode(sets: Sequence[Sequence[Example]], split: str) -> list[EncodedExample]:
         encoded: list[EncodedExample] = []

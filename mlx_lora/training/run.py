@@ -19,7 +19,17 @@ from ..errors import UserError
 from ..files import write_atomic, write_json, writing
 from ..models.parameters import stored_parameters
 from .checkpoints import Checkpoints, TrainerState
-from .directory import CONFIG_FILE, METRICS_FILE, RUN_FILE, check_same, locked, make_directory, read_run, record
+from .directory import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    RUN_FILE,
+    WIDENED,
+    check_same,
+    locked,
+    make_directory,
+    read_run,
+    record,
+)
 from .events import Listener, metrics_file, progress_bar, tensorboard
 from .prepare import Prepared, prepare, samples
 from .report import write_report
@@ -42,9 +52,9 @@ def train(
     Raises:
         UserError: bad input (nothing is written then), another run in the directory, or see ``Trainer.run``.
     """
-    if config.output_dir and Path(config.output_dir).exists() and not fresh:
-        read_run(Path(config.output_dir))
-    ready = prepare(config)
+    there = bool(config.output_dir) and Path(config.output_dir or "").exists() and not fresh
+    # A run resumes in the type that it began in; the runs of earlier versions did so in the base's own.
+    ready = prepare(config, wide=not there or bool(read_run(Path(config.output_dir or "")).get(WIDENED)))
     config = ready.config
     trainable = ready.backend.attach_lora(config)
     if ready.backend.rank > 0:
@@ -152,7 +162,7 @@ def _until(trainer: Trainer, config: TrainingConfig) -> TrainingResult:
 
 
 def _same_everywhere(ready: Prepared) -> dict[str, Any]:
-    keys = ("learned_from", "data_sha256", "model_revision")
+    keys = ("learned_from", "data_sha256", "model_revision", WIDENED)
     same = {key: record(ready)[key] for key in keys}
     # The same files may lie elsewhere on another machine.
     same["learned_from"] |= {key: Path(path).name for key, path in located(same["learned_from"]).items() if path}

@@ -40,6 +40,7 @@ class TorchBackend:
     """
 
     name = "torch"
+    widened: bool = False
 
     def __init__(self, model: ResolvedModel, load_in_4bit: bool = False) -> None:
         self._processes = join()
@@ -55,6 +56,7 @@ class TorchBackend:
             self.path = find_path(self.model)
         if self.path.note:
             self.notes.append(f"{model.name}: {self.path.note}")
+        self.precision: list[str] = []
         self._step: TrainStep | None = None
         self._adapter: dict[str, Any] = {}
 
