@@ -13,7 +13,7 @@ from .. import __version__
 from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
 from ..config import TrainingConfig, located
 from ..data.chat_template import TEMPLATE_DATE
-from ..data.mix import hashes_of, record_of
+from ..data.mix import record_of
 from ..errors import UserError
 from ..files import new_directory, write_atomic, write_json
 from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
@@ -33,7 +33,7 @@ def record(ready: Prepared) -> dict[str, Any]:
         "model": ready.model.reference,
         "model_revision": ready.model.revision,
         "data": record_of(ready.data, ready.mix),
-        "data_sha256": hashes_of(ready.data),
+        "data_sha256": ready.hashes,
         "learned_from": ready.config.learned_from(),
         # What the adapter is used to being told, if it was always the same.
         "system_prompt": systems.pop() if len(systems) == 1 else None,
@@ -62,8 +62,7 @@ def check_same(ready: Prepared, extend: bool) -> None:
     changed = [f"{key} was {then.get(key)!r} and is {now[key]!r}" for key in now if then.get(key) != now[key]]
     if extend:
         changed = [c for c in changed if not c.startswith(("num_epochs ", "max_steps "))]
-    hashes, recorded = hashes_of(ready.data), {_placed(key): sha for key, sha in run.get("data_sha256", {}).items()}
-    changed += [f"{split}.jsonl has changed" for split in hashes if recorded.get(_placed(split)) != hashes[split]]
+    changed += _changed_data(ready, run.get("data_sha256", {}))
     if _template_changed(ready):
         changed.append(f"the chat template has changed since it was recorded in {TEMPLATE_FILE}")
     if run.get("template_date", TEMPLATE_DATE) != TEMPLATE_DATE:
@@ -76,6 +75,18 @@ def check_same(ready: Prepared, extend: bool) -> None:
             "choose another --out, or start over with --fresh"
             + (", or go on with --extend" if all(c.startswith(("num_epochs ", "max_steps ")) for c in changed) else "")
         )
+
+
+def _changed_data(ready: Prepared, recorded: dict[str, str]) -> list[str]:
+    """What has changed in the dataset since its hashes were recorded, by file."""
+    then = {_placed(split): sha for split, sha in recorded.items()}
+    now = {_placed(split): split for split in ready.hashes}
+    changed = [
+        f"{ready.files[split]} {'has changed' if place in then else 'is new'}"
+        for place, split in now.items()
+        if then.get(place) != ready.hashes[split]
+    ]
+    return changed + [f"the data has no {split} any more" for split in recorded if _placed(split) not in now]
 
 
 def _placed(split: str) -> str:

@@ -162,8 +162,8 @@ def _until(trainer: Trainer, config: TrainingConfig) -> TrainingResult:
 
 
 def _same_everywhere(ready: Prepared) -> dict[str, Any]:
-    keys = ("learned_from", "data_sha256", "model_revision", WIDENED)
-    same = {key: record(ready)[key] for key in keys}
+    everything = record(ready)
+    same = {key: everything[key] for key in ("learned_from", "data_sha256", "model_revision", WIDENED)}
     # The same files may lie elsewhere on another machine.
     same["learned_from"] |= {key: Path(path).name for key, path in located(same["learned_from"]).items() if path}
     return json.loads(json.dumps(same))
