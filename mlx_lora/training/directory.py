@@ -11,7 +11,8 @@ from typing import Any
 
 from .. import __version__
 from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
-from ..config import TrainingConfig, located
+from ..config import TrainingConfig
+from ..config_paths import located
 from ..data.chat_template import TEMPLATE_DATE
 from ..data.mix import record_of
 from ..errors import UserError

@@ -14,7 +14,8 @@ import yaml
 
 from ..backends import Backend
 from ..backends.adapters import ADAPTER_FILE
-from ..config import TrainingConfig, located
+from ..config import TrainingConfig
+from ..config_paths import located
 from ..errors import UserError
 from ..files import write_atomic, write_json, writing
 from ..models.parameters import stored_parameters
