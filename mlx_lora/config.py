@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from .config_paths import located
 from .errors import UserError, shortened
 from .settings_file import parse_yaml, read_settings
 
@@ -95,29 +96,6 @@ class TrainingConfig:
         # Datasets are compared by their contents; their shares are not among those.
         mixed = [share["weight"] for share in self.data] if isinstance(self.data, list) else []
         return decisive | ({"data_weights": mixed} if mixed else {})
-
-
-def located(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that name local files and directories, with absolute paths."""
-
-    def absolute(value: Any) -> Any:
-        return str(Path(value).expanduser().absolute()) if isinstance(value, str) else value
-
-    def there(value: Any) -> Any:
-        # What is not on this machine may be a dataset of the hub.
-        return absolute(value) if isinstance(value, str) and Path(value).exists() else value
-
-    found = {key: absolute(settings[key]) for key in ("init_adapter",) if key in settings}
-    if isinstance(name := settings.get("model_name"), str) and Path(name).expanduser().is_dir():
-        found["model_name"] = name if name.startswith("builtin/") else absolute(name)
-    if "chat_template" in settings:
-        template = settings["chat_template"]
-        found["chat_template"] = template if template == "chatml" else absolute(template)
-    if isinstance(data := settings.get("data"), list):
-        found["data"] = [{**share, "path": there(share["path"])} for share in data]
-    elif "data" in settings:
-        found["data"] = there(data)
-    return found
 
 
 # How a run is carried out; these may differ when it goes on.

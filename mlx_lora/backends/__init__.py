@@ -46,6 +46,9 @@ class Backend(Protocol):
     base: BaseFacts
     # What the user should know about this machine or model, a sentence each.
     notes: list[str]
+    # True if the base is computed with in float32 though it is stored in less, and the notes that say so, or why not.
+    widened: bool
+    precision: list[str]
     # This process among those that train one adapter together; the first leads: it alone reads and writes the run.
     rank: int
     ranks: int
@@ -101,12 +104,13 @@ class Backend(Protocol):
         """Bytes that this machine has for a model."""
 
 
-def load_backend(model: ResolvedModel, asked: str = "auto", load_in_4bit: bool = False) -> Backend:
+def load_backend(model: ResolvedModel, asked: str = "auto", load_in_4bit: bool = False, wide: bool = False) -> Backend:
     """A backend with a model loaded.
 
     Args:
         asked: ``mlx``, ``torch``, or ``auto`` for the one that suits this machine; see ``choose``.
         load_in_4bit: quantize the base on the way, in the backend's own 4-bit format.
+        wide: compute in float32 where the device is faster in it and it fits (MLX on a CPU).
 
     Raises:
         UserError: see ``choose``, and where the model does not load.
@@ -120,4 +124,4 @@ def load_backend(model: ResolvedModel, asked: str = "auto", load_in_4bit: bool =
         return TorchBackend(model, load_in_4bit)
     from .mlx.backend import MLXBackend
 
-    return MLXBackend(model, load_in_4bit)
+    return MLXBackend(model, load_in_4bit, wide)

@@ -16,7 +16,7 @@ from .worker import ask_new
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: data, shape and batch size; ``packing`` and ``dtype`` are torch's, as in ``Spec``."""
+    """One comparison; ``packing`` and ``dtype`` are torch's, ``by_length`` the rival's, as in ``Spec``."""
 
     data: str
     shape: str
@@ -27,6 +27,7 @@ class Case:
     backend: str = "mlx"
     packing: bool = False
     dtype: str | None = None
+    by_length: bool = False
 
     def spec(self, side: str, steps: int, seed: int) -> Spec:
         """A side's task."""
@@ -42,6 +43,9 @@ class Case:
             # Ours is the same whether the rival packs or not.
             packing=self.packing and side == "theirs",
             dtype=self.dtype,
+            # TRL shuffles all rows: there the first steps of each side are left out, whichever rows they hold.
+            own_warm_up=WARM_UP if self.backend == "mlx" else 0,
+            by_length=self.by_length and side == "theirs",
         )
 
 
@@ -54,7 +58,10 @@ STANDARD = {
         Case("eisv-like", "small-32k", 8),
         Case("salience", "qwen2.5-0.5b", 8, layers=6, hidden=224),
         Case("unique", "llama-3.2-1b", 8, layers=4, hidden=256),
+        Case("unique", "llama-3.2-1b", 8, layers=4, hidden=256, by_length=True),
         Case("worst", "llama-3.2-1b", 8, layers=4, hidden=256),
+        Case("shared", "llama-3.2-1b", 8, layers=4, hidden=256),
+        Case("traces", "llama-3.2-1b", 8, layers=4, hidden=256),
     ],
     "torch": [
         Case("eisv", "llama-3.2-1b", 16, layers=4, hidden=256, backend="torch"),
@@ -66,7 +73,7 @@ STANDARD = {
 
 
 class Rounds:
-    """Reports of both sides, round after round; cases that differ only in packing share our side's.
+    """Reports of both sides, round after round; cases that differ only in the rival share our side's.
 
     Args:
         steps: timed steps a round.
@@ -100,7 +107,8 @@ class Rounds:
             advance()
 
     def _of(self, case: Case, side: str) -> list[Report]:
-        key = replace(case, packing=case.packing and side == "theirs")
+        theirs = side == "theirs"
+        key = replace(case, packing=case.packing and theirs, by_length=case.by_length and theirs)
         return self.reports.setdefault((key, side), [])
 
     def result(self, case: Case) -> dict[str, Any]:
@@ -136,17 +144,20 @@ def summary(case: Case, pairs: list[tuple[Report, Report]]) -> dict[str, Any]:
         return report.step_seconds if case.backend == "mlx" else report.token_seconds
 
     one, two = pairs[0]
+    ratios = [cost(a) / cost(b) for a, b in pairs]
     return {
         "data": case.data,
         "shape": _described(case),
         "batch_size": case.batch_size,
         "backend": case.backend,
         "rounds": len(pairs),
-        "step_time_ratio": median(cost(a) / cost(b) for a, b in pairs),
+        "step_time_ratio": median(ratios),
+        "step_time_range": [min(ratios), max(ratios)],
         "arithmetic_ratio": one.token_flops / two.token_flops,
         "peak_memory_ratio": median(a.peak_bytes / b.peak_bytes for a, b in pairs),
         "loss_ours": one.loss,
         "loss_theirs": two.loss,
+        "first_losses": {**one.first_losses, **two.first_losses},
         "ours": _speed([a for a, _ in pairs]),
         "theirs": _speed([b for _, b in pairs]),
     }
@@ -159,6 +170,7 @@ def _described(case: Case) -> str:
         f"{shape_config(case.shape, case.layers, case.hidden)['num_hidden_layers']} layers",
         "checkpointed" if case.grad_checkpoint else "",
         "theirs packed" if case.packing else "",
+        "theirs by length" if case.by_length else "",
     ]
     return ", ".join(part for part in parts if part)
 

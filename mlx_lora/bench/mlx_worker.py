@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.datasets import CacheDataset
-from mlx_lm.tuner.trainer import TrainingArgs, iterate_batches, train
+from mlx_lm.tuner.trainer import TrainingArgs, default_loss, iterate_batches, train
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import _get_classes
 
@@ -21,7 +21,7 @@ from ..backends.mlx.lora import load_weights, start_adapter
 from ..backends.mlx.loss import BatchArrays, find_path, plain_loss_sums
 from ..backends.mlx.step import TrainStep
 from ..data.batches import collate
-from .ours import timed_steps
+from .ours import first_loss, timed_steps
 from .report import JUDGED, MODULES, RATE, Report, Spec, Step, flops, serve, training_config
 from .rows import Row
 
@@ -46,11 +46,17 @@ def ours(spec: Spec, rows: list[Row]) -> Report:
 
         checkpoint_layers(model)
     path = find_path(model)
+    before = {"ours": first_loss(spec, judged(spec, rows), config, TrainStep(model, path, config))}
     step = TrainStep(model, path, config)
     weights = mx.get_active_memory()
     mx.reset_peak_memory()
     steps = timed_steps(spec, rows, config, step, path)
-    return _report(model, rows, steps, mx.get_peak_memory() - weights)
+    return _report(model, rows, steps, mx.get_peak_memory() - weights, before)
+
+
+def judged(spec: Spec, rows: list[Row]) -> list[Row]:
+    """Return the first rows, as many as whole batches hold."""
+    return rows[: max(1, JUDGED // spec.batch_size) * spec.batch_size]
 
 
 class Rows:
@@ -93,14 +99,17 @@ def theirs(spec: Spec, rows: list[Row]) -> Report:
     load_weights(model, dict(tree_flatten(twin.trainable_parameters())))
     del twin
     mx.eval(model.parameters())
+    before = their_first_losses(model, spec, judged(spec, rows))
     weights = mx.get_active_memory()
     mx.reset_peak_memory()
     timer, batches = Timer(), list[Any]()
 
-    def counted_batches(*arguments: Any, **options: Any) -> Any:
-        for batch, lengths in iterate_batches(*arguments, **options):
-            batches.append((batch.shape, lengths))
-            yield batch, lengths
+    def counted_batches(**options: Any) -> Any:
+        for part, _ in spec.parts(rows):
+            taken = sorted(part, key=lambda row: len(row.ids)) if spec.by_length else part
+            for batch, lengths in iterate_batches(**{**options, "dataset": dataset_of(taken), "loop": False}):
+                batches.append((batch.shape, lengths))
+                yield batch, lengths
 
     with tempfile.TemporaryDirectory() as directory:
         arguments = TrainingArgs(
@@ -116,7 +125,7 @@ def theirs(spec: Spec, rows: list[Row]) -> Report:
         )
         optimizer = optim.AdamW(learning_rate=RATE, weight_decay=0.01, bias_correction=True)
         train(
-            *(model, optimizer, CacheDataset(Rows(rows)), None, arguments),
+            *(model, optimizer, dataset_of(rows), None, arguments),
             training_callback=timer,
             iterate_batches=counted_batches,
         )
@@ -129,11 +138,32 @@ def theirs(spec: Spec, rows: list[Row]) -> Report:
         )
         for seconds, ((count, length), lengths) in zip(timer.times, batches, strict=False)
     ]
-    return _report(model, rows, steps, mx.get_peak_memory() - weights)
+    return _report(model, rows, steps, mx.get_peak_memory() - weights, before)
 
 
-def _report(model: Any, rows: list[Row], steps: list[Step], peak: int) -> Report:
-    return Report(steps, loss_after(model, rows), peak, {"fast_blas": mlx_backend.SLOW_BLAS is None})
+def dataset_of(rows: list[Row]) -> CacheDataset:
+    """Return rows as mlx-lm's commands give them to its trainer.
+
+    It means to sort them by length, and takes the number of an unprocessed row's keys for it: they stay in order.
+    """
+    return CacheDataset(Rows(rows))
+
+
+def their_first_losses(model: Any, spec: Spec, rows: list[Row]) -> dict[str, float]:
+    """Return mlx-lm's own mean loss over the answers, and the same without the padding after each that it trains."""
+    sums = {"theirs": 0.0, "theirs_without_padding": 0.0}
+    counts = dict(sums)
+    for batch, lengths in iterate_batches(dataset_of(rows), spec.batch_size, 8192):
+        for name, ends in (("theirs", lengths), ("theirs_without_padding", lengths - mx.array([0, 1]))):
+            mean, tokens = default_loss(model, batch, ends)
+            sums[name] += float(mean) * int(tokens)
+            counts[name] += int(tokens)
+    return {name: sums[name] / counts[name] for name in sums}
+
+
+def _report(model: Any, rows: list[Row], steps: list[Step], peak: int, before: dict[str, float]) -> Report:
+    about = {"fast_blas": mlx_backend.SLOW_BLAS is None}
+    return Report(steps, loss_after(model, rows), peak, about, first_losses=before)
 
 
 def loss_after(model: Any, rows: list[Row]) -> float:

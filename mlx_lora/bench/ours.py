@@ -27,23 +27,35 @@ def timed_steps(
         step: a backend's ``TrainStep``.
         finish: wait until the device has done everything.
     """
-    examples = [row.encoded() for row in rows]
-    done = []
-    steps = training_steps(config, examples)
-    for number in range(1, spec.steps + 1):
-        _, members, micro_batches = next(steps)
-        started = time.perf_counter()
-        step(micro_batches, number, RATE)
-        finish()
-        done.append(
-            Step(
-                seconds=time.perf_counter() - started,
-                flops=sum(batch_flops(spec.config, batch, path) for batch in micro_batches),
-                supervised=sum(batch.tokens for batch in micro_batches),
-                real=sum(len(examples[i]) for batch in members for i in batch),
+    done: list[Step] = []
+    for part, count in spec.parts(rows):
+        examples = [row.encoded() for row in part]
+        steps = training_steps(config, examples)
+        for _ in range(count):
+            _, members, micro_batches = next(steps)
+            started = time.perf_counter()
+            step(micro_batches, len(done) + 1, RATE)
+            finish()
+            done.append(
+                Step(
+                    seconds=time.perf_counter() - started,
+                    flops=sum(batch_flops(spec.config, batch, path) for batch in micro_batches),
+                    supervised=sum(batch.tokens for batch in micro_batches),
+                    real=sum(len(examples[i]) for batch in members for i in batch),
+                )
             )
-        )
     return done
+
+
+def first_loss(spec: Spec, rows: list[Row], config: TrainingConfig, step: Callable[..., Any]) -> float:
+    """Return the mean loss over the answers of rows as our step computes it, at a rate of 0.
+
+    Args:
+        step: a ``TrainStep`` that is not used again, since its optimizer has seen gradients.
+    """
+    steps = training_steps(config, [row.encoded() for row in rows])
+    results = [step(next(steps)[2], number + 1, 0.0) for number in range(len(rows) // spec.batch_size)]
+    return sum(result.plain_loss * result.tokens for result in results) / sum(result.tokens for result in results)
 
 
 def in_our_order(spec: Spec, rows: list[Row], config: TrainingConfig) -> list[Row]:

@@ -21,11 +21,31 @@ RATIOS: dict[str, Cell] = {
     "shape": lambda r: r["shape"],
     "batch": lambda r: str(r["batch_size"]),
     "time": lambda r: f"{r['step_time_ratio']:.2f}",
+    "rounds": lambda r: "–".join(f"{ratio:.2f}" for ratio in r["step_time_range"]),
     "arithmetic": lambda r: f"{r['arithmetic_ratio']:.2f}",
     "memory": lambda r: f"{r['peak_memory_ratio']:.2f}",
     "loss ours": lambda r: f"{r['loss_ours']:.3f}",
     "loss theirs": lambda r: f"{r['loss_theirs']:.3f}",
 }
+# Where a file has room for them: the losses of the same rows at a rate of 0, on MLX.
+FIRST: dict[str, Cell] = {
+    "first loss ours": lambda r: f"{r['first_losses']['ours']:.4f}",
+    "theirs": lambda r: f"{r['first_losses']['theirs']:.4f}",
+    "theirs without padding": lambda r: f"{r['first_losses']['theirs_without_padding']:.4f}",
+}
+NOTES = (
+    "**time**: median over the rounds of our mean step over theirs, after a warm-up; it leaves out reading, encoding, "
+    "evaluation and saving, and on torch collating. **rounds**: the least and the largest of them.",
+    "**arithmetic**: products of both sides as counted; it leaves out the adapter's own, what checkpointing computes "
+    "again, and all that is not a product.",
+    "**memory**: the peak above the weights; it leaves out the base, which both hold.",
+    "**loss**: of 32 of the rows after the same number of examples, by the plain computation; it says nothing of rows "
+    "that were held out.",
+)
+FIRST_NOTE = (
+    "**first loss**: of the same rows before anything is learned, as each side computes it. mlx-lm trains the padding "
+    "after each answer as well; without it the two are the same."
+)
 # Of torch, where a file has room for them; MFU is known for few devices.
 SPEEDS: dict[str, Cell] = {
     "tokens/s ours": lambda r: f"{r['ours']['real_tokens_per_second']:,.0f}",
@@ -47,6 +67,8 @@ def table(results: Sequence[dict[str, Any]], speeds: bool = False) -> tuple[list
         speeds: also what the ratios are of, on torch.
     """
     columns = dict(RATIOS)
+    if speeds and all("theirs" in r["first_losses"] for r in results):
+        columns |= FIRST
     if speeds and results[0]["backend"] == "torch":
         columns |= SPEEDS | (MFU if all(r["ours"]["mfu"] is not None for r in results) else {})
     return list(columns), [[cell(r) for cell in columns.values()] for r in results]
@@ -88,4 +110,6 @@ def write_results(out: Path, results: Sequence[dict[str, Any]], how: str) -> Non
     columns, rows = table(results, speeds=True)
     facts = "\n".join(f"- {name}: {value}" for name, value in about.items())
     lines = "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows))
-    write_atomic(out / "bench.md", f"`{how}`: {title(backend)}\n\n{facts}\n\n{lines}\n\n![ratios](bench.svg)\n")
+    notes = "\n".join(f"- {note}" for note in (*NOTES, *([FIRST_NOTE] if FIRST.keys() <= set(columns) else [])))
+    parts = (f"`{how}`: {title(backend)}", facts, lines, notes, "![ratios](bench.svg)")
+    write_atomic(out / "bench.md", "\n\n".join(parts) + "\n")

@@ -38,6 +38,9 @@ class Spec:
         packing: the rival puts several rows into one (torch).
         dtype: of the base's weights; ``None`` is float32 on the CPU and bfloat16 on CUDA (torch).
         in_our_order: the rival takes the rows as we do, instead of as it shuffles them (torch).
+        own_warm_up: the first steps take the first rows, and the steps after them the others, on both sides; otherwise
+            each side takes all rows in its own order.
+        by_length: the rival's batches hold rows of about one length.
     """
 
     side: str
@@ -51,6 +54,14 @@ class Spec:
     packing: bool = False
     dtype: str | None = None
     in_our_order: bool = False
+    own_warm_up: int = 0
+    by_length: bool = False
+
+    def parts(self, rows: list[Row]) -> list[tuple[list[Row], int]]:
+        """Return the rows of the warm-up and those that are timed, each with its number of steps."""
+        warm = self.own_warm_up
+        parts = [(rows[: warm * self.batch_size], warm), (rows[warm * self.batch_size :], self.steps - warm)]
+        return [part for part in parts if part[1]]
 
 
 @dataclass
@@ -75,6 +86,7 @@ class Report:
 
     Attributes:
         loss: mean over the answers of the first rows afterwards, by the plain computation.
+        first_losses: the means that the side's own loss gives for those rows before anything is learned, by name.
         peak_bytes: the most memory in use above the weights.
         about: what else should be known of the side.
         warm_up: the first steps, which are left out of what is timed.
@@ -85,6 +97,7 @@ class Report:
     peak_bytes: int
     about: dict[str, Any] = field(default_factory=dict)
     warm_up: int = WARM_UP
+    first_losses: dict[str, float] = field(default_factory=dict)
 
     @property
     def timed(self) -> list[Step]:

@@ -112,7 +112,9 @@ def _arguments(spec: Spec, rows: list[Row], model: Any, directory: str) -> SFTCo
         # On by default, also for float32 weights: both sides compute in the weights' dtype.
         bf16=model.dtype == torch.bfloat16,
         use_cpu=model.device.type == "cpu",
-        train_sampling_strategy="sequential" if spec.in_our_order else "random",
+        train_sampling_strategy="sequential"
+        if spec.in_our_order
+        else ("group_by_length" if spec.by_length else "random"),
         save_strategy="no",
         logging_strategy="no",
         report_to="none",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import tempfile
 from dataclasses import asdict
@@ -14,6 +15,18 @@ from ..errors import UserError
 from ..processes import python_command, python_environment
 from .report import Report, Spec, report_of
 from .rivals import RIVALS
+
+# Characters of a last line that are shown.
+LAST = 200
+
+
+def _named(status: int) -> str:
+    """Return the name of a process's end: its exit status, or the signal that killed it."""
+    if status >= 0:
+        return f"it ended with status {status}"
+    name = {known.value: known.name for known in signal.Signals}.get(-status, f"signal {-status}")
+    memory = ", as a system without free memory does; give it a smaller model or batch"
+    return f"it was killed by {name}{memory if name == 'SIGKILL' else ''}"
 
 
 class Worker:
@@ -60,7 +73,10 @@ class Worker:
         status, lines = self.process.wait(), self.log()
         # What an error says may go on for several lines.
         raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
-        return (raised or lines or [f"it ended with status {status}"])[-1]
+        if status >= 0 and raised:
+            return raised[-1]
+        # The last line may be a scrap of a progress bar, which says nothing of the end.
+        return _named(status) + (f"; its last line: {lines[-1][-LAST:]}" if status > 0 and lines else "")
 
     def __enter__(self) -> Worker:
         return self

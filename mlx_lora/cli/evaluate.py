@@ -8,7 +8,17 @@ from typing import Any
 
 import click
 
-from .output import backend_option, finite, json_option, print_json, print_table, print_warnings, progress, say
+from .output import (
+    backend_option,
+    finite,
+    json_option,
+    print_json,
+    print_notes,
+    print_table,
+    print_warnings,
+    progress,
+    say,
+)
 
 SUITES = ["eisv_gate1"]
 file_path = click.Path(path_type=Path)
@@ -58,6 +68,7 @@ def evaluate(
     if hide_shape:
         found = with_shape(found, named=False)
     loaded = load_target(target, backend or "auto")
+    print_notes(loaded.backend.precision)
     with progress(f"{suite}: {target}", len(found)) as advance:
         report = run_gate1(loaded, found, temperature=temperature, seed=seed, max_tokens=max_tokens, advance=advance)
     report |= {"cases": str(cases), "hide_shape": hide_shape}

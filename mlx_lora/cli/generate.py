@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .output import backend_option, finite, json_option, print_json, print_warnings, say
+from .output import backend_option, finite, json_option, print_json, print_notes, print_warnings, say
 
 
 @click.command()
@@ -47,6 +47,7 @@ def generate(
         raise UserError("--prompt holds bytes that are no UTF-8 text; correct it")
     loaded = load_target(target, backend or "auto")
     print_warnings(loaded.warnings)
+    print_notes(loaded.backend.precision)
     system = loaded.system_prompt if system is None else system
     messages = [{"role": "user", "content": prompt}]
     if system:

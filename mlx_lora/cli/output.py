@@ -33,13 +33,21 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.table import Table
     from rich.text import Text
 
-    # As Text, since a user's brackets are not rich's markup.
-    table = Table(title=Text(visible(title)), title_justify="left")
+    console, table = Console(), Table()
+    if title:
+        # Above the table, not in it: rich would break it where the table ends. As Text: brackets are not markup.
+        console.print(Text(visible(title), style="italic"), soft_wrap=True)
     for column in columns:
         table.add_column(column)
     for row in rows:
         table.add_row(*(Text(visible(str(cell))) for cell in row))
-    Console().print(table)
+    console.print(table)
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """Print sentences about the machine or the model on standard error."""
+    for note in notes:
+        say(f"note: {note}", err=True)
 
 
 def print_warnings(warnings: Sequence[str]) -> None:

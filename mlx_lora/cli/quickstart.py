@@ -17,7 +17,7 @@ RESULTS = "quickstart.json"
 SHOWN = 5
 # Enough for the adapter to be sure of the form when it is sampled, and few enough for minutes.
 PER_SHAPE = 80
-NAMES = {"base": "base", "adapter": "adapter", "adapter_sampled": "adapter, sampled at temperature 1"}
+NAMES = {"base": "base", "adapter": "adapter", "adapter_sampled": "adapter, sampled"}
 
 
 @click.command()
@@ -98,8 +98,8 @@ def _print(reports: dict[str, dict[str, Any]], out: Path) -> None:
     shown = {before["shape"]: (before, after) for before, after in pairs}
     rows = [(shape, b["answer"], a["answer"]) for shape, (b, a) in list(shown.items())[:SHOWN]]
     print_table("", ("trajectory", "before", "after"), rows)
-    _say("4. Gate 1: mean coherence above 0.933, at least 90 % of the answers valid")
-    columns = ("", "mean coherence", "balanced", "valid", "tokens in use", "Gate 1")
+    _say("4. Gate 1: mean coherence above 0.933, at least 90 % of the answers valid; sampled is at temperature 1")
+    columns = ("", "coherence", "balanced", "valid", "tokens in use", "Gate 1")
     table = [
         (
             NAMES[key],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import backend_option, json_option, print_json, print_table, say
+from .output import backend_option, json_option, print_json, print_table, progress, say
 
 if TYPE_CHECKING:
     from ..config import TrainingConfig
@@ -110,14 +110,17 @@ def _say(as_json: bool, config: TrainingConfig, sentence: str) -> None:
 def _dry_run(config: TrainingConfig, as_json: bool) -> None:
     from dataclasses import replace
 
-    from ..training.dryrun import dry_run
+    from ..training.dryrun import BUDGET_SECONDS, WHOLE_STEPS, dry_run
     from ..training.prepare import prepare
 
     # Nothing is written, so that a name for the run is not needed yet.
-    report = dry_run(prepare(replace(config, output_dir=config.output_dir or "adapters/none")))
+    ready = prepare(replace(config, output_dir=config.output_dir or "adapters/none"))
+    with progress("timing the first steps", int(BUDGET_SECONDS)) as advance:
+        report = dry_run(ready, advance)
     if as_json:
         print_json(report)
         return
+    whole = report["estimated_from"] == WHOLE_STEPS
     rows = [
         ("model", report["model"]),
         ("backend", f"{report['backend']}: {report['backend_why']}"),
@@ -126,8 +129,12 @@ def _dry_run(config: TrainingConfig, as_json: bool) -> None:
         ("tokens", f"{report['tokens']:,}, of which {report['supervised_tokens']:,} supervised"),
         ("longest example", f"{report['longest']} tokens; {report['shortened_prompts']} prompts lose their middle"),
         ("steps", f"{report['total_steps']} ({report['steps_per_epoch']} an epoch)"),
-        ("time", f"about {report['estimated_seconds'] / 60:.1f} minutes"),
-        ("peak memory", f"{report['estimated_peak_memory_gb']:.2f} of {report['machine_memory_gb']:.0f} GB"),
+        ("time", f"about {report['estimated_seconds'] / 60:.1f} minutes, from {report['estimated_from']}"),
+        (
+            "peak memory",
+            f"{'' if whole else 'at least '}{report['estimated_peak_memory_gb']:.2f} of "
+            f"{report['machine_memory_gb']:.0f} GB",
+        ),
     ]
     print_table("A dry run: nothing was written", ("", ""), rows)
     for note in report["notes"]:

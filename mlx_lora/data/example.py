@@ -25,6 +25,8 @@ __all__ = [
     "SPLITS",
     "Example",
     "Span",
+    "data_hash",
+    "dataset_files",
     "dataset_hashes",
     "is_number",
     "is_text",
@@ -175,14 +177,22 @@ def read_trainable(directory: str | Path, read: Reader = read_rows) -> list[Exam
     return examples
 
 
-def dataset_hashes(directory: str | Path) -> dict[str, str]:
-    """Return the sha256 of what each split is read from: a file's bytes, or the rows of a dataset of the Hub."""
-    hashes: dict[str, str] = {}
+def dataset_files(directory: str | Path) -> dict[str, Path]:
+    """Return what each split is read from, by the split's name; of several loose files of one, by theirs as well."""
+    files: dict[str, Path] = {}
     for split, file in split_files(directory):
-        digest = hub_hash(file) if is_hub(file) else sha256_of(file)
-        # Several loose files of one split.
-        hashes[split if split not in hashes else f"{split} {file.name}"] = digest
-    return hashes
+        files[split if split not in files else f"{split} {file.name}"] = file
+    return files
+
+
+def data_hash(file: Path) -> str:
+    """Return the sha256 of a file's bytes, or of the rows of a dataset of the Hub."""
+    return hub_hash(file) if is_hub(file) else sha256_of(file)
+
+
+def dataset_hashes(directory: str | Path) -> dict[str, str]:
+    """Return the sha256 of what each split is read from, by the names of :func:`dataset_files`."""
+    return {split: data_hash(file) for split, file in dataset_files(directory).items()}
 
 
 def write_dataset(

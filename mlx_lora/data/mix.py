@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .example import dataset_hashes
+from .example import dataset_files
 from .hub import is_hub
 
 
@@ -87,8 +87,8 @@ def record_of(data: Sequence[Path], mix: Mix | None) -> str | list[dict[str, Any
     ]
 
 
-def hashes_of(data: Sequence[Path]) -> dict[str, str]:
-    """sha256 of each split's file; of several datasets, under the directory's path."""
+def files_of(data: Sequence[Path]) -> dict[str, Path]:
+    """Each split's file; of several datasets, under the directory's path."""
     if len(data) == 1:
-        return dataset_hashes(data[0])
-    return {f"{path}/{split}": sha for path in data for split, sha in dataset_hashes(path).items()}
+        return dataset_files(data[0])
+    return {f"{path}/{split}": file for path in data for split, file in dataset_files(path).items()}

@@ -12,9 +12,10 @@ from typing import Any
 
 from .. import __version__
 from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE, LIVE, base_recorded
-from ..config import TrainingConfig, located
+from ..config import TrainingConfig
+from ..config_paths import located
 from ..data.chat_template import TEMPLATE_DATE
-from ..data.mix import hashes_of, record_of
+from ..data.mix import record_of
 from ..errors import UserError
 from ..files import (
     FORMAT,
@@ -34,6 +35,8 @@ from .prepare import Prepared
 from .report import REPORT_FILE
 
 RUN_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE = "run.json", "config.yaml", "metrics.jsonl", ".lock"
+# The key of run.json that says that a base stored in less was computed with in float32.
+WIDENED = "computed_in_float32"
 # The chat template of the run, where it is not the base's own.
 TEMPLATE_FILE = "chat_template.jinja"
 
@@ -47,13 +50,14 @@ def record(ready: Prepared) -> dict[str, Any]:
         "model_revision": ready.model.revision,
         "base_fingerprint": ready.model.fingerprint,
         "data": record_of(ready.data, ready.mix),
-        "data_sha256": hashes_of(ready.data),
+        "data_sha256": ready.hashes,
         "learned_from": ready.config.learned_from(),
         # What the adapter is used to being told, if it was always the same.
         "system_prompt": systems.pop() if len(systems) == 1 else None,
         # The tokens that end an answer, and the day that the chat template printed if it asked.
         "eos_token_ids": ready.backend.base.ends,
         "template_date": TEMPLATE_DATE,
+        WIDENED: ready.backend.widened,
     }
 
 
@@ -113,8 +117,7 @@ def check_same(ready: Prepared, extend: bool) -> None:
     changed = [f"{key} was {then.get(key)!r} and is {now[key]!r}" for key in now if then.get(key) != now[key]]
     if extend:
         changed = [c for c in changed if not c.startswith(("num_epochs ", "max_steps "))]
-    hashes, recorded = hashes_of(ready.data), {_placed(key): sha for key, sha in run.get("data_sha256", {}).items()}
-    changed += [f"{split}.jsonl has changed" for split in hashes if recorded.get(_placed(split)) != hashes[split]]
+    changed += _changed_data(ready, run.get("data_sha256", {}))
     if _template_changed(ready):
         changed.append(f"the chat template has changed since it was recorded in {TEMPLATE_FILE}")
     if run.get("template_date", TEMPLATE_DATE) != TEMPLATE_DATE:
@@ -129,6 +132,18 @@ def check_same(ready: Prepared, extend: bool) -> None:
             "choose another --out, or start over with --fresh"
             + (", or go on with --extend" if all(c.startswith(("num_epochs ", "max_steps ")) for c in changed) else "")
         )
+
+
+def _changed_data(ready: Prepared, recorded: dict[str, str]) -> list[str]:
+    """What has changed in the dataset since its hashes were recorded, by file."""
+    then = {_placed(split): sha for split, sha in recorded.items()}
+    now = {_placed(split): split for split in ready.hashes}
+    changed = [
+        f"{ready.files[split]} {'has changed' if place in then else 'is new'}"
+        for place, split in now.items()
+        if then.get(place) != ready.hashes[split]
+    ]
+    return changed + [f"the data has no {split} any more" for split in recorded if _placed(split) not in now]
 
 
 def _placed(split: str) -> str:

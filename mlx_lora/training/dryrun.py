@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..backends import Backend
 from ..backends.choose import choose
+from ..data.batches import Batch, collate
 from ..data.encode import EncodedExample
 from .prepare import Prepared
 from .trainer import epoch_steps, total_steps, training_steps
 
 TIMED_STEPS = 3
+WHOLE_STEPS = "whole steps"
+# What timing them may take once the model is loaded; a piece is begun only if it should end by then.
+BUDGET_SECONDS = 30.0
 
 
 def marked(backend: Backend, example: EncodedExample) -> str:
@@ -26,19 +32,62 @@ def marked(backend: Backend, example: EncodedExample) -> str:
     return "".join(parts)
 
 
-def dry_run(ready: Prepared) -> dict[str, Any]:
-    """Everything about a run but its result; a few real steps are made, and forgotten, to time it."""
+@dataclass
+class Timing:
+    """The time of a step, and what it was measured with."""
+
+    seconds: float
+    measured: str
+
+
+def time_steps(ready: Prepared, steps: int, advance: Callable[[int], None] = lambda done: None) -> Timing:
+    """Make the first steps, or as much of them as fits in the budget, at a rate of 0.
+
+    Pieces of growing size come first, so that the time of the next is known before it is begun; a step that is not
+    made takes as long a token as the largest piece.
+
+    Args:
+        advance: called with the seconds that are over.
+    """
+    taken = training_steps(ready.config, ready.train, mix=ready.mix)
+    whole = [next(taken)[2] for _ in range(min(TIMED_STEPS, steps))]
+    by_length = sorted(ready.train, key=len)
+    shortest, median = by_length[0], by_length[len(by_length) // 2]
+    # The shortest twice: the first computation of all compiles, and says nothing of those that follow.
+    pieces = [("the shortest example", [collate([shortest])])] * 2
+    pieces += [("one example", [collate([median])]), ("a part of a step", whole[0][:1])]
+    pieces += [(WHOLE_STEPS, step) for step in whole]
+    began = time.perf_counter()
+    rate, measured, complete = 0.0, "", []
+    for number, (name, batches) in enumerate(pieces):
+        tokens, started = _tokens(batches), time.perf_counter()
+        if rate * tokens > BUDGET_SECONDS - (started - began):
+            break
+        ready.backend.train_step(batches, number + 1, 0.0)
+        seconds, measured = time.perf_counter() - started, name
+        rate = seconds / tokens
+        if name == WHOLE_STEPS:
+            complete.append(seconds)
+        advance(int(time.perf_counter() - began))
+    # The fastest is the nearest to what the rest will take.
+    return Timing(min(complete, default=rate * sum(map(_tokens, whole)) / len(whole)), measured)
+
+
+def _tokens(batches: list[Batch]) -> int:
+    return sum(batch.seen for batch in batches)
+
+
+def dry_run(ready: Prepared, advance: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
+    """Everything about a run but its result; a few real steps are made, and forgotten, to time it.
+
+    Args:
+        advance: as in :func:`time_steps`.
+    """
     config, train = ready.config, ready.train
     steps = total_steps(config, len(train))
     lengths = [len(e) for e in train]
     trainable = ready.backend.attach_lora(config)
-    taken = training_steps(config, train, mix=ready.mix)
-    seconds = []
-    for step in range(1, min(TIMED_STEPS, steps) + 1):
-        _, _, micro_batches = next(taken)
-        started = time.perf_counter()
-        ready.backend.train_step(micro_batches, step, 0.0)
-        seconds.append(time.perf_counter() - started)
+    timing = time_steps(ready, steps, advance)
     return {
         "model": ready.model.name,
         "backend": ready.backend.name,
@@ -53,8 +102,8 @@ def dry_run(ready: Prepared) -> dict[str, Any]:
         "shortened_prompts": sum(e.cut > 0 for e in train),
         "steps_per_epoch": epoch_steps(config, len(train)),
         "total_steps": steps,
-        # The first step compiles; the fastest is the nearest to what the rest will take.
-        "estimated_seconds": min(seconds) * steps,
+        "estimated_seconds": timing.seconds * steps,
+        "estimated_from": timing.measured,
         "estimated_peak_memory_gb": ready.backend.peak_memory() / 1e9,
         "machine_memory_gb": ready.backend.machine_memory() / 1e9,
         "notes": ready.notes(),

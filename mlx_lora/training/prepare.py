@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ..backends import Backend, load_backend
@@ -13,9 +14,9 @@ from ..config import TrainingConfig
 from ..data.chat_template import encode_prompt, merge_note
 from ..data.checks import errors_that_stop, stop_sentence
 from ..data.encode import EncodedExample, encode_examples
-from ..data.example import Example, read_split, read_trainable, split_file
+from ..data.example import Example, data_hash, read_split, read_trainable, split_file
 from ..data.formats import remembering
-from ..data.mix import Mix, datasets_of
+from ..data.mix import Mix, datasets_of, files_of
 from ..errors import UserError
 from ..models.fingerprint import another_base
 from ..models.resolve import ResolvedModel, resolve_model
@@ -29,6 +30,7 @@ class Prepared:
 
     Attributes:
         data: the dataset's directory, or those of a mix.
+        held_out: the validation examples.
         mix: which examples each epoch sees, where there are several.
     """
 
@@ -37,10 +39,21 @@ class Prepared:
     out: Path
     model: ResolvedModel
     examples: list[Example]
+    held_out: list[Example]
     backend: Backend
     train: list[EncodedExample]
     valid: list[EncodedExample]
     mix: Mix | None = None
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """The file of each split."""
+        return files_of(self.data)
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """The sha256 of each split, computed once: large files take a while."""
+        return {split: data_hash(file) for split, file in self.files.items()}
 
     def notes(self) -> list[str]:
         """What the user should know before the first step, a sentence each."""
@@ -83,8 +96,11 @@ class Prepared:
         }
 
 
-def prepare(config: TrainingConfig) -> Prepared:
+def prepare(config: TrainingConfig, wide: bool = True) -> Prepared:
     """Read and check dataset and model.
+
+    Args:
+        wide: compute in float32 where that is faster; a full fine-tuning keeps the type that it saves.
 
     Raises:
         UserError: see ``read_split``, ``resolve_model``, ``errors_that_stop`` and ``encode_example``.
@@ -108,7 +124,8 @@ def prepare(config: TrainingConfig) -> Prepared:
     )
     if config.init_adapter:
         check_continues(Path(config.init_adapter), model)
-    backend = load_backend(model, config.backend, config.load_in_4bit)
+    wide = wide and config.fine_tune_type != "full"
+    backend = load_backend(model, config.backend, config.load_in_4bit, wide)
     config, notes = settled_modules(config, backend.layer_modules())
     backend.notes += notes
 
@@ -126,9 +143,9 @@ def prepare(config: TrainingConfig) -> Prepared:
     if wrong:
         raise UserError(stop_sentence(wrong, data, config.waive_checks))
 
-    examples = [example for rows in train_sets for example in rows]
+    examples, held_out = ([example for rows in sets for example in rows] for sets in (train_sets, valid_sets))
     train_rows, valid_rows = encode(train_sets, "train"), encode(valid_sets, "valid")
-    return Prepared(config, data, out, model, examples, backend, train_rows, valid_rows, mix)
+    return Prepared(config, data, out, model, examples, held_out, backend, train_rows, valid_rows, mix)
 
 
 def check_continues(adapter: Path, model: ResolvedModel) -> None:
@@ -142,7 +159,7 @@ def check_continues(adapter: Path, model: ResolvedModel) -> None:
 
 def samples(ready: Prepared) -> list[tuple[str, str, str]]:
     """(prompt, reference, answer) of a few validation examples, or training ones where there are none."""
-    rows = ([row for path in ready.data for row in read_split(path, "valid")] or ready.examples)[:SAMPLES]
+    rows = (ready.held_out or ready.examples)[:SAMPLES]
     chats, prompts = [], []
     for row in rows:
         chat = row.messages[: _last_answer(row)]

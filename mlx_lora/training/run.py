@@ -13,7 +13,8 @@ import yaml
 
 from ..backends import Backend
 from ..backends.adapters import ADAPTER_FILE
-from ..config import TrainingConfig, located
+from ..config import TrainingConfig
+from ..config_paths import located
 from ..errors import UserError, first_line
 from ..files import FORMAT, set_aside, write_atomic, write_json
 from ..models.parameters import stored_parameters
@@ -23,6 +24,7 @@ from .directory import (
     CONFIG_FILE,
     METRICS_FILE,
     RUN_FILE,
+    WIDENED,
     check_place,
     check_same,
     locked,
@@ -53,9 +55,12 @@ def train(
     Raises:
         UserError: bad input (nothing is written then), another run in the directory, or see ``Trainer.run``.
     """
-    if config.output_dir and Path(config.output_dir).exists():
-        check_place(Path(config.output_dir), fresh)
-    ready = prepare(config)
+    out = Path(config.output_dir) if config.output_dir else None
+    there = out is not None and out.exists()
+    if out is not None and there:
+        check_place(out, fresh)
+    # A run resumes in the type that it began in; the runs of earlier versions did so in the base's own.
+    ready = prepare(config, wide=out is None or not there or fresh or bool(read_run(out).get(WIDENED)))
     config = ready.config
     trainable = ready.backend.attach_lora(config)
     if ready.backend.rank > 0:
@@ -186,8 +191,9 @@ def _until(trainer: Trainer, config: TrainingConfig) -> TrainingResult:
 
 
 def _same_everywhere(ready: Prepared) -> dict[str, Any]:
-    keys = ("learned_from", "data_sha256", "model_revision", "base_fingerprint")
-    same = {key: record(ready)[key] for key in keys}
+    everything = record(ready)
+    keys = ("learned_from", "data_sha256", "model_revision", "base_fingerprint", WIDENED)
+    same = {key: everything[key] for key in keys}
     # The same files may lie elsewhere on another machine.
     same["learned_from"] |= {key: Path(path).name for key, path in located(same["learned_from"]).items() if path}
     return json.loads(json.dumps(same))

@@ -194,4 +194,39 @@ def test_what_is_written_names_the_rival(monkeypatch, tmp_path, backend):
     assert set(RIVALS[backend].versions) <= set(content["machine"])
     assert ("| MFU ours" in text) == (backend == "torch")
     assert ("- device: NVIDIA H200" in text) == (backend == "torch")
-    assert len(table(results)[0]) == len(table(results)[1][0]) == 8
+    assert len(table(results)[0]) == len(table(results)[1][0]) == 9
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"killed by SIGKILL, as a system without free memory does[^%]*\)"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", r"killed by SIGSEGV\)"),
+        ("sys.exit(3)", r"ended with status 3; its last line: Training: 50%"),
+    ],
+)
+def test_a_side_that_dies_is_named_by_its_end(monkeypatch, tmp_path, ending, said):
+    (tmp_path / "dying.py").write_text(
+        f"import os, signal, sys\nsys.stdin.readline()\nprint('Training: 50%', file=sys.stderr, flush=True)\n{ending}\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setitem(RIVALS, "torch", replace(RIVALS["torch"], worker="dying"))
+    with pytest.raises(UserError, match=said):
+        ask_new("torch", Spec("ours", "eisv", CONFIG, 1, 1, 1, 0))
+
+
+def test_the_warm_up_has_rows_of_its_own():
+    rows = [Row(np.arange(10, 14 + i), 2) for i in range(6)]
+    spec = Case("eisv", "small-8k", 2).spec("ours", 3, 0)
+    assert spec.own_warm_up == 2
+    assert spec.parts(rows) == [(rows[:4], 2), (rows[4:], 1)]
+    shuffled = Case("eisv", "small-8k", 2, backend="torch").spec("theirs", 3, 0)
+    assert shuffled.parts(rows) == [(rows, 3)]
+
+
+def test_the_range_of_the_rounds():
+    pairs = [(report([seconds], [10]), report([4.0], [10])) for seconds in (1.0, 3.0, 2.0)]
+    result = summary(Case("eisv", "small-8k", 8), pairs)
+    assert (result["step_time_ratio"], result["step_time_range"]) == (0.5, [0.25, 0.75])
+    columns, (cells,) = table([result])
+    assert cells[columns.index("rounds")] == "0.25–0.75"

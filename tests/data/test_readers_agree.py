@@ -217,4 +217,4 @@ def test_training_on_another_format_is_the_same_run(command, tmp_path):
         losses.append([event["loss"] for event in events if event.get("event") == "progress"])
     assert losses[0] == losses[1] != []
     write_file(directory / name, dialects()["alpaca"][1:])
-    assert "has changed" in command(*arguments).stderr
+    assert f"{directory}/train.parquet has changed" in command(*arguments).stderr

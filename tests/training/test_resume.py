@@ -229,7 +229,9 @@ def test_another_config_or_dataset_is_refused_with_what_changed(
     shutil.copytree(eisv_data, tmp_path / "data")
     lines = (tmp_path / "data" / "train.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "data" / "train.jsonl").write_text("".join(lines[1:]))
-    assert "train.jsonl has changed" in refused(*arguments, undisturbed, "--data", tmp_path / "data")
+    assert f"{tmp_path}/data/train.jsonl has changed" in refused(*arguments, undisturbed, "--data", tmp_path / "data")
+    (tmp_path / "data" / "valid.jsonl").unlink()
+    assert "the data has no valid any more" in refused(*arguments, undisturbed, "--data", tmp_path / "data")
     shutil.copytree(undisturbed, tmp_path / "run")
     done = command(*arguments, tmp_path / "run", "--set", "num_epochs=4", "--extend")
     assert json.loads(done.stdout)["steps"] > events(undisturbed, "complete")[-1]["steps"]

@@ -6,12 +6,18 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from mlx_lora.config import load_config
+from mlx_lora.data import example, formats
 from mlx_lora.models.resolve import BUILT_IN
+from mlx_lora.training.run import train
 
 STEPS = 6
 
@@ -164,3 +170,21 @@ def make_stripping_base(directory):
     settings["chat_template"] = settings["chat_template"].replace("message['content']", "message['content'].strip()")
     file.write_text(json.dumps(settings))
     return directory
+
+
+def test_a_fresh_run_reads_and_hashes_each_file_once(eisv_data, tmp_path, monkeypatch):
+    read, hashed = Counter[str](), Counter[str]()
+
+    def counting(counter, function):
+        def call(path, *others):
+            counter[Path(path).name] += 1
+            return function(path, *others)
+
+        return call
+
+    monkeypatch.setattr(formats, "read_records", counting(read, formats.read_records))
+    monkeypatch.setattr(example, "sha256_of", counting(hashed, example.sha256_of))
+    config = replace(load_config("quickstart"), data=str(eisv_data), output_dir=str(tmp_path / "run"), max_steps=1)
+    train(config, quiet=True)
+    once = {"train.jsonl": 1, "valid.jsonl": 1, "test.jsonl": 1}
+    assert (read, hashed) == (once, once)

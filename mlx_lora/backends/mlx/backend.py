@@ -36,6 +36,7 @@ from .generation import answer_in_turn, answer_together, can_batch
 from .limits import explained, set_limits, usable_memory
 from .lora import add_adapter, layer_modules, load_weights, start_adapter
 from .loss import BatchArrays, check_windows, find_path, loss_sums
+from .precision import widen
 from .step import TrainStep
 from .together import message_from_leader, summed
 
@@ -48,6 +49,7 @@ class MLXBackend:
 
     Args:
         load_in_4bit: quantize the base to four bits, in groups of 64 (MLX's affine format).
+        wide: compute in float32 where the stored type has no BLAS; see ``widen``.
 
     Raises:
         UserError: mlx-lm does not have the architecture, or the weights do not fit it.
@@ -55,7 +57,7 @@ class MLXBackend:
 
     name = "mlx"
 
-    def __init__(self, model: ResolvedModel, load_in_4bit: bool = False) -> None:
+    def __init__(self, model: ResolvedModel, load_in_4bit: bool = False, wide: bool = False) -> None:
         set_limits()
         self.tokenizer: Any = open_tokenizer(model)
         self.base = self.tokenizer.base_facts
@@ -64,8 +66,9 @@ class MLXBackend:
             if load_in_4bit and "quantization" not in self.model_config:
                 self.model, self.model_config = quantize_model(self.model, self.model_config, GROUP_SIZE, 4)
             self.model.freeze()
+            self.widened, self.precision = widen(self.model, model.name) if wide else (False, [])
             self.path = find_path(self.model)
-        self.notes = [*([] if SLOW_BLAS is None else [SLOW_BLAS]), *self.base.notes]
+        self.notes = [*([] if SLOW_BLAS is None else [SLOW_BLAS]), *self.precision, *self.base.notes]
         self._name = model.name
         self._group = mx.distributed.init()
         self.rank, self.ranks = self._group.rank(), self._group.size()

@@ -48,6 +48,7 @@ class TorchBackend:
     """
 
     name = "torch"
+    widened: bool = False
 
     def __init__(self, model: ResolvedModel, load_in_4bit: bool = False) -> None:
         self._processes = join()
@@ -63,6 +64,7 @@ class TorchBackend:
             self.path = find_path(self.model)
         if self.path.note:
             self.notes.append(f"{model.name}: {self.path.note}")
+        self.precision: list[str] = []
         self._step: TrainStep | None = None
         self.coverage = ""
         self._adapter: dict[str, Any] = {}
