@@ -83,7 +83,7 @@ def export_upstream(
             checks += _contents(opened, vocabulary, template if isinstance(template, str) else None)
             adapter = partial(adapter_logits, source)
             found, said = run_checks(
-                temporary, kind, questions, vocabulary, tokenizer, opened.template, adapter, None, PROBES
+                temporary, kind, questions, vocabulary, tokenizer, opened.template, adapter, others=True
             )
             checks, notes = [*checks, *found], [*notes, *said]
             if errors is not None:

@@ -97,11 +97,8 @@ def run_checks(
     try:
         with evaluated(request) as answer:
             ids = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in probes]
-            checks = [
-                Check("runs in llama.cpp", "yes", "yes", True),
-                *_vocabulary(answer, vocabulary, ids, probes_needed),
-            ]
-            notes = _other_tokens(probes, ids, answer)
+            checks = [Check("runs in llama.cpp", "yes", "yes", True)]
+            checks += _vocabulary(answer, vocabulary, ids, PROBES if others else 1.0)
             checks += _template(answer, questions, answer.tokens[len(probes) :]) if chats else []
             if own is not None:
                 expected = own([short], [list(range(len(short)))])
@@ -111,10 +108,9 @@ def run_checks(
             logits = [answer.logits(i) for i in range(len(expected))]
             logits[0] = logits[0][[first.index(position) for position in questions.positions[0]]]
             found = agreement(expected, logits)
-            return [*checks, *_answers(answer, expected[-1], found, limits_of(kind))], [
-                *notes,
-                *_notes(kind, found, questions),
-            ]
+            limits = limits_of("f16" if others and kind == "f32" else kind)
+            notes = [*_other_tokens(probes, ids, answer), *_notes(kind, found, questions)]
+            return [*checks, *_answers(answer, expected[-1], found, limits)], notes
     except LlamaCppFailed as error:
         return [Check("runs in llama.cpp", str(error), "yes", False)], []
 
@@ -145,10 +141,8 @@ def _other_tokens(texts: Sequence[str], ids: Sequence[Sequence[int]], answer: An
     other = [text for text, ours, theirs in triples if list(ours) != theirs]
     if not other:
         return []
-    shown = f"{other[0][:40]!r}"
-    return [
-        f"llama.cpp makes other tokens than the tokenizer of {len(other)} of {len(ids)} probe texts, such as {shown}"
-    ]
+    counted = f"{len(other)} of {len(ids)} probe texts, such as {other[0][:40]!r}"
+    return [f"llama.cpp makes other tokens than the tokenizer of {counted}"]
 
 
 def _template(answer: Answer, questions: Questions, tokens: list[list[int]]) -> list[Check]:
