@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..models.tokenizer import open_tokenizer
 from .architectures import Architecture, find_architecture, gguf_name, heads_of
 from .merged_weights import check_readable, read_weights
 from .pieces import Q8_BLOCK, PiecewiseTensor, bytes_of, encoded_pieces, made_in_order
 from .rope import add_rope, head_size, rope_divisors
 from .source import Source
-from .vocabulary import Vocabulary
+from .vocabulary import Vocabulary, known_splitting
 from .weights import Changed, Weight, sampled_change
 
 # Room for the header, on top of the weights: the vocabulary is most of it.
@@ -85,6 +87,18 @@ def plan(source: Source, kind: str) -> Plan:
         if not name.endswith("rotary_emb.inv_freq"):
             tensors.append((gguf_name(architecture, layers, name), _type_of(weight, kind), weight))
     return Plan(source, architecture, kind, tensors, weights[embedding].shape[0], sampled_change(weights.values()))
+
+
+def refused_here(source: Source) -> str | None:
+    """The reason why a base cannot be written as GGUF here, by its config and tokenizer; ``None`` if it can."""
+    where = source.model.name
+    try:
+        find_architecture(source.config, where)
+        tokenizer = open_tokenizer(source.model)
+        known_splitting(json.loads(tokenizer.backend_tokenizer.to_str()), where)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _type_of(weight: Weight, kind: str) -> str:

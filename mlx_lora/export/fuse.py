@@ -63,7 +63,7 @@ def fuse(
     refuse_existing(out)
     source = read_source(name, needs_adapter=True)
     weights = read_weights(source)
-    total = sum(prod(weight.shape) * np.dtype(DTYPES[weight.dtype]).itemsize for weight in weights.values())
+    total = sum(weight.nbytes for weight in weights.values())
     load_lazily(source.model, source.adapter)
     tokenizer = open_tokenizer(source.model)
     questions = questions_of(source, tokenizer, sum(prod(weight.shape) for weight in weights.values()))
@@ -73,17 +73,31 @@ def fuse(
     check_memory(name, steps)
     serving = serving_notes(tokenizer, source.run.get("system_prompt"))
     with new_file(out) as directory:
-        directory.mkdir()
-        _copy_others(source, directory, tokenizer.base_facts)
-        changed = _write_weights(source, weights, directory, lambda done: progress(0.8 * done / total))
-        checks = [*_contents(weights, directory, total), *_answers(source, directory, weights, questions, tokenizer)]
-        progress(1.0)
-        report = settle(directory, out, checks, [*_notes(weights, changed), *serving])
+        checks, notes = write_fused(source, weights, directory, questions, tokenizer, progress)
+        report = settle(directory, out, checks, [*notes, *serving])
         report.plan = steps
         return report
 
 
-def _copy_others(source: Source, directory: Path, base: BaseFacts) -> None:
+def write_fused(
+    source: Source,
+    weights: dict[str, Weight],
+    directory: Path,
+    questions: Questions,
+    tokenizer: Any,
+    progress: Callable[[float], None],
+) -> tuple[list[Check], list[str]]:
+    """Make the directory; returns what was checked, and what the user should know."""
+    directory.mkdir()
+    total = sum(weight.nbytes for weight in weights.values())
+    copy_others(source, directory, tokenizer.base_facts)
+    changed = _write_weights(source, weights, directory, lambda done: progress(0.8 * done / total))
+    checks = [*_contents(weights, directory, total), *_answers(source, directory, weights, questions, tokenizer)]
+    progress(1.0)
+    return checks, _notes(weights, changed)
+
+
+def copy_others(source: Source, directory: Path, base: BaseFacts) -> None:
     """Copy everything of the base but its weights; the config without the quantization that is undone.
 
     Every token that ends an answer is written where mlx-lm and transformers look for it, and the run's own chat

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from ..backends.mlx.layer_streaming import load_lazily
 from ..data.chat_template import serving_notes
+from ..errors import UserError
 from ..models.tokenizer import open_tokenizer
 from .checks import Check, Report, check_space, new_file, refuse_existing, settle
-from .convert import HEADER_BYTES, Plan, plan, write_gguf
+from .convert import HEADER_BYTES, Plan, plan, refused_here, write_gguf
+from .converter import HOW_TO_GET, find_converter
+from .gguf_upstream import export_upstream
 from .llamacpp.run import LlamaCppFailed, check_available
 from .pieces import TYPES
-from .quantize import BITS, OTHER_BITS, check_type, error_checks, quantized
+from .quantize import BETWEEN, check_type, error_checks, file_share, quantized
 from .reference import adapter_logits, own_logits, questions_of
 from .reopen import content_checks, open_gguf, type_checks
 from .resources import Step, check_memory, gguf_steps
@@ -22,9 +25,6 @@ from .verify import run_checks
 from .vocabulary import check_size, read_vocabulary
 from .weights import Weight
 
-# What quantized types are made from: nothing is lost on the way that the type itself would keep.
-BETWEEN = "f16"
-
 
 def export_gguf(
     name: str,
@@ -32,6 +32,7 @@ def export_gguf(
     kind: str = "f16",
     progress: Callable[[float], None] = lambda share: None,
     announce: Callable[[list[Step]], None] = lambda steps: None,
+    converter: str | None = None,
 ) -> Report:
     """Write the model of a run (or a base model) as GGUF, and check it in llama.cpp against the adapter in MLX.
 
@@ -40,6 +41,7 @@ def export_gguf(
         kind: f32, f16, bf16, q8_0, or a type that llama.cpp quantizes to, such as q4_k_m.
         progress: told which share of the work is done, from 0 to 1.
         announce: told, before the work, how much memory and disk each step takes.
+        converter: upstream's converter, see ``find_converter``; one on PATH is used for what is not written here.
 
     Raises:
         UserError: bad input, or no llama.cpp (nothing is written then), too little memory or disk, something at
@@ -50,13 +52,19 @@ def export_gguf(
     check_available()
     check_type(kind)
     source = read_source(name)
+    reason = refused_here(source)
+    if converter is not None or reason is not None:
+        command = find_converter(converter)
+        if command is None:
+            raise UserError(f"{reason}; other models are converted by llama.cpp's own program: {HOW_TO_GET}")
+        return export_upstream(source, out, kind, command, progress, announce)
     planned = plan(source, kind if kind in TYPES else BETWEEN)
     # Read from disk when it is used; here it only says whether it fits together.
     load_lazily(source.model, source.adapter)
     tokenizer = open_tokenizer(source.model)
     check_size(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False), planned.rows, source.model.name)
     questions = questions_of(source, tokenizer, planned.parameters)
-    file_bytes = int(planned.weight_bytes * _share(kind)) + HEADER_BYTES
+    file_bytes = int(planned.weight_bytes * file_share(kind)) + HEADER_BYTES
     steps = gguf_steps(planned, questions, None if kind in TYPES else file_bytes)
     announce(steps)
     check_space(out, max(step.disk for step in steps))
@@ -87,7 +95,7 @@ def export_gguf(
             found, said = run_checks(temporary, kind, questions, vocabulary, tokenizer, opened.template, adapter, own)
             checks, notes = [*checks, *found], [*notes, *said]
             if errors is not None:
-                found, said = error_checks(errors, kind, planned)
+                found, said = error_checks(errors, kind, planned.changed)
                 checks, notes = [*checks, *found], [*notes, *said]
         except LlamaCppFailed as error:
             checks.append(Check("llama.cpp quantizes it", str(error), "yes", False))
@@ -100,12 +108,6 @@ def export_gguf(
         report = settle(temporary, out, checks, notes)
         report.plan = steps
         return report
-
-
-def _share(kind: str) -> float:
-    """Size of a quantized file beside the one that it is made from; its fallback types are larger."""
-    bits = {"f32": 32.0, "f16": 16.0}[BETWEEN]
-    return 1.25 * BITS.get(kind, OTHER_BITS) / bits
 
 
 def _notes(source: Source, planned: Plan) -> list[str]:

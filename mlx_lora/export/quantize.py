@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ..errors import UserError
 from .checks import Check, at_most
-from .convert import Plan
 from .llamacpp.run import LlamaCppFailed, quantize
 from .pieces import TYPES
 from .reopen import Opened, WeightErrors, open_gguf, worst_error
+from .weights import Changed
 
 # Rows of so many numbers share their scales; others fall back to types of 32.
 BLOCK = 256
@@ -27,6 +27,8 @@ ERRORS |= {"iq3_xxs": 0.5, "q2_k": 0.7, "iq2_s": 0.7}
 BITS = {"q2_k": 3.4, "q3_k_s": 3.7, "q3_k_m": 4.1, "q3_k_l": 4.4, "iq4_xs": 4.6, "iq4_nl": 4.8, "q4_0": 4.8}
 BITS |= {"q4_1": 5.2, "q4_k_s": 4.8, "q4_k_m": 5.0, "q5_0": 5.8, "q5_1": 6.2, "q5_k_s": 5.7, "q5_k_m": 5.9, "q6_k": 6.7}
 OTHER_BITS = 5.0
+# What quantized types are made from: nothing is lost on the way that the type itself would keep.
+BETWEEN = "f16"
 
 
 def type_numbers() -> dict[str, int]:
@@ -46,6 +48,11 @@ def check_type(kind: str) -> None:
         )
     if kind not in ERRORS and kind not in BITS:
         raise UserError(f"--type {kind}: there is no such type; use one of {', '.join([*TYPES, *BITS])}")
+
+
+def file_share(kind: str) -> float:
+    """Size of a quantized file beside the one that it is made from; its fallback types are larger."""
+    return 1.25 * BITS.get(kind, OTHER_BITS) / {"f32": 32.0, "f16": 16.0}[BETWEEN]
 
 
 def quantized(full: Path, out: Path, kind: str) -> tuple[WeightErrors, list[Check], list[str]]:
@@ -73,14 +80,14 @@ def quantized(full: Path, out: Path, kind: str) -> tuple[WeightErrors, list[Chec
     return WeightErrors(before, after), [at_most("bits a weight", after.bits, limit)], notes
 
 
-def error_checks(errors: WeightErrors, kind: str, plan: Plan) -> tuple[list[Check], list[str]]:
+def error_checks(errors: WeightErrors, kind: str, changed: Changed) -> tuple[list[Check], list[str]]:
     """The errors of all tensors, against what their types are known for, and beside what the adapter changed."""
     found, tensors = errors.all(), errors.quantized.tensors
     notes = []
-    if plan.changed.change:
+    if changed.change:
         matrices = [found[name] for name, tensor in tensors.items() if len(tensor.shape) > 1]
         notes.append(
-            f"the adapter changed the weights it is on by {plan.changed.relative:.2%}, {kind} changes weights by "
+            f"the adapter changed the weights it is on by {changed.relative:.2%}, {kind} changes weights by "
             f"{sum(matrices) / len(matrices):.2%} on average"
         )
     return [worst_error(found, errors.quantized, ERRORS)], notes

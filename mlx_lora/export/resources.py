@@ -6,6 +6,7 @@ them when it needs room. The constants were measured; see ``benchmarks/export``.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ PROCESS, TOKEN, LLAMA_CPP = 160 << 20, 450, 75 << 20
 # Of MLX: buffers that it keeps, and pieces of the vocabulary's matrix.
 STREAMING = 64 << 20
 CONVERTING = 32 << 20
+# Upstream's converter: Python with torch and transformers, beside one tensor in float32.
+TORCH = 700 << 20
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,26 @@ def fuse_steps(weights: list[Weight], total: int, questions: Questions) -> list[
     rows = max((w.shape[0] for w in weights if len(w.shape) > 1), default=0)
     process = PROCESS + TOKEN * rows
     return [
-        Step("merge", process + CONVERTING, total),
+        Step("merge", process + CONVERTING + 8 * _remade(weights), total),
         Step("compare in MLX", process + _streaming(weights, questions, rows), total),
     ]
+
+
+def upstream_steps(weights: list[Weight], stored: int, full: int, quantized: int | None) -> list[Step]:
+    """The steps of upstream's converter after ``fuse``.
+
+    Args:
+        stored: bytes of the fused directory.
+        full: bytes of the file that the converter writes.
+        quantized: bytes of the file that llama.cpp makes of that, ``None`` where it makes none.
+    """
+    rows = max((w.shape[0] for w in weights if len(w.shape) > 1), default=0)
+    largest = max(map(_numbers, weights), default=0)
+    process = PROCESS + TOKEN * rows
+    steps = [Step("convert upstream", process + TORCH + TOKEN * rows + 4 * largest, stored + full)]
+    if quantized is not None:
+        steps.append(Step("quantize", process + LLAMA_CPP + 8 * largest, full + quantized))
+    return steps
 
 
 def check_memory(what: str, steps: list[Step]) -> None:
@@ -98,6 +118,20 @@ def fits_float32(source: Source) -> bool:
     return 4 * sum(tensor.size for tensor in stored_tensors(source.model.path).values()) < memory_sizes()[0] / 2
 
 
+def _remade(weights: list[Weight]) -> int:
+    """Numbers of the largest block's weights that have another form in mlx-lm, whose changes are computed together."""
+    blocks: Counter[str] = Counter()
+    for weight in weights:
+        if weight.change is not None:
+            blocks[_block(weight.name)] += _numbers(weight)
+    return max(blocks.values(), default=0)
+
+
+def _block(name: str) -> str:
+    stem, _, rest = name.partition(".layers.")
+    return f"{stem}.{rest.partition('.')[0]}"
+
+
 def _numbers(weight: Weight) -> int:
     return prod(weight.shape)
 
@@ -114,8 +148,7 @@ def _streaming(weights: list[Weight], questions: Questions, rows: int) -> int:
     outside = widest = 0
     for weight in weights:
         if ".layers." in weight.name:
-            stem, _, rest = weight.name.partition(".layers.")
-            key = f"{stem}.{rest.partition('.')[0]}"
+            key = _block(weight.name)
             blocks[key] = blocks.get(key, 0) + _stored(weight) + 4 * _numbers(weight)
             widest = max(widest, *weight.shape)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UserError
@@ -67,15 +67,34 @@ def read_vocabulary(
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     model = content["model"]
+    pre = known_splitting(content, where)
+    check_size(model["vocab"], rows, where)
+    found = tokens_of(tokenizer, rows, end_of_turn, config_bos)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    return replace(found, pre=pre, merges=merges)
+
+
+def known_splitting(content: dict[str, Any], where: str) -> str:
+    """llama.cpp's name of the way in which a tokenizer.json splits text.
+
+    Raises:
+        UserError: it is no byte-level BPE, or llama.cpp has no known name for it.
+    """
+    model = content["model"]
     if model["type"] != "BPE" or model.get("byte_fallback"):
         raise UserError(
             f"{where}: its tokenizer is {model['type']}{' with byte fallback' if model.get('byte_fallback') else ''}, "
             "and only byte-level BPE can be written as GGUF here; use `mlx-lora fuse` instead"
         )
-    pre = _pre_tokenizer(content, where)
-    added = {token["id"]: token for token in content["added_tokens"] if token["id"] < rows}
-    check_size(model["vocab"], rows, where)
-    tokens = {number: text for text, number in model["vocab"].items()}
+    return _pre_tokenizer(content, where)
+
+
+def tokens_of(tokenizer: Any, rows: int, end_of_turn: int | None, config_bos: int | None = None) -> Vocabulary:
+    """The tokens of any (fast) tokenizer; see ``read_vocabulary``."""
+    plain = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    listed = json.loads(tokenizer.backend_tokenizer.to_str())["added_tokens"]
+    added = {token["id"]: token for token in listed if token["id"] < rows}
+    tokens = {number: text for text, number in plain.items()}
     tokens.update({number: token["content"] for number, token in added.items()})
     types = {number: _type(text, added.get(number)) for number, text in tokens.items()}
     named = {
@@ -86,9 +105,8 @@ def read_vocabulary(
     }
     ids = {name: number for name, number in named.items() if number is not None and number < rows}
     encoded = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).ids
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     return Vocabulary(
-        *(pre, rows, tokens, types, merges, ids),
+        *("", rows, tokens, types, [], ids),
         add_bos=encoded[0] == ids.get("bos"),
         add_eos=encoded[-1] == ids.get("eos"),
         chat_template=_template(tokenizer),

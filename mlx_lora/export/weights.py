@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from math import sqrt
+from math import prod, sqrt
 from typing import Any
 
 import numpy as np
 
-from .tensors import Stored, from_float32, to_float32
+from .tensors import DTYPES, Stored, from_float32, to_float32
 
 
 @dataclass
@@ -71,6 +71,10 @@ class Weight:
     @property
     def stored(self) -> Stored:
         return self.parts["weight"]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * np.dtype(DTYPES[self.dtype]).itemsize
 
     @property
     def as_stored(self) -> bool:

@@ -23,8 +23,13 @@ from .verdict import announce, conclude
     metavar="TYPE",
     help="f32, f16, bf16, q8_0, or one that llama.cpp quantizes to: q4_k_m, q5_k_m, q6_k, ...",
 )
+@click.option(
+    "--converter",
+    metavar="PATH|uvx|pipx",
+    help="Upstream's converter; by default one on PATH, for architectures and tokenizers that are not written here.",
+)
 @json_option
-def gguf(run: str, out: Path, kind: str, as_json: bool) -> None:
+def gguf(run: str, out: Path, kind: str, converter: str | None, as_json: bool) -> None:
     """Write base and adapter as one GGUF file, and check it in llama.cpp against the adapter in MLX.
 
     A file that fails a check is kept aside as FILE.rejected, and the exit status is 1.
@@ -35,5 +40,5 @@ def gguf(run: str, out: Path, kind: str, as_json: bool) -> None:
     from ...export.gguf_file import export_gguf
 
     with progress(f"{run} as {kind}", 100) as advance:
-        report = export_gguf(run, out, kind.lower(), lambda share: advance(round(100 * share)), announce)
+        report = export_gguf(run, out, kind.lower(), lambda share: advance(round(100 * share)), announce, converter)
     conclude(report, as_json)

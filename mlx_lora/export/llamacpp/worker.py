@@ -70,7 +70,10 @@ class Cyllama:
             # What the text before began with too is still in the cache.
             same = (i for i, (one, other) in enumerate(zip(self._read, tokens, strict=False)) if one != other)
             past = min(next(same, len(self._read)), min(positions))
-            self._context.memory_seq_rm(0, past, -1)
+            if not self._context.memory_seq_rm(0, past, -1):
+                # A recurrent state cannot go back.
+                self._context.memory_seq_rm(0, -1, -1)
+                past = 0
             self._read = list(tokens)
             tokens, positions = tokens[past:], [position - past for position in positions]
         wanted = set(positions)
