@@ -8,7 +8,7 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from test_architectures import trained
 from test_loss import examples
 
@@ -38,9 +38,8 @@ def whole(batch: Batch) -> Batch:
 
 def total(gradients, batches, seed=0):
     """(weighted sum, gradient by name) of a step."""
-    mx.random.seed(seed)
     loss, found = 0.0, None
-    for (weighted, _), gradient in gradients(batches):
+    for (weighted, _), gradient in gradients(batches, seed):
         loss += float(weighted)
         found = gradient if found is None else tree_map(mx.add, found, gradient)
     return loss, {name: np.array(value) for name, value in tree_flatten(found)}
@@ -99,3 +98,19 @@ def test_compiled(base, name):
     # Parameters that have changed since it was compiled.
     backend.model.update(tree_map(lambda v: v * 1.1, backend.model.trainable_parameters()))
     assert_near(total(compiled, parts()), total(Gradients(backend.model, backend.path, False), parts()))
+
+
+@pytest.mark.parametrize(("name", "modules"), [("llama", ["q_proj", "v_proj"]), ("qwen3_moe", ["down_proj"])])
+def test_dropout_is_the_same_when_a_layer_is_computed_again(make_model, name, modules):
+    """The gradient of checkpointed layers against differences of the loss, whose masks follow from the seed alone."""
+    backend = trained(make_model(name), lora_dropout=0.5, lora_target_modules=modules)
+    checkpoint_layers(backend.model)
+    gradients = Gradients(backend.model, backend.path, False)
+    (_, gradient), start = total(gradients, parts()), dict(tree_flatten(backend.model.trainable_parameters()))
+    norm = np.sqrt(sum((value**2).sum() for value in gradient.values()))
+    losses = []
+    for far in (-2e-3, 2e-3):
+        moved = [(name, value + far / norm * mx.array(gradient[name])) for name, value in start.items()]
+        backend.model.update(tree_unflatten(moved))
+        losses.append(total(gradients, parts())[0])
+    assert (losses[1] - losses[0]) / 4e-3 == pytest.approx(norm, rel=0.02)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -39,18 +39,23 @@ class Gradients:
         self._alone, self._states = compile_(self._alone_of), compile_(self._states_of)
         self._after, self._through = compile_(self._after_of), compile_(self._through_of)
 
-    def __call__(self, batches: Sequence[Batch]) -> Iterator[Part]:
-        """Yield the parts of a step; their sums and gradients are the step's."""
-        for together in with_same_prefix(batches):
+    def __call__(self, batches: Sequence[Batch], seed: int) -> Iterator[Part]:
+        """Yield the parts of a step; their sums and gradients are the step's.
+
+        Args:
+            seed: dropout follows from it.
+        """
+        for number, together in enumerate(with_same_prefix(batches)):
+            own_seed = (seed + number * 982_451_653_000_003) % 2**63
+            mx.random.seed(own_seed)
             if len(together) > 1 and self.path.share_prefix:
-                yield from self._sharing(together)
+                yield from self._sharing(together, own_seed)
                 continue
             for batch in together:
                 yield self._alone(*BatchArrays.of(batch).arrays())
 
-    def _sharing(self, batches: Sequence[Batch]) -> Iterator[Part]:
-        prefix, random = mx.array(batches[0].prefix), cast(list[mx.array], mx.random.state)
-        begun = random[0]
+    def _sharing(self, batches: Sequence[Batch], seed: int) -> Iterator[Part]:
+        prefix = mx.array(batches[0].prefix)
         states = self._states(prefix)
         mx.eval(states)
         total: Any = None
@@ -60,10 +65,8 @@ class Gradients:
             mx.eval(total)
             yield sums, gradient
         # The same dropout as in the first computation.
-        ended, random[0] = random[0], begun
-        gradient = self._through(prefix, total)
-        random[0] = ended
-        yield (mx.array(0.0), mx.array(0.0)), gradient
+        mx.random.seed(seed)
+        yield (mx.array(0.0), mx.array(0.0)), self._through(prefix, total)
 
     def _alone_of(self, *arrays: mx.array) -> Part:
         return nn.value_and_grad(self.model, lambda model: loss_sums(model, self.path, BatchArrays(*arrays)))(

@@ -55,10 +55,10 @@ class TrainStep:
     def __call__(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
         self.model.train()
         # Dropout of a step is a function of seed, step and process, so nothing random has to be carried along.
-        mx.random.seed((self.config.seed * 1_000_003 + step + self.group.rank() * 7_919_000_011) % 2**63)
+        seed = (self.config.seed * 1_000_003 + step + self.group.rank() * 7_919_000_011) % 2**63
         loss = plain = mx.array(0.0)
         total: Any = None
-        for (weighted, unweighted), gradient in self._gradients(micro_batches):
+        for (weighted, unweighted), gradient in self._gradients(micro_batches, seed):
             total = gradient if total is None else tree_map(mx.add, total, gradient)
             loss, plain = loss + weighted, plain + unweighted
             mx.eval(total, loss, plain)
