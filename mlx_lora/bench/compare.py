@@ -55,6 +55,8 @@ STANDARD = {
         Case("salience", "qwen2.5-0.5b", 8, layers=6, hidden=224),
         Case("unique", "llama-3.2-1b", 8, layers=4, hidden=256),
         Case("worst", "llama-3.2-1b", 8, layers=4, hidden=256),
+        Case("traces", "llama-3.2-1b", 8, layers=4, hidden=256),
+        Case("long", "llama-3.2-1b", 4, layers=4, hidden=256),
     ],
     "torch": [
         Case("eisv", "llama-3.2-1b", 16, layers=4, hidden=256, backend="torch"),
