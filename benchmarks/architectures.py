@@ -27,7 +27,7 @@ from typing import Any
 
 REPO = Path(__file__).parent.parent
 CONFIGS = Path(os.environ.get("MLX_LORA_REALDATA", REPO.parent / "shared" / "realdata")) / "architectures.json"
-STEPS, MEMORY, SECONDS = 2, 4 << 30, 600
+STEPS, MEMORY, SECONDS = 2, 8 << 30, 600
 EQUAL = 1e-4
 # The same architecture with its weights named as on the hub: a row, but not counted.
 NOT_COUNTED = "(HF names)"

@@ -60,8 +60,8 @@ STANDARD = {
         Case("unique", "llama-3.2-1b", 8, layers=4, hidden=256),
         Case("unique", "llama-3.2-1b", 8, layers=4, hidden=256, by_length=True),
         Case("worst", "llama-3.2-1b", 8, layers=4, hidden=256),
-        Case("shared", "llama-3.2-1b", 8, layers=4, hidden=256),
         Case("traces", "llama-3.2-1b", 8, layers=4, hidden=256),
+        Case("long", "llama-3.2-1b", 4, layers=4, hidden=256),
     ],
     "torch": [
         Case("eisv", "llama-3.2-1b", 16, layers=4, hidden=256, backend="torch"),

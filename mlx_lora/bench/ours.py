@@ -8,6 +8,7 @@ from typing import Any
 
 from ..backends.paths import LossPath
 from ..config import TrainingConfig
+from ..data.batches import with_same_prefix
 from ..training.trainer import training_steps
 from .report import RATE, Spec, Step, batch_flops
 from .rows import Row
@@ -36,10 +37,15 @@ def timed_steps(
             started = time.perf_counter()
             step(micro_batches, len(done) + 1, RATE)
             finish()
+            flops = sum(
+                batch_flops(spec.config, batch, path, again=number > 0)
+                for together in with_same_prefix(micro_batches)
+                for number, batch in enumerate(together)
+            )
             done.append(
                 Step(
                     seconds=time.perf_counter() - started,
-                    flops=sum(batch_flops(spec.config, batch, path) for batch in micro_batches),
+                    flops=flops,
                     supervised=sum(batch.tokens for batch in micro_batches),
                     real=sum(len(examples[i]) for batch in members for i in batch),
                 )

@@ -156,11 +156,16 @@ def flops(
     return matrices + 3 * 2 * 2 * attended * width * config["num_hidden_layers"]
 
 
-def batch_flops(config: dict[str, Any], batch: Batch, path: LossPath) -> float:
-    """``flops`` of one of our micro-batches, computed as the path says."""
+def batch_flops(config: dict[str, Any], batch: Batch, path: LossPath, again: bool = False) -> float:
+    """Return ``flops`` of one of our micro-batches, computed as the path says.
+
+    Args:
+        again: its prefix was counted with another micro-batch of the step.
+    """
     (count, length), prefix = batch.ids.shape, len(batch.prefix)
     if path.share_prefix:
-        body, pairs = prefix + count * length, prefix * prefix + count * length * (prefix + length)
+        once = 0 if again else prefix
+        body, pairs = once + count * length, once * prefix + count * length * (prefix + length)
     else:
         body, pairs = count * (prefix + length), count * (prefix + length) ** 2
     if path.plain:

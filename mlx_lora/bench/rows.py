@@ -66,8 +66,8 @@ DATASETS: dict[str, Callable[[int, int, np.random.Generator], list[Row]]] = {
     "salience": _drawn(_salience, weighted=True),
     "unique": _drawn(_unique),
     "worst": _drawn(lambda rng: (0, 1, 191)),
-    "shared": _drawn(lambda rng: (600, int(rng.integers(450, 750)), int(rng.integers(40, 120)))),
     "traces": _drawn(lambda rng: (400, int(rng.integers(400, 1200)), int(rng.integers(100, 400)))),
+    "long": _drawn(lambda rng: (1024, int(rng.integers(900, 960)), int(rng.integers(32, 64)))),
 }
 
 

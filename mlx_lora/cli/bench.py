@@ -14,9 +14,7 @@ from .output import backend_option, json_option, print_json, print_table
 
 @click.command()
 @backend_option
-@click.option(
-    "--data", help="eisv, eisv-like, salience, unique, worst, shared or traces; without it the standard ones."
-)
+@click.option("--data", help="eisv, eisv-like, salience, unique, worst, traces or long; without it the standard ones.")
 @click.option("--shape", default="llama-3.2-1b", show_default=True, help="A real model's shape, with random weights.")
 @click.option("--layers", type=click.IntRange(1), help="Only so many layers.")
 @click.option("--hidden", type=click.IntRange(32), help="A smaller model of the same proportions.")

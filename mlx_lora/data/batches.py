@@ -45,6 +45,11 @@ def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
+def padded_length(example: EncodedExample, prefix: int) -> int:
+    """Return the length of an example's own tokens in a batch, without its last one: nothing is predicted from it."""
+    return _round_up(len(example) - 1 - prefix, PAD_TO)
+
+
 def common_prefix(examples: Sequence[EncodedExample]) -> int:
     """Tokens that all examples share and none needs for a prediction, rounded down to few different lengths.
 
@@ -57,11 +62,18 @@ def common_prefix(examples: Sequence[EncodedExample]) -> int:
     return shared // PREFIX_STEP * PREFIX_STEP
 
 
-def collate(examples: Sequence[EncodedExample], pad_id: int = 0, share_prefix: bool = True) -> Batch:
-    """The arrays of a batch."""
-    start = common_prefix(examples) if share_prefix and len(examples) > 1 else 0
-    # Nothing is predicted from an example's last token.
-    length = _round_up(max(len(e) for e in examples) - 1 - start, PAD_TO)
+def collate(
+    examples: Sequence[EncodedExample], pad_id: int = 0, share_prefix: bool = True, prefix: int | None = None
+) -> Batch:
+    """Return the arrays of a batch.
+
+    Args:
+        prefix: tokens that all examples share with those of other batches; by default what these alone share.
+    """
+    if prefix is None:
+        prefix = common_prefix(examples) if share_prefix and len(examples) > 1 else 0
+    start = prefix
+    length = max(padded_length(e, start) for e in examples)
     ids = np.full((len(examples), length), pad_id, dtype=np.int32)
     positions, targets, weights = [], [], []
     for row, example in enumerate(examples):
@@ -84,23 +96,16 @@ def collate(examples: Sequence[EncodedExample], pad_id: int = 0, share_prefix: b
     )
 
 
-def split_batch(members: Sequence[int], examples: Sequence[EncodedExample], most: int) -> list[list[int]]:
-    """A batch in as few parts as keep each one's own tokens, padding included, to ``most``; similar lengths together.
-
-    A step's gradient is a sum over tokens, so that the parts have the batch's gradient, in less memory.
-
-    Args:
-        members: the batch's indices of ``examples``.
-    """
-    prefix = common_prefix([examples[i] for i in members])
-    by_length = sorted(members, key=lambda i: len(examples[i]))
-    parts: list[list[int]] = []
-    for count in range(1, len(members) + 1):
-        parts = [part.tolist() for part in np.array_split(by_length, count)]
-        own = [len(part) * _round_up(len(examples[part[-1]]) - 1 - prefix, PAD_TO) for part in parts]
-        if max(own) <= most:
-            break
-    return parts
+def with_same_prefix(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
+    """Yield neighbours that begin with the same tokens together; those without a prefix alone."""
+    together: list[Batch] = []
+    for batch in batches:
+        if together and not (len(batch.prefix) and np.array_equal(batch.prefix, together[0].prefix)):
+            yield together
+            together = []
+        together.append(batch)
+    if together:
+        yield together
 
 
 def in_order(examples: Sequence[EncodedExample], batch_size: int, pad_id: int = 0) -> Iterator[Batch]:

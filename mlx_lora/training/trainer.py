@@ -10,10 +10,11 @@ from typing import Any
 
 from ..backends import Backend, StepResult
 from ..config import TrainingConfig
-from ..data.batches import Batch, collate, in_order, split_batch
+from ..data.batches import Batch, in_order
 from ..data.encode import EncodedExample
 from ..data.mix import Mix
 from ..data.order import epoch_plan, prefix_groups, steps_per_epoch
+from ..data.parts import step_parts
 from ..errors import UserError
 from .checkpoints import Checkpoints, TrainerState
 from .monitor import Monitor, is_finite
@@ -76,13 +77,12 @@ def training_steps(
     done, skip = divmod(after, epoch_steps(config, len(train)))
     for epoch in count(done + 1):
         members = mix.epoch(epoch) if mix else range(len(train))
-        drawn = [train[i] for i in members]
-        plan = epoch_plan(drawn, [groups[i] for i in members], size, accumulation, config.seed, epoch)
+        drawn, alike = [train[i] for i in members], [groups[i] for i in members]
+        plan = epoch_plan(drawn, alike, size, accumulation, config.seed, epoch)
         for step in plan[skip:]:
             own = [share for batch in step if (share := batch[rank::ranks])]
-            parts = [part for share in own for part in split_batch(share, drawn, config.micro_batch_tokens)]
             indices = [[members[i] for i in batch] for batch in step]
-            yield epoch, indices, [collate([drawn[i] for i in part]) for part in parts]
+            yield epoch, indices, step_parts(own, drawn, alike, config.micro_batch_tokens)
         skip = 0
 
 

@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
+from .dropout import drawn_from, new_key
 from .prefix import arrays_of, copies, set_arrays
 
 
@@ -36,7 +37,7 @@ def _checkpointed(plain: type) -> Any:
         before = copies(caches)
         left: list[Any] = []
 
-        def inner(parameters: dict, arrays: list[mx.array], states: list[mx.array]) -> Any:
+        def inner(parameters: dict, key: mx.array, arrays: list[mx.array], states: list[mx.array]) -> Any:
             self.update(parameters)
             own = copies(before)
             set_arrays(own, states)
@@ -46,12 +47,14 @@ def _checkpointed(plain: type) -> Any:
                 return next(stored) if _is_cache(leaf) else next(following) if isinstance(leaf, mx.array) else leaf
 
             own_given, own_options = tree_map(filled, (given, options))
-            out = call(self, *own_given, **own_options)
+            with drawn_from(key):
+                out = call(self, *own_given, **own_options)
             left[:] = [out, own]
             return _distinct([*_arrays(out), *arrays_of(own)])
 
         arrays = [leaf for leaf in leaves if isinstance(leaf, mx.array)]
-        following = iter(mx.checkpoint(inner)(self.trainable_parameters(), arrays, arrays_of(caches)))
+        given_again = self.trainable_parameters(), new_key(), arrays, arrays_of(caches)
+        following = iter(mx.checkpoint(inner)(*given_again))
         out, own = left
         out = tree_map(lambda leaf: next(following) if isinstance(leaf, mx.array) else leaf, out)
         set_arrays(own, following)

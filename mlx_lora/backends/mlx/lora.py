@@ -15,6 +15,7 @@ from ...config import TrainingConfig
 from ...errors import UserError
 from ..adapters import check_shapes, describe, initial_a, matching_keys
 from ..refusals import check_full
+from .dropout import Dropout
 
 LINEAR = (nn.Linear, nn.QuantizedLinear)
 EXPERTS = (SwitchLinear, QuantizedSwitchLinear)
@@ -36,7 +37,7 @@ class LoRALinear(nn.Module):
         if isinstance(linear, nn.QuantizedLinear):
             columns = columns * 32 // linear.bits
         self.linear = linear
-        self.dropout = nn.Dropout(p=dropout)
+        self.dropout = Dropout(dropout)
         self.scale = scale
         self.lora_a = mx.zeros((columns, rank))
         self.lora_b = mx.zeros((rank, rows))
@@ -56,6 +57,13 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _adapted(module: nn.Module, kind: str, parameters: dict[str, Any]) -> nn.Module:
+    made = _with_lora(module, kind, parameters)
+    # Of mlx-lm's own layers, as of ours.
+    made.dropout = Dropout(parameters["dropout"])
+    return made
+
+
+def _with_lora(module: nn.Module, kind: str, parameters: dict[str, Any]) -> nn.Module:
     rank, scale, dropout = parameters["rank"], parameters["scale"], parameters["dropout"]
     if kind == "dora" and not isinstance(module, LINEAR):
         raise UserError("fine_tune_type: dora does not work on this model's experts; use lora, or other modules")

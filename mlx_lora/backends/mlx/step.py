@@ -15,7 +15,8 @@ from ...config import TrainingConfig
 from ...data.batches import Batch
 from .. import StepResult
 from ..adapters import check_shapes
-from .loss import BatchArrays, LossPath, loss_sums
+from ..paths import LossPath
+from .gradients import Gradients
 from .together import from_leader, summed
 
 
@@ -49,21 +50,15 @@ class TrainStep:
         self.optimizer.init(model.trainable_parameters())
         # On the CPU compiling costs half a second a shape and gains nothing.
         compiled = mx.default_device() == mx.Device(mx.gpu) if compiled is None else compiled
-        state = [model.state, mx.random.state]
-
-        def gradient(*arrays: mx.array) -> Any:
-            return nn.value_and_grad(model, lambda model: loss_sums(model, path, BatchArrays(*arrays)))(model)
-
-        self._gradient = mx.compile(gradient, inputs=state, outputs=state) if compiled else gradient
+        self._gradients = Gradients(model, path, compiled)
 
     def __call__(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
         self.model.train()
         # Dropout of a step is a function of seed, step and process, so nothing random has to be carried along.
-        mx.random.seed((self.config.seed * 1_000_003 + step + self.group.rank() * 7_919_000_011) % 2**63)
+        seed = (self.config.seed * 1_000_003 + step + self.group.rank() * 7_919_000_011) % 2**63
         loss = plain = mx.array(0.0)
         total: Any = None
-        for batch in micro_batches:
-            (weighted, unweighted), gradient = self._gradient(*BatchArrays.of(batch).arrays())
+        for (weighted, unweighted), gradient in self._gradients(micro_batches, seed):
             total = gradient if total is None else tree_map(mx.add, total, gradient)
             loss, plain = loss + weighted, plain + unweighted
             mx.eval(total, loss, plain)

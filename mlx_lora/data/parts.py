@@ -1,0 +1,78 @@
+"""The parts of an optimizer step: batches whose gradients are summed, chosen over the whole step.
+
+A step's gradient is a sum over tokens, so that any parts have the gradient of the step. Those with the fewest tokens
+are taken, padding and prefixes included; a prefix that several parts share is computed once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .batches import Batch, collate, common_prefix, padded_length
+from .encode import EncodedExample
+
+# The work that comes with another part, in tokens.
+PART = 64
+
+
+@dataclass
+class _Sharing:
+    """Examples with one common prefix, in parts.
+
+    Attributes:
+        tokens: those that are computed, padding included, and ``PART`` for each part.
+    """
+
+    prefix: int
+    parts: list[list[int]]
+    tokens: int
+
+
+def step_parts(
+    step: Sequence[Sequence[int]], examples: Sequence[EncodedExample], groups: Sequence[int], most: int
+) -> list[Batch]:
+    """Return the parts of a step; those with the same prefix are neighbours.
+
+    Args:
+        step: the indices of each of its batches.
+        groups: a number for each example, the same for those that share a long prefix.
+        most: tokens of a part's own, padding included, unless one example alone has more. The step's largest batch
+            bounds them too, so that a small batch size saves memory whatever the accumulation.
+    """
+    members = [i for batch in step for i in batch]
+    if not members:
+        return []
+    by_group: dict[int, list[int]] = defaultdict(list)
+    for i in members:
+        by_group[groups[i]].append(i)
+    prefix = common_prefix([examples[i] for i in members])
+    largest = max(len(batch) * max(padded_length(examples[i], prefix) for i in batch) for batch in step if batch)
+    ways = [[_shared(part, examples, min(most, largest)) for part in way] for way in ([members], by_group.values())]
+    best = min(ways, key=lambda way: sum(sharing.tokens for sharing in way))
+    return [collate([examples[i] for i in part], prefix=sharing.prefix) for sharing in best for part in sharing.parts]
+
+
+def _shared(members: Sequence[int], examples: Sequence[EncodedExample], most: int) -> _Sharing:
+    """Divide examples into the parts with the fewest tokens: neighbours by length."""
+    prefix = common_prefix([examples[i] for i in members]) if len(members) > 1 else 0
+    ordered = sorted(members, key=lambda i: len(examples[i]))
+    lengths = [padded_length(examples[i], prefix) for i in ordered]
+    # Of the first n: the fewest tokens, and where their last part begins.
+    fewest, begins = [0], [0]
+    for end in range(1, len(ordered) + 1):
+        best, begin = fewest[end - 1] + PART + lengths[end - 1], end - 1
+        for start in range(end - 2, -1, -1):
+            own = (end - start) * lengths[end - 1]
+            if own > most:
+                break
+            if fewest[start] + PART + own < best:
+                best, begin = fewest[start] + PART + own, start
+        fewest.append(best)
+        begins.append(begin)
+    parts, end = list[list[int]](), len(ordered)
+    while end:
+        parts.append(ordered[begins[end] : end])
+        end = begins[end]
+    return _Sharing(prefix, parts[::-1], prefix + fewest[-1])
