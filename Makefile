@@ -3,7 +3,16 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: quickstart test test-torch lint wheels setup blas
+.PHONY: help quickstart test test-torch lint wheels setup blas
+
+help:
+	@echo "make quickstart   data, training and gate with the built-in base; sets up .venv with the core packages"
+	@echo "make test         the fast tests; sets up .venv with all that they need"
+	@echo "make lint         ruff and mypy"
+	@echo "make test-torch   the tests with torch, transformers, PEFT and TRL, in .venv-torch"
+	@echo "make wheels       every extra resolves from wheels on each platform"
+	@echo "make setup        .venv alone"
+	@echo ".ci/run           all of it, the slow tests too"
 
 quickstart: $(VENV)/installed-core
 	$(VENV)/bin/mlx-lora quickstart
