@@ -35,6 +35,8 @@ def shortened(value: Any, length: int = 60) -> str:
 
 def first_line(error: BaseException | None, lines: int = 1) -> str:
     """The beginning of what an error says, for a sentence of our own; the error's kind where it says nothing."""
+    if isinstance(error, KeyError):
+        return f"{error} is missing"[-LONGEST:]
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(said[:lines]) or type(error).__name__
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"

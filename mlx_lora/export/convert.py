@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .architectures import Architecture, find_architecture, gguf_name, heads_of
 from .pieces import Q8_BLOCK, PiecewiseTensor, bytes_of, encoded_pieces, made_in_order
 from .rope import add_rope, head_size, rope_divisors
@@ -169,7 +169,7 @@ def _add_model(writer: Any, plan: Plan) -> None:
         add_rope(writer, config, str(where))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{where}: the model's sizes are missing or odd ({error!r}); download the model again"
+            f"{where}: the model's sizes are missing or odd ({first_line(error)}); download the model again"
         ) from error
     files = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
     writer.add_file_type(gguf.LlamaFileType[files[plan.kind]])

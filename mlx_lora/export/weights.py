@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..backends.adapters import ADAPTER_FILE
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .source import Source
 from .tensors import Stored, from_float32, read_header, stored_tensors, to_float32
 
@@ -201,7 +201,7 @@ def _quantization(source: Source, module: str) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{source.model.path / 'config.json'}: {module} is quantized and the config does not say how "
-            f"({error!r}); download the model again"
+            f"({first_line(error)}); download the model again"
         ) from error
 
 
