@@ -50,7 +50,8 @@ def export_gguf(
     check_available()
     check_type(kind)
     source = read_source(name)
-    planned = plan(source, kind if kind in TYPES else BETWEEN)
+    with guarded(f"{name}: its model's config.json and weights do not fit together", "; download the model again"):
+        planned = plan(source, kind if kind in TYPES else BETWEEN)
     # Read from disk when it is used; here it only says whether it fits together.
     load_lazily(source.model, source.adapter)
     tokenizer = open_tokenizer(source.model)

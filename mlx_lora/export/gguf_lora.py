@@ -53,7 +53,8 @@ def export_gguf_lora(run: str | Path, out: str | Path, base: str | Path | None =
         )
     config = adapter.source.config
     architecture = find_architecture(config, adapter.source.model.name)
-    lora = to_gguf(adapter, architecture, config)
+    with guarded(f"{run}: its adapter and its model's config.json do not fit together", "; download the model again"):
+        lora = to_gguf(adapter, architecture, config)
     if base is not None:
         check_base(lora, Path(base), str(run))
     reference_of(adapter.source)

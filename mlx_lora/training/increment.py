@@ -42,10 +42,11 @@ def train_increment(
     if not config.data or not config.output_dir:
         raise UserError("--increment needs a dataset and a directory: give --data DIR and --out adapters/NAME")
     out = Path(config.output_dir)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    # Before the directory is made: what is refused leaves none.
     sources, _ = datasets_of(config.data)
     examples = [example for path in sources for example in read_trainable(path)]
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         state = state_path(out)
         taken = start_round(state, examples, minimum)
