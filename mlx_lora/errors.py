@@ -11,6 +11,10 @@ from typing import Any
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]|\r(?!\n)")
 
 
+# Characters of what a library says: some quote the whole of a file.
+LONGEST = 300
+
+
 class UserError(Exception):
     """Says which file and line, what is wrong and what to do, in one sentence."""
 
@@ -31,8 +35,11 @@ def shortened(value: Any, length: int = 60) -> str:
 
 def first_line(error: BaseException | None, lines: int = 1) -> str:
     """The beginning of what an error says, for a sentence of our own; the error's kind where it says nothing."""
+    if isinstance(error, KeyError):
+        return f"{error} is missing"[-LONGEST:]
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(said[:lines]) or type(error).__name__
+    text = " ".join(said[:lines]) or type(error).__name__
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
 @contextmanager
@@ -54,4 +61,4 @@ def guarded(said: str, advice: str = "") -> Iterator[None]:
     except (UserError, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
-        raise UserError(f"{said} ({first_line(error, 2)[:500]}){advice}") from error
+        raise UserError(f"{said} ({first_line(error, 2)}){advice}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.example import is_number, parse_example, read_jsonl
-from ..errors import UserError
+from ..errors import UserError, shortened
 from ..files import FORMAT, check_format
 from ..sources.eisv import (
     ALL_TOKENS,
@@ -215,7 +215,10 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], EvalResults]:
         raise UserError(f"{path}: the results lack {missing[0]}; write them with `mlx-lora eval --suite {SUITE} --out`")
     for name in ("mean_coherence", "valid_rate", "n_total"):
         if not is_number(report[name]):
-            raise UserError(f"{path}: {name} is {report[name]!r}, and it must be a finite number")
+            raise UserError(f"{path}: {name} is {shortened(report[name])}, and it must be a finite number")
+    for name in ("suite", "target"):
+        if not isinstance(report.get(name, ""), str):
+            raise UserError(f"{path}: {name} must be text; write the results with `mlx-lora eval --out`")
     warnings = report.setdefault("warnings", [])
     if not (isinstance(warnings, list) and all(isinstance(warning, str) for warning in warnings)):
         raise UserError(f"{path}: warnings must be a list of sentences; write the results with `mlx-lora eval --out`")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..models.tokenizer import open_tokenizer
 from .architectures import Architecture, find_architecture, gguf_name, heads_of
 from .merged_weights import check_readable, read_weights
@@ -186,7 +186,7 @@ def _add_model(writer: Any, plan: Plan) -> None:
         add_rope(writer, config, str(where))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{where}: the model's sizes are missing or odd ({error!r}); download the model again"
+            f"{where}: the model's sizes are missing or odd ({first_line(error)}); download the model again"
         ) from error
     files = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
     writer.add_file_type(gguf.LlamaFileType[files[plan.kind]])

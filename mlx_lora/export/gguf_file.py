@@ -52,13 +52,15 @@ def export_gguf(
     check_available()
     check_type(kind)
     source = read_source(name)
-    reason = refused_here(source)
+    with guarded(f"{name}: its model's config.json and weights do not fit together", "; download the model again"):
+        reason = refused_here(source)
     if converter is not None or reason is not None:
         command = find_converter(converter)
         if command is None:
             raise UserError(f"{reason}; other models are converted by llama.cpp's own program: {HOW_TO_GET}")
         return export_upstream(source, out, kind, command, progress, announce)
-    planned = plan(source, kind if kind in TYPES else BETWEEN)
+    with guarded(f"{name}: its model's config.json and weights do not fit together", "; download the model again"):
+        planned = plan(source, kind if kind in TYPES else BETWEEN)
     # Read from disk when it is used; here it only says whether it fits together.
     load_lazily(source.model, source.adapter)
     tokenizer = open_tokenizer(source.model)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ..errors import first_line
 from ..user_files import open_regular
 
 MAGIC, TEXT, ARRAY = b"GGUF", 8, 9
@@ -49,7 +50,7 @@ def read_gguf_header(file: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
     except OSError:
         raise
     except Exception as error:  # whatever numbers it holds in place of lengths, kinds and alignment
-        raise ValueError(f"{file}: this GGUF file is broken ({error!r})") from error
+        raise ValueError(f"{file}: this GGUF file is broken ({first_line(error)})") from error
     return facts, {name: Entry(kind, shape, start + offset) for name, kind, shape, offset in found}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .adapter import Adapter, counted, read_adapter
 from .architectures import Architecture, find_architecture, gguf_name, heads_of, permute_rows, unpermute_rows
 from .checks import Check, Report, at_most, check_space, equal, new_file, refuse_existing, settle
@@ -53,7 +53,8 @@ def export_gguf_lora(run: str | Path, out: str | Path, base: str | Path | None =
         )
     config = adapter.source.config
     architecture = find_architecture(config, adapter.source.model.name)
-    lora = to_gguf(adapter, architecture, config)
+    with guarded(f"{run}: its adapter and its model's config.json do not fit together", "; download the model again"):
+        lora = to_gguf(adapter, architecture, config)
     if base is not None:
         check_base(lora, Path(base), str(run))
     reference_of(adapter.source)
@@ -191,7 +192,7 @@ def _reader(file: Path) -> Any:
         read_gguf_header(file)
         return gguf_package().GGUFReader(file)
     except (OSError, ValueError, IndexError, KeyError) as error:
-        raise UserError(f"{file}: this is no GGUF file, or a broken one ({error})") from error
+        raise UserError(f"{file}: this is no GGUF file, or a broken one ({first_line(error)})") from error
 
 
 def _field(reader: Any, key: str) -> Any:

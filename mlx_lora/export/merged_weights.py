@@ -9,7 +9,7 @@ import numpy as np
 
 from ..backends.adapters import ADAPTER_FILE
 from ..backends.mlx.layer_streaming import load_lazily
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .hub_names import HubNames, hub_names, is_floating
 from .source import Source
 from .tensors import Stored, read_header, stored_tensors, to_float32
@@ -79,7 +79,7 @@ def _quantization(source: Source, module: str) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{source.model.path / 'config.json'}: {module} is quantized and the config does not say how "
-            f"({error!r}); download the model again"
+            f"({first_line(error)}); download the model again"
         ) from error
 
 

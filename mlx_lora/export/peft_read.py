@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..user_files import read_text
 from .adapter import Pair, read_arrays
 from .peft_settings import check_selection, check_settings
@@ -48,8 +48,10 @@ def read_peft(directory: Path) -> PeftAdapter:
         dropout = float(config.get("lora_dropout") or 0.0)
         if rank < 1 or not math.isfinite(alpha):
             raise ValueError(f"r is {rank} and lora_alpha {alpha}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: r, lora_alpha or lora_dropout is missing or no number ({error})") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{file}: r, lora_alpha or lora_dropout is missing or no number ({first_line(error)})"
+        ) from error
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     pairs = _pairs(directory / PEFT_FILE)
     check_selection(file, config, list(pairs))

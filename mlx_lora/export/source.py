@@ -9,7 +9,7 @@ from typing import Any
 
 from ..backends import Backend, load_backend
 from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE, published
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..models.resolve import BUILT_IN, ResolvedModel, check_safetensors, resolve_model
 from ..training.directory import RUN_FILE, base_of, check_exists, is_run, other_base, read_trained
 from ..user_files import read_text
@@ -83,7 +83,9 @@ def _adapter_config(directory: Path) -> dict[str, Any]:
         kind, layers = content.get("fine_tune_type", "lora"), content["num_layers"]
         known = kind == "full" or isinstance(content["lora_parameters"]["scale"], (int, float))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file}: this does not describe an adapter of mlx-lm ({error!r}); train it again") from error
+        raise UserError(
+            f"{file}: this does not describe an adapter of mlx-lm ({first_line(error)}); train it again"
+        ) from error
     if kind not in ("lora", "dora", "full") or not isinstance(layers, int) or not known:
         raise UserError(f"{file}: this does not describe an adapter of mlx-lm; train it again")
     return content

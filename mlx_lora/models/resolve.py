@@ -224,7 +224,9 @@ def check_safetensors(file: Path) -> None:
         with open_regular(file), safe_open(str(file), framework="numpy") as tensors:
             tensors.keys()
     except (SafetensorError, OSError, OverflowError) as error:
-        raise UserError(f"{file}: this safetensors file is truncated or broken ({error}); download it again") from error
+        raise UserError(
+            f"{file}: this safetensors file is truncated or broken ({first_line(error)}); download it again"
+        ) from error
 
 
 def _rope_overrides(config: dict[str, Any]) -> dict[str, Any]:

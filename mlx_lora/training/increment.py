@@ -50,10 +50,11 @@ def train_increment(
             f"{out}: this is a run without --increment, which a round would replace; choose another --out, and start "
             f"from this adapter with --set init_adapter={out}"
         )
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    # Before the directory is made: what is refused leaves none.
     sources, _ = datasets_of(config.data)
     examples = [example for path in sources for example in read_trainable(path)]
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         rounds = read_state(state).rounds
         if fresh:

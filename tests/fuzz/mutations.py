@@ -35,6 +35,7 @@ BYTES = [
     b"\n" * 50,
 ]
 MARK = "__raw__"
+BROKEN = (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error, sqlite3.Error)
 
 
 def places(content: Any, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -213,6 +214,13 @@ def mutate(draw: random.Random, path: Path) -> str:
         return f"{name}: bytes"
     try:
         BY_SUFFIX.get(file.suffix, _rewritten(change_text))(draw, file)
-    except (ValueError, LookupError, RecursionError, sqlite3.Error):  # it is broken already
+    except (
+        ValueError,
+        LookupError,
+        RecursionError,
+        AttributeError,
+        struct.error,
+        sqlite3.Error,
+    ):  # it is broken already
         file.write_bytes(change_bytes(draw, file.read_bytes()))
     return f"{name}: values"

@@ -153,7 +153,7 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
         record(salience={**SCORES, "total": float("nan")}),
         record(prompt="\ud800"),
         record(metadata=[1]),
-        record(response="Another one.", session=True, phase=3, timestamp=1e300, metadata=None, salience=None),
+        record(response="Another one.", session=True, phase=3, timestamp=10**400, metadata=None, salience=None),
     ]
     report = ImportReport("salience")
     experiences = read_buffer(write(tmp_path / "b.json", rows), report)

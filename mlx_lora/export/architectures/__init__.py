@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UserError
+from ...errors import UserError, guarded
 
 LAYER = "model.layers.{}."
 
@@ -59,7 +59,8 @@ def find_architecture(config: dict[str, Any], where: str) -> Architecture:
             f"{where}: the architecture {kind} cannot be written as GGUF yet; those that can are "
             f"{', '.join(sorted(architectures()))} (`mlx-lora fuse` works for others too)"
         )
-    reason = _unsaid(config) or found.refuses(config)
+    with guarded(f"{where}: its config.json cannot be used", "; download the model again"):
+        reason = _unsaid(config) or found.refuses(config)
     if reason:
         raise UserError(f"{where}: {reason}, which cannot be written as GGUF; use `mlx-lora fuse` instead")
     return found
