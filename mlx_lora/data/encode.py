@@ -176,17 +176,17 @@ def _supervise(
     example: Example, tokens: TokenizedConversation, max_seq_length: int, train_on_prompt: bool
 ) -> EncodedExample:
     supervised, by_message = learned_tokens(tokens), _message_weights(tokens)
-    kept = truncate(tokens, max_seq_length)
+    kept = slice(None) if len(tokens.ids) <= max_seq_length else truncate(tokens, max_seq_length)
     if train_on_prompt:
         supervised = (by_message > 0) & ~_open_ends(tokens)
     by_span, touched = _span_weights(example, tokens, supervised)
     weights = by_span * by_message if example.spans or (by_message[supervised] != 1).any() else None
-    dropped = Counter(what for what, _ in tokens.answers.dropped)
+    dropped = Counter(what for what, _ in tokens.answers.dropped) if tokens.answers.dropped else {}
     return EncodedExample(
         tokens.ids[kept],
         supervised[kept],
         example.weight,
-        int((~kept).sum()),
+        0 if isinstance(kept, slice) else int((~kept).sum()),
         None if weights is None else weights[kept],
         touched,
         dict(dropped),
