@@ -10,6 +10,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Literal
 
+import numpy as np
+
 from ..errors import UserError, first_line
 
 # The day that templates print: a run must not depend on the day it is made. Llama 3 asks for ``date_string``, others
@@ -78,10 +80,10 @@ def encode_prompt(
     return ids
 
 
-def check_ids(tokenizer: Any, ids: Sequence[int]) -> None:
+def check_ids(tokenizer: Any, ids: Sequence[int] | np.ndarray) -> None:
     """Raise UserError if a token has no row in the model's embedding, as far as ``base_facts`` knows its size."""
     rows = getattr(getattr(tokenizer, "base_facts", None), "embedding_rows", None)
-    largest = int(max(ids, default=0))
+    largest = int(np.max(ids, initial=0))
     if rows is not None and largest >= rows:
         raise UserError(
             f"the tokenizer has the token {tokenizer.convert_ids_to_tokens(largest)!r} ({largest}) and the model's "

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
 from .answer_spans import Answers, find_answers
+from .batch_encoding import encode_text, encode_texts
 from .chat_template import check_ids
 from .example import Example
 from .truncation import kept_tokens
@@ -70,21 +70,18 @@ def tokenize(tokenizer: Any, example: Example) -> TokenizedConversation:
         UserError: see :func:`~mlx_lora.data.answer_spans.find_answers` and ``check_ids``.
     """
     answers = find_answers(tokenizer, example.messages, example.tools, example.template_kwargs)
-    # The tokenizers library's own encoding, since mlx-lm's wrapper of a tokenizer gives no offsets.
-    return _with_owners(tokenizer, answers, tokenizer.backend_tokenizer.encode(answers.text, add_special_tokens=False))
+    return _with_owners(tokenizer, answers, *encode_text(tokenizer, answers.text))
 
 
-def _with_owners(tokenizer: Any, answers: Answers, encoding: Any) -> TokenizedConversation:
+def _with_owners(tokenizer: Any, answers: Answers, ids: np.ndarray, offsets: np.ndarray) -> TokenizedConversation:
     """Return a conversation's tokens with the answer that each belongs to."""
-    numbers, places = encoding.ids, encoding.offsets
-    check_ids(tokenizer, numbers)
-    offsets = np.fromiter(chain.from_iterable(places), np.int64, 2 * len(places)).reshape(-1, 2)
+    check_ids(tokenizer, ids)
     begins, ends = offsets[:, 0], offsets[:, 1]
     owner = np.full(len(offsets), -1, dtype=np.int32)
     for number, span in enumerate(answers.spans):
         for start, end in span.parts:
             owner[(begins >= start) & (ends <= end) & (ends > begins)] = number
-    return TokenizedConversation(answers, np.array(numbers, dtype=np.int32), offsets, owner)
+    return TokenizedConversation(answers, ids, offsets, owner)
 
 
 def _span_weights(
@@ -176,17 +173,17 @@ def _supervise(
     example: Example, tokens: TokenizedConversation, max_seq_length: int, train_on_prompt: bool
 ) -> EncodedExample:
     supervised, by_message = learned_tokens(tokens), _message_weights(tokens)
-    kept = truncate(tokens, max_seq_length)
+    kept = slice(None) if len(tokens.ids) <= max_seq_length else truncate(tokens, max_seq_length)
     if train_on_prompt:
         supervised = (by_message > 0) & ~_open_ends(tokens)
     by_span, touched = _span_weights(example, tokens, supervised)
     weights = by_span * by_message if example.spans or (by_message[supervised] != 1).any() else None
-    dropped = Counter(what for what, _ in tokens.answers.dropped)
+    dropped = Counter(what for what, _ in tokens.answers.dropped) if tokens.answers.dropped else {}
     return EncodedExample(
         tokens.ids[kept],
         supervised[kept],
         example.weight,
-        int((~kept).sum()),
+        0 if isinstance(kept, slice) else int((~kept).sum()),
         None if weights is None else weights[kept],
         touched,
         dict(dropped),
@@ -216,9 +213,8 @@ def _tokenize_all(tokenizer: Any, examples: Sequence[Example]) -> Iterator[tuple
             found.append(find_answers(tokenizer, example.messages, example.tools, example.template_kwargs))
     except UserError as error:
         failed = error
-    texts = [answers.text for answers in found]
-    encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
-    for example, answers, encoding in zip(examples, found, encodings, strict=False):
-        yield example, _with_owners(tokenizer, answers, encoding)
+    encoded = encode_texts(tokenizer, [answers.text for answers in found])
+    for example, answers, tokens in zip(examples, found, encoded, strict=False):
+        yield example, _with_owners(tokenizer, answers, *tokens)
     if failed:
         raise failed

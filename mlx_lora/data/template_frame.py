@@ -83,6 +83,7 @@ def template_source(tokenizer: Any, tools: Any) -> str:
     return source if isinstance(source, str) else tokenizer.get_chat_template(None, tools)
 
 
+@lru_cache(maxsize=64)
 def marks_generation(source: str) -> bool:
     """Return True if the template marks what the assistant generates."""
     return bool(_GENERATION.search(source))
@@ -197,11 +198,10 @@ class Cover:
             if k % 2 or not bare:
                 covered.append(part)
             else:
-                lead = len(part) - len(part.lstrip())
+                lead = 0 if bare is part else part.index(bare)
                 what = kind or ("thoughts" if at < thoughts_end else "text")
-                place = at + lead if offset >= 0 else -1
-                tail = part[lead + len(bare) :]
-                covered.append(part[:lead] + self._sentinel(Run(message, what, bare, place)) + tail)
+                run = Run(message, what, bare, at + lead if offset >= 0 else -1)
+                covered.append(f"{part[:lead]}{self._sentinel(run)}{part[lead + len(bare) :]}")
             at += len(part)
         return "".join(covered)
 

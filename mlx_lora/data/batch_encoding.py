@@ -1,0 +1,76 @@
+"""Token ids of many texts in one call, by all cores; what they have in common at their beginning is encoded once.
+
+A special token divides a text: what follows it has the same tokens whatever comes before. So a common beginning that
+ends with one is encoded once, and each text from that token on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+# Characters of a common beginning that are worth encoding apart.
+LEAST = 32
+
+Tokens = tuple[np.ndarray, np.ndarray]
+
+
+def encode_text(tokenizer: Any, text: str) -> Tokens:
+    """Return int32 [length] token ids and int64 [length, 2] the characters of each, without special tokens around."""
+    # The tokenizers library's own encoding, since mlx-lm's wrapper of a tokenizer gives no offsets.
+    return _arrays(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False))
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[str]) -> Iterator[Tokens]:
+    """Yield what :func:`encode_text` returns for each text."""
+    common = _common_beginning(texts) if len(texts) > 2 else ""
+    mark, end = _last_divider(tokenizer, common)
+    start = end - len(mark)
+    ids, offsets = encode_text(tokenizer, common[:end])
+    # Another token that begins before the special one could take a part of it.
+    if end < LEAST or offsets[-1].tolist() != [start, end]:
+        yield from _encode_all(tokenizer, texts)
+        return
+    whole = encode_text(tokenizer, texts[0])
+    for number, (own, places) in enumerate(_encode_all(tokenizer, [text[start:] for text in texts])):
+        joined = np.concatenate([ids, own[1:]]), np.concatenate([offsets, places[1:] + start])
+        # Whatever a tokenizer may do besides: the first text is encoded as a whole too.
+        if number == 0 and not all(map(np.array_equal, joined, whole)):
+            yield from _encode_all(tokenizer, texts)
+            return
+        yield joined
+
+
+def _encode_all(tokenizer: Any, texts: Sequence[str]) -> Iterator[Tokens]:
+    return map(_arrays, tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False))
+
+
+def _arrays(encoding: Any) -> Tokens:
+    places = encoding.offsets
+    offsets = np.fromiter(chain.from_iterable(places), np.int64, 2 * len(places)).reshape(-1, 2)
+    return np.array(encoding.ids, dtype=np.int32), offsets
+
+
+def _common_beginning(texts: Sequence[str]) -> str:
+    # What the first and the last in their order have in common, all between them have as well.
+    first, last = min(texts), max(texts)
+    return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+
+
+def _last_divider(tokenizer: Any, common: str) -> tuple[str, int]:
+    """Return the last special token in a common beginning and where it ends; ("", 0) where none divides it for sure."""
+    added = tokenizer.added_tokens_decoder.values()
+    found = ("", 0)
+    for token in added:
+        at = common.rfind(token.content)
+        end = at + len(token.content)
+        if at < 0 or end <= found[1] or not token.special:
+            continue
+        plain = not (token.normalized or token.lstrip or token.rstrip or token.single_word)
+        # A longer token that holds this one could take its place, with characters of the text's own.
+        if plain and not any(token.content in other.content for other in added if other is not token):
+            found = (token.content, end)
+    return found
