@@ -194,7 +194,7 @@ def make_base(name: str, directory: Path, tokenizer: Path, rows: int, special: d
     if name == "gpt_oss":
         _quantize_experts(directory, written)
     (directory / "config.json").write_text(json.dumps(written))
-    for file in tokenizer.iterdir():
+    for file in tokenizer.glob("tokenizer*"):
         shutil.copyfile(file, directory / file.name)
 
 
@@ -207,6 +207,8 @@ def _complete(written: dict[str, Any], config: dict[str, Any]) -> None:
             written.setdefault(key, value)
     rope = written.get("rope_parameters") or {}
     written.update({key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope})
+    if rope.get("rope_type", "default") != "default":
+        written.setdefault("rope_scaling", {key: value for key, value in rope.items() if key != "rope_theta"})
 
 
 def _stack_experts(directory: Path, config: dict[str, Any]) -> None:
