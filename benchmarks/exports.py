@@ -131,9 +131,9 @@ BASES: dict[str, tuple[dict[str, Any], str]] = {
         ),
         "bytes",
     ),
-    "gemma2": ({**SIZES, **GEMMA}, "spm"),
-    "gemma3": (multimodal(GEMMA3, {**SIGLIP, "model_type": "siglip_vision_model"}, **GEMMA_IMAGES), "spm"),
-    "gemma3_text": ({**SIZES, **GEMMA3}, "spm"),
+    "gemma2": ({**SIZES, **GEMMA}, "gemma"),
+    "gemma3": (multimodal(GEMMA3, {**SIGLIP, "model_type": "siglip_vision_model"}, **GEMMA_IMAGES), "gemma"),
+    "gemma3_text": ({**SIZES, **GEMMA3}, "gemma"),
     "phi3": (SIZES, "spm"),
     "gpt_oss": ({**SIZES, **SLIDING, "num_local_experts": 4, "num_experts_per_tok": 2}, "bytes"),
     "glm4_moe": ({**SIZES, **ROUTED, "rope_scaling": None, "partial_rotary_factor": 0.5}, "bytes"),
@@ -282,7 +282,7 @@ def differ_in_transformers(fused: Path, base: Path, run: Path) -> float:
     return float(np.sqrt(((theirs - ours) ** 2).mean()) / ours.std())
 
 
-def spm_tokenizer(directory: Path) -> Path:
+def spm_tokenizer(directory: Path, gemma: bool) -> Path:
     """A tokenizer of SentencePiece with byte fallback, trained on this project's documents."""
     import sentencepiece
 
@@ -297,9 +297,16 @@ def spm_tokenizer(directory: Path) -> Path:
     )  # fmt: skip
     (directory / "tokenizer.vocab").unlink()
     tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    settings = {"tokenizer_class": "LlamaTokenizer", **tokens, "add_bos_token": True, "add_eos_token": False}
+    # Gemma's puts no space before a text.
+    kind = transformers.GemmaTokenizerFast if gemma else transformers.LlamaTokenizerFast
+    settings = {
+        "tokenizer_class": kind.__name__.removesuffix("Fast"),
+        **tokens,
+        "add_bos_token": True,
+        "add_eos_token": False,
+    }
     (directory / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": TEMPLATE}))
-    made = transformers.LlamaTokenizerFast.from_pretrained(directory, **tokens)
+    made = kind.from_pretrained(directory, **tokens)
     made.backend_tokenizer.save(str(directory / "tokenizer.json"))
     return directory
 
@@ -367,13 +374,18 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        tokenizers = {"spm": spm_tokenizer(Path(folder) / "spm")}
+        tokenizers = {kind: spm_tokenizer(Path(folder) / kind, kind == "gemma") for kind in ("spm", "gemma")}
         tokenizers |= {"bytes": asked.tokenizer} if asked.tokenizer else {}
         for name in asked.only.split(",") if asked.only else BASES:
             start = time.monotonic()
             with tempfile.TemporaryDirectory(dir=folder) as own:
                 rows.append(measure(name, tokenizers, asked.converter, Path(own)))
             print(json.dumps({**rows[-1], "seconds": round(time.monotonic() - start)}), flush=True)
+    file = asked.out / "results.json"
+    if asked.only and file.exists():
+        # Some rows measured again, the others kept.
+        made = {row["architecture"]: row for row in [*json.loads(file.read_text())["rows"], *rows]}
+        rows = [made[name] for name in BASES if name in made]
     result = {
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -383,7 +395,7 @@ def main() -> None:
         "rows": rows,
     }
     asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "results.json").write_text(json.dumps(result, indent=1) + "\n")
+    file.write_text(json.dumps(result, indent=1) + "\n")
     (asked.out / "results.md").write_text(as_markdown(result))
     print(as_markdown(result))
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import make_run
+from runs import in_the_hubs_form, make_run, one_by_one
 
 from mlx_lora.config import TrainingConfig
 from mlx_lora.errors import UserError
@@ -151,6 +151,7 @@ def test_the_real_converter(make_model, upstream, tmp_path, kind):
         eos_token_id=151645,
         bos_token_id=151643,
     )
+    in_the_hubs_form(base, one_by_one)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(QWEN / name, base / name)
     run = make_run(base, tmp_path / "run", lora_alpha=0.4, lora_target_modules=["q_proj", "up_proj"])

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.utils import load_model
-from runs import make_run, mlx_logits
+from runs import in_the_hubs_form, make_run, mlx_logits, one_by_one
 
 from mlx_lora.errors import UserError
 from mlx_lora.export.fuse import fuse
@@ -20,16 +20,6 @@ from mlx_lora.models.resolve import BUILT_IN
 
 TOKENS = list(range(5, 45))
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-SWITCH = ".mlp.switch_mlp."
-
-
-def one_by_one(weights):
-    """Qwen3-MoE's: each expert's matrices are tensors of their own."""
-    made = {}
-    for name, value in weights.items():
-        stem, found, rest = name.partition(SWITCH)
-        made |= {f"{stem}.mlp.experts.{e}.{rest}": value[e] for e in range(len(value))} if found else {name: value}
-    return made
 
 
 def transposed_pairs(weights):
@@ -108,15 +98,6 @@ BASES = {
     ),
     "llama4": ({"text_config": {**LLAMA4, "model_type": "llama4_text"}}, transposed_pairs, ALL, 4 * (4 + 3 + 2)),
 }
-
-
-def in_the_hubs_form(base, change):
-    """Rename and reshape a base's tensors; returns them."""
-    file = str(base / "model.safetensors")
-    weights = change(mx.load(file))
-    mx.eval(list(weights.values()))
-    mx.save_safetensors(file, weights, metadata={"format": "pt"})
-    return weights
 
 
 @pytest.mark.parametrize("kind", BASES)
