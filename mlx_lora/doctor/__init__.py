@@ -48,6 +48,7 @@ def examine() -> Examination:
         on_torch,
         libraries.backend(chosen, works),
         libraries.llamacpp(llamacpp),
+        _looked("converter", libraries.converter),
         _looked("Ollama", services.ollama),
         _looked("hub token", services.hub_token),
         _looked("hub cache", services.hub_cache),

@@ -143,6 +143,17 @@ def llamacpp(found: Found) -> Finding:
     return faults("llama.cpp", found, needed, how) or Finding("llama.cpp", OK, versions(found, needed) + beside)
 
 
+def converter() -> Finding:
+    """What ``export gguf`` converts other architectures with."""
+    from ..export.converter import HOW_TO_GET, find_converter
+
+    found = find_converter(None)
+    if found is None:
+        said = "none on PATH: llama, mistral, qwen2 and qwen3 go to GGUF without one"
+        return Finding("converter", NOTE, said, f"for other architectures {HOW_TO_GET}")
+    return Finding("converter", OK, f"{found[0]} converts what is not written here to GGUF")
+
+
 def faults(name: str, found: Found, packages: Sequence[str], how_to_get: str) -> Finding | None:
     """What keeps the packages from working together, or nothing."""
     if "failed" in found:

@@ -10,7 +10,7 @@ from typing import Any
 from ..backends import Backend, load_backend
 from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE, published
 from ..errors import UserError, first_line
-from ..models.resolve import BUILT_IN, ResolvedModel, check_safetensors, resolve_model
+from ..models.resolve import BUILT_IN, ResolvedModel, check_safetensors, is_local, resolve_model
 from ..training.directory import RUN_FILE, base_of, check_exists, is_run, other_base, read_trained
 from ..user_files import read_text
 
@@ -61,7 +61,12 @@ def read_source(name: str, needs_adapter: bool = False) -> Source:
                 f"{name}: this is no run directory (there is no {RUN_FILE} in it); name one that `train` made"
             )
         check_exists(name)
-        model = resolve_model(name)
+        try:
+            model = resolve_model(name)
+        except UserError as error:
+            if is_local(name):
+                raise
+            raise UserError(f"{error} (and there is no run directory {name} here)") from None
         return Source(name, model, _config(model), None, {}, {})
     directory = published(directory)
     run = read_trained(directory)

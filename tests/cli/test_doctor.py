@@ -23,7 +23,7 @@ from mlx_lora.backends.choose import choose
 from mlx_lora.doctor import libraries, machine, services
 
 REPO = Path(__file__).parents[2]
-SUBJECTS = ["machine", "memory", "disk", "GPU", "MLX", "BLAS", "torch", "backend", "llama.cpp", "Ollama"]
+SUBJECTS = ["machine", "memory", "disk", "GPU", "MLX", "BLAS", "torch", "backend", "llama.cpp", "converter", "Ollama"]
 SUBJECTS += ["hub token", "hub cache"]
 TOKEN = "hf_mustNeverBePrinted"
 RAISES = 'raise ImportError("broken on purpose\\nand a second line")'

@@ -64,3 +64,21 @@ def mlx_logits(run: Path, tokens: list[int]) -> np.ndarray:
     backend = MLXBackend(resolve_model(content["model"]))
     backend.load_adapter(run)
     return np.array(backend.model(mx.array([tokens]))[0].astype(mx.float32))
+
+
+def in_the_hubs_form(base, change):
+    """Rename and reshape a base's tensors; returns them."""
+    file = str(base / "model.safetensors")
+    weights = change(mx.load(file))
+    mx.eval(list(weights.values()))
+    mx.save_safetensors(file, weights, metadata={"format": "pt"})
+    return weights
+
+
+def one_by_one(weights):
+    """Qwen3-MoE's: each expert's matrices are tensors of their own."""
+    made = {}
+    for name, value in weights.items():
+        stem, found, rest = name.partition(".mlp.switch_mlp.")
+        made |= {f"{stem}.mlp.experts.{e}.{rest}": value[e] for e in range(len(value))} if found else {name: value}
+    return made

@@ -164,6 +164,8 @@ def _run(command: Sequence[str], folder: Path) -> None:
         errors="replace",
     )
     if done.returncode:
-        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()][-LOG_LINES:]
+        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        # A debugger's account of it may follow.
+        said = [line for line in lines if "GGML_ASSERT" in line][:1] or lines[-LOG_LINES:]
         died = f"died of {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "refused"
         raise LlamaCppFailed(f"{died}: {' / '.join(said)}")

@@ -1,0 +1,37 @@
+"""The exports that a base allows, known before it is trained."""
+
+from __future__ import annotations
+
+from ..config import TrainingConfig
+from ..models.inspection import read_object
+from ..models.resolve import resolve_model
+from .convert import refused_here
+from .converter import PACKAGE, find_converter
+from .merged_weights import foreign_quantization
+from .source import Source
+
+
+def possible_exports(name: str, config: TrainingConfig) -> str:
+    """One line: where a run on a base can go, and what is missing for the rest.
+
+    Args:
+        name: the base, by name or directory.
+
+    Raises:
+        UserError: the base is not found, or broken.
+    """
+    model = resolve_model(name, config.model_revision)
+    source = Source(name, model, {**read_object(model.path / "config.json"), **model.config_overrides}, None, {}, {})
+    method = foreign_quantization(source.config)
+    fused = "fuse" if method is None else f"fuse (modules that are not quantized by {method})"
+    parts = [fused, *(["peft"] if config.fine_tune_type != "full" and method is None else [])]
+    return f"exports of this base: {', '.join(parts)}; gguf and ollama {_gguf(source)}"
+
+
+def _gguf(source: Source) -> str:
+    if refused_here(source) is None:
+        return "with the own writer"
+    converter = find_converter(None)
+    if converter is None:
+        return f"only through upstream's converter, which is not installed (`uv tool install {PACKAGE}`)"
+    return f"through upstream's converter, {converter[0]}, where it knows the architecture"
