@@ -218,9 +218,16 @@ def test_runs_that_are_broken(llama, make_model, tmp_path):
         record = json.loads((run / "run.json").read_text())
         (run / "run.json").write_text(json.dumps({**record, "model": str(wide)}))
 
+    def unknown_base(run: Path) -> None:
+        other_base(run)
+        for name in ("run.json", "adapter_config.json"):
+            content = json.loads((run / name).read_text())
+            (run / name).write_text(json.dumps({k: v for k, v in content.items() if k != "base_fingerprint"}))
+
     first = "model.layers.0.self_attn.q_proj"
     assert "truncated or broken" in said(cut)
-    assert "or not one of" in said(other_base)
+    assert "was trained on other weights" in said(other_base)
+    assert "or not one of" in said(unknown_base)
     assert "has no adapters.safetensors" in said(lambda run: (run / "adapters.safetensors").unlink())
     assert "a number that is not finite" in said(
         lambda run: weights(run, lambda w: {**w, f"{first}.lora_a": w[f"{first}.lora_a"] * float("nan")})
