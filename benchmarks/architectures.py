@@ -234,26 +234,27 @@ def main() -> None:
         one(options.one, options.configs)
         return
     from mlx_lora.doctor.machine import chip
+    from mlx_lora.files import write_atomic, write_json
 
     names = list(json.loads(options.configs.read_text()))
     results = options.out / "results.json"
-    before = json.loads(results.read_text())["rows"] if options.only and results.exists() else {}
-    rows: dict[str, dict[str, Any]] = {name: before[name] for name in names if name in before}
+    rows = json.loads(results.read_text())["rows"] if options.only and results.exists() else {}
+    options.out.mkdir(parents=True, exist_ok=True)
     for name in options.only or names:
         rows[name] = in_a_process(name, options.configs)
         print(name, rows[name].get("failed") or f"{rows[name]['difference']:.1e}", flush=True)
-    rows = {name: rows[name] for name in names if name in rows}
-    record = {
-        "machine": f"{chip()}, {os.cpu_count()} cores",
-        "date": datetime.now(UTC).date().isoformat(),
-        "mlx_lm": version("mlx-lm"),
-        "summary": summary(rows),
-        "rows": rows,
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps(record, indent=1) + "\n")
-    (options.out / "results.md").write_text(markdown(rows, record))
-    print(record["summary"])
+        # After each row, so that what ends early leaves what it has.
+        rows = {name: rows[name] for name in names if name in rows}
+        record = {
+            "machine": f"{chip()}, {os.cpu_count()} cores",
+            "date": datetime.now(UTC).date().isoformat(),
+            "mlx_lm": version("mlx-lm"),
+            "summary": summary(rows),
+            "rows": rows,
+        }
+        write_json(results, record)
+        write_atomic(options.out / "results.md", markdown(rows, record))
+    print(summary(rows))
 
 
 if __name__ == "__main__":

@@ -136,3 +136,28 @@ def test_a_half_precision_base_has_a_float32_adapter(make_model, dtype):
         assert value.dtype == value.grad.dtype == torch.float32
     whole_gradient, half_gradient = (np.concatenate([g.ravel() for g in f[2].values()]) for f in (expected, found))
     assert np.linalg.norm(half_gradient - whole_gradient) < 0.05 * np.linalg.norm(whole_gradient)
+
+
+@pytest.mark.parametrize("config", [{}, {"grad_checkpoint": True}])
+def test_a_prefix_that_several_parts_share_is_computed_once_a_step(make_model, monkeypatch, config):
+    from mlx_lora.backends.torch import loss as module
+
+    backend = touched(make_model("llama"), **config)
+    step, rows = backend._training, examples()
+    parts = [collate(rows[:1], prefix=16), collate(rows[1:3], prefix=16), collate(rows[3:], prefix=16)]
+
+    def gradients(batches):
+        for parameter in step.parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+        sums = step._backward([BatchArrays.of(batch, backend.device) for batch in batches])
+        return sums, {name: parameter.grad.clone() for name, parameter in step.parameters.items()}
+
+    expected_sums, expected = gradients([collate(rows, share_prefix=False)])
+    calls = []
+    real = module._prefix_of
+    monkeypatch.setattr(module, "_prefix_of", lambda *given: calls.append(given) or real(*given))
+    sums, found = gradients(parts)
+    assert len(calls) == 1
+    torch.testing.assert_close(sums, expected_sums, rtol=1e-5, atol=0)
+    for name, value in expected.items():
+        assert (found[name] - value).norm() < 1e-5 * value.norm(), name

@@ -53,7 +53,7 @@ def narrowed(layer: nn.Module, positions: mx.array) -> Iterator[None]:
 
 def find_path(model: nn.Module) -> LossPath:
     """Find what the model allows by trying it on a few tokens."""
-    rows = [[*range(1, PREFIX + 1), *range(start, start + PROBE - PREFIX)] for start in (6, 13, 20)]
+    rows = [[*range(1, PREFIX + 1), *range(start, start + PROBE - PREFIX)] for start in (6, 13)]
     tokens = mx.array(rows)
     expected = model(tokens)
     candidates = trunk_candidates(model, tokens, expected)
@@ -93,7 +93,7 @@ def _same_logits(model: nn.Module, trunk: str, tokens: mx.array, expected: mx.ar
             return False
     except UNFIT:
         return False
-    positions = mx.array([9, 1, 30])
+    positions = mx.array([9, 1, 22])
     chosen = expected.reshape(-1, expected.shape[-1])[positions]
     return _agree(lambda: logits_from(model, trunk, hidden.reshape(-1, hidden.shape[-1])[positions]), chosen)
 

@@ -43,9 +43,9 @@ class Prefix(DynamicLayer):
 class AfterPrefix(DynamicLayer):
     """The same in front of each row of a batch."""
 
-    def __init__(self, prefix: DynamicLayer) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()
-        self.keys, self.values, self.is_initialized = prefix.keys, prefix.values, True
+        self.keys, self.values, self.is_initialized = keys, values, True
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
         def prepend(prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
@@ -133,7 +133,29 @@ def _prefix_of(model: nn.Module, ids: torch.Tensor, path: LossPath) -> Cache:
     cache = Cache(layers=[Prefix() for _ in layers])
     with _computed_as(layers, path, None):
         _decoded(model, ids, cache)
-    return Cache(layers=[AfterPrefix(layer) for layer in cache.layers])
+    return Cache(layers=[AfterPrefix(layer.keys, layer.values) for layer in cache.layers])
+
+
+class SharedPrefix:
+    """A prefix that several batches of a step share: computed once, its gradient summed over them."""
+
+    def __init__(self, model: nn.Module, path: LossPath, ids: torch.Tensor) -> None:
+        with in_base_dtype(model):
+            cache = _prefix_of(model, ids[None], path)
+        self._made = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        self._leaves = [tensor.detach().requires_grad_() for tensor in self._made]
+
+    def cache(self) -> Cache:
+        """Return the cache that one of the batches sees."""
+        pairs = zip(self._leaves[::2], self._leaves[1::2], strict=True)
+        return Cache(layers=[AfterPrefix(keys, values) for keys, values in pairs])
+
+    def backward(self) -> None:
+        """Add the gradient of the batches so far by the prefix."""
+        pairs = zip(self._made, self._leaves, strict=True)
+        given = [(made, leaf.grad) for made, leaf in pairs if made.requires_grad and leaf.grad is not None]
+        if given:
+            torch.autograd.backward([made for made, _ in given], [gradient for _, gradient in given])
 
 
 def _hidden(
@@ -199,13 +221,19 @@ class HeadSums(torch.autograd.Function):
         return (by_weighted.to(gradient.dtype) * gradient, None, None, None, None)
 
 
-def loss_sums(model: nn.Module, path: LossPath, batch: BatchArrays) -> tuple[torch.Tensor, torch.Tensor]:
-    """(weighted, plain) sums of the cross-entropy over a batch's supervised tokens, in float32."""
+def loss_sums(
+    model: nn.Module, path: LossPath, batch: BatchArrays, shared: SharedPrefix | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(weighted, plain) sums of the cross-entropy over a batch's supervised tokens, in float32.
+
+    Args:
+        shared: the batch's prefix, if it has been computed.
+    """
     if path.plain:
         return plain_loss_sums(model, batch, path)
     with in_base_dtype(model):
         if len(batch.prefix) and path.share_prefix:
-            cache = _prefix_of(model, batch.prefix[None], path)
+            cache = shared.cache() if shared else _prefix_of(model, batch.prefix[None], path)
             spoken = _hidden(model, path, batch.ids, batch.positions, cache)
         else:
             row = batch.positions // batch.ids.shape[1]

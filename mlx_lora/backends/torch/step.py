@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from ...config import TrainingConfig
-from ...data.batches import Batch
+from ...data.batches import Batch, with_same_prefix
 from .. import StepResult
 from ..paths import LossPath
 from .lora import decoder_layers, load_weights, stored_weights, trained
-from .loss import BatchArrays, loss_sums
+from .loss import BatchArrays, SharedPrefix, loss_sums
 from .optimizers import eight_bit_of, make_optimizer, set_state, state_of
 from .together import Processes, from_leader, sum_all, summed
 
@@ -52,10 +52,8 @@ class TrainStep:
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         sums = torch.zeros(2, device=parameters[0].device)
-        for batch in micro_batches:
-            weighted, plain = loss_sums(self.model, self.path, BatchArrays.of(batch, parameters[0].device))
-            weighted.backward()
-            sums += torch.stack([weighted.detach(), plain.detach()])
+        for together in with_same_prefix(micro_batches):
+            sums += self._backward([BatchArrays.of(batch, parameters[0].device) for batch in together])
         counts = [sum(batch.tokens for batch in micro_batches), sum(batch.seen for batch in micro_batches)]
         tokens, seen, *losses = summed([*counts, *sums.tolist()], self.processes)
         gradients = [parameter.grad for parameter in parameters]
@@ -69,6 +67,19 @@ class TrainStep:
             self.optimizer.step()
         self.optimizer.zero_grad()
         return result
+
+    def _backward(self, batches: Sequence[BatchArrays]) -> torch.Tensor:
+        """Add the gradients of batches with one prefix; returns their (weighted, plain) sums."""
+        several = len(batches) > 1 and self.path.share_prefix and not self.path.plain
+        shared = SharedPrefix(self.model, self.path, batches[0].prefix) if several else None
+        sums = torch.zeros(2, device=batches[0].prefix.device)
+        for batch in batches:
+            weighted, plain = loss_sums(self.model, self.path, batch, shared)
+            weighted.backward()
+            sums += torch.stack([weighted.detach(), plain.detach()])
+        if shared:
+            shared.backward()
+        return sums
 
     def state(self) -> dict[str, torch.Tensor]:
         """Trained parameters and optimizer state, by MLX's names and in its layout, on the host."""
