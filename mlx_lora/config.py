@@ -208,7 +208,7 @@ def _checked(where: str, key: Any, value: Any) -> Any:
     if key not in names:
         near = difflib.get_close_matches(shortened(key), names, n=1, cutoff=0.0)[0]
         raise UserError(f"{where}: there is no config key {shortened(key)}; the nearest is {near!r}")
-    if key == "until" and isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 24 * 60:
+    if key == "until" and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         value = f"{value // 60:02d}:{value % 60:02d}"  # YAML 1.1 reads 23:00 as minutes, in base 60
     if key == "data" and isinstance(value, list):
         return _shares(where, value)

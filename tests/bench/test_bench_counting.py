@@ -209,7 +209,7 @@ def test_a_side_that_dies_is_named_by_its_end(monkeypatch, tmp_path, ending, sai
     (tmp_path / "dying.py").write_text(
         f"import os, signal, sys\nsys.stdin.readline()\nprint('Training: 50%', file=sys.stderr, flush=True)\n{ending}\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(RIVALS, "torch", replace(RIVALS["torch"], worker="dying"))
     with pytest.raises(UserError, match=said):
         ask_new("torch", Spec("ours", "eisv", CONFIG, 1, 1, 1, 0))

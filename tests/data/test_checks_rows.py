@@ -249,7 +249,7 @@ def test_where_rows_are_from(tmp_path):
 
 
 def test_37_000_rows_take_seconds(tmp_path):
-    """Some 7 on 2 idle cores; a busy machine must not fail the test, a quadratic check must."""
+    """Some 7 of CPU time on an idle machine; a busy one must not fail the test, a quadratic check must."""
     import random
 
     random.seed(3)
@@ -264,9 +264,9 @@ def test_37_000_rows_take_seconds(tmp_path):
             texts.append(text)
         rows.append(row(" ".join(text[:40]), " ".join(text[40:]), sample_id=i))
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    started = time.perf_counter()
+    started = time.process_time()
     findings = {f.check: f.count for f in check_table(read_table([tmp_path]))}
-    assert time.perf_counter() - started < 60
+    assert time.process_time() - started < 120
     assert findings["near_duplicates"] >= 9000
 
 
@@ -276,9 +276,9 @@ def test_37_000_rows_take_seconds(tmp_path):
 )
 def test_no_text_makes_a_check_slow(tmp_path, piece):
     (tmp_path / "train.jsonl").write_text(json.dumps(row(piece * 300_000, "a" + piece * 300_000)) + "\n")
-    started = time.perf_counter()
+    started = time.process_time()
     check_table(read_table([tmp_path]))
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 60
 
 
 def test_a_table_is_counted():

@@ -75,7 +75,7 @@ def test_the_config_names_several_datasets(tmp_path):
         ("[{path: a, weight: .nan}]", "must be {path: DIR"),
         ("[{path: a, weight: true}]", "must be {path: DIR"),
         ("[{path: a, share: 2}]", "must be {path: DIR"),
-        ("[{path: a}, {path: a}]", "data names a twice"),
+        ("[{path: a}, {path: a}]", "data names 'a' twice"),
         ("3", "data must be text or a list of {path, weight} or null, not 3"),
     ],
 )
