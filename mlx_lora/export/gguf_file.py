@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..backends.mlx.layer_streaming import load_lazily
 from ..data.chat_template import serving_notes
+from ..errors import guarded
 from ..models.tokenizer import open_tokenizer
 from .checks import Check, Report, check_space, new_file, refuse_existing, settle
 from .convert import HEADER_BYTES, Plan, plan, write_gguf

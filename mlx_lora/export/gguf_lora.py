@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, guarded
 from .adapter import Adapter, counted, read_adapter
 from .architectures import Architecture, find_architecture, gguf_name, heads_of, permute_rows, unpermute_rows
 from .checks import Check, Report, at_most, check_space, equal, new_file, refuse_existing, settle
