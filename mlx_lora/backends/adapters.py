@@ -120,9 +120,13 @@ def read_description(directory: Path) -> dict[str, Any]:
     """A directory's ``adapter_config.json``.
 
     Raises:
-        OSError, ValueError: it is missing, or no JSON.
+        OSError, ValueError: it is missing, no JSON, or describes no adapter.
     """
-    return json.loads(read_text(directory / ADAPTER_CONFIG))
+    described = json.loads(read_text(directory / ADAPTER_CONFIG))
+    parameters = described.get("lora_parameters", {}) if isinstance(described, dict) else None
+    if not isinstance(parameters, dict) or not isinstance(parameters.get("scale", 1.0), (int, float)):
+        raise ValueError(f"{ADAPTER_CONFIG} describes no adapter of mlx-lm")
+    return described
 
 
 def published(directory: Path) -> Path:

@@ -152,7 +152,8 @@ def _whole(model: nn.Module, prompts: Sequence[Sequence[int]], positions: Sequen
     """The same with the whole model in memory."""
     model.set_dtype(mx.float32)
     pairs = zip(prompts, positions, strict=True)
-    return [np.array(model(mx.array([list(p)]))[0, mx.array(list(at))].astype(mx.float32)) for p, at in pairs]
+    with guarded("mlx-lm cannot compute with this model", "; check its config.json"):
+        return [np.array(model(mx.array([list(p)]))[0, mx.array(list(at))].astype(mx.float32)) for p, at in pairs]
 
 
 def _prepare(model: nn.Module, find: Find, at_places: Callable[[Any], Any]) -> None:

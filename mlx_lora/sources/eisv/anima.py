@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, shortened
 from .synthetic import trajectory_record
 
 STATE_COLUMNS = ("warmth", "clarity", "stability", "presence")
@@ -38,14 +38,14 @@ def parse_timestamp(value: Any) -> float:
         ValueError: neither of the two.
     """
     if value is None or isinstance(value, bool):
-        raise ValueError(f"{value!r} is not a timestamp")
+        raise ValueError(f"{shortened(value)} is not a timestamp")
     try:
         seconds = float(value)
     except (TypeError, ValueError):
         moment = datetime.fromisoformat(str(value).strip())
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     if not math.isfinite(seconds):
-        raise ValueError(f"{value!r} is not a timestamp")
+        raise ValueError(f"{shortened(value)} is not a timestamp")
     return seconds
 
 
@@ -86,7 +86,7 @@ def _time_of(db_path: str | Path, table: str, row: tuple[Any, ...]) -> float:
         return parse_timestamp(row[1])
     except (ValueError, OverflowError):
         raise UserError(
-            f"{db_path}: row {row[0]} of {table} has the timestamp {row[1]!r}, "
+            f"{db_path}: row {row[0]} of {table} has the timestamp {shortened(row[1])}, "
             "which is neither ISO-8601 nor an epoch number; correct or remove that row"
         ) from None
 
