@@ -43,6 +43,9 @@ from mlx_lora.export.gguf_file import export_gguf
 from mlx_lora.export.source import read_source
 from mlx_lora.models.resolve import BUILT_IN, resolve_model
 
+# Some classes' own is beyond a small vocabulary.
+SPECIAL = {"pad_token_id": 3}
+TINY = BUILT_IN["builtin/tiny-lumen"], 1024, {**SPECIAL, "bos_token_id": 1018, "eos_token_id": 1022}
 TOKENS = list(range(5, 45))
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 TEMPLATE = (
@@ -316,7 +319,7 @@ def measure(name: str, tokenizers: dict[str, Path], converter: str | None, folde
     row: dict[str, Any] = {"architecture": name}
     try:
         base = folder / "small"
-        make_base(name, base, BUILT_IN["builtin/tiny-lumen"], 1024, {"bos_token_id": 1018, "eos_token_id": 1022})
+        make_base(name, base, *TINY)
         run = draw_run(name, base, folder / "run")
         report = fuse(str(run), folder / "fused")
         row["fused"] = report.verdict
@@ -330,7 +333,13 @@ def measure(name: str, tokenizers: dict[str, Path], converter: str | None, folde
     try:
         rows, special = (151680, (151643, 151645)) if kind == "bytes" else (1024, (1, 2))
         base = folder / "large"
-        make_base(name, base, tokenizers[kind], rows, dict(zip(("bos_token_id", "eos_token_id"), special, strict=True)))
+        make_base(
+            name,
+            base,
+            tokenizers[kind],
+            rows,
+            {**SPECIAL, **dict(zip(("bos_token_id", "eos_token_id"), special, strict=True))},
+        )
         run = draw_run(name, base, folder / "run-gguf")
         row["writer"] = "own" if refused_here(read_source(str(run))) is None else "upstream"
         report = export_gguf(

@@ -10,6 +10,7 @@ from .output import backend_option, json_option, print_json, print_table, progre
 
 if TYPE_CHECKING:
     from ..config import TrainingConfig
+    from ..training.prepare import Prepared
 
 
 @click.command()
@@ -75,7 +76,6 @@ def train(
     config = replace(config, data=data or config.data, output_dir=out or config.output_dir)
     if increment and dry_run:
         raise UserError("--dry-run shows a whole run, not a round of --increment; leave one of them out")
-    _say_exports(config)
     if dry_run:
         _dry_run(config, as_json)
         return
@@ -84,7 +84,7 @@ def train(
             raise UserError("--increment goes on by itself: leave out --extend, or start in another --out")
         trained = train_increment(config, min_new, fresh=fresh, quiet=as_json)
     else:
-        trained = run(config, fresh=fresh, extend=extend, quiet=as_json)
+        trained = run(config, fresh=fresh, extend=extend, quiet=as_json, announce=_say_exports)
     if trained is None:
         return
     if isinstance(trained, str):
@@ -101,13 +101,18 @@ def train(
     say(f"{directory}: loss {result.loss:.4f}{validation}, {result.steps} steps in {result.seconds:.0f} s")
 
 
-def _say_exports(config: TrainingConfig) -> None:
-    """Say before the work where its result can go."""
+def _exports(ready: Prepared) -> str | None:
+    """The exports that a base allows, in one line; ``None`` without MLX, which exports need."""
     try:
         from ..export.possible import possible_exports
-    except ImportError:  # Without MLX nothing is exported on this machine.
-        return
-    click.echo(possible_exports(config.model_name, config), err=True)
+    except ImportError:
+        return None
+    return possible_exports(ready.model, ready.config)
+
+
+def _say_exports(ready: Prepared) -> None:
+    if (line := _exports(ready)) is not None:
+        say(f"exports of this base: {line}", err=True)
 
 
 def _say(as_json: bool, config: TrainingConfig, sentence: str) -> None:
@@ -126,7 +131,7 @@ def _dry_run(config: TrainingConfig, as_json: bool) -> None:
     # Nothing is written, so that a name for the run is not needed yet.
     ready = prepare(replace(config, output_dir=config.output_dir or "adapters/none"))
     with progress("timing the first steps", int(BUDGET_SECONDS)) as advance:
-        report = dry_run(ready, advance)
+        report = {**dry_run(ready, advance), "exports": _exports(ready)}
     if as_json:
         print_json(report)
         return
@@ -145,6 +150,7 @@ def _dry_run(config: TrainingConfig, as_json: bool) -> None:
             f"{'' if whole else 'at least '}{report['estimated_peak_memory_gb']:.2f} of "
             f"{report['machine_memory_gb']:.0f} GB",
         ),
+        ("exports", report["exports"] or "none without MLX"),
     ]
     print_table("A dry run: nothing was written", ("", ""), rows)
     for note in report["notes"]:

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from ..config import TrainingConfig
 from ..models.inspection import read_object
-from ..models.resolve import resolve_model
+from ..models.resolve import ResolvedModel
 from .convert import refused_here
 from .converter import PACKAGE, find_converter
 from .merged_weights import foreign_quantization
 from .source import Source
 
 
-def possible_exports(name: str, config: TrainingConfig) -> str:
-    """One line: where a run on a base can go, and what is missing for the rest.
-
-    Args:
-        name: the base, by name or directory.
-
-    Raises:
-        UserError: the base is not found, or broken.
-    """
-    model = resolve_model(name, config.model_revision)
-    source = Source(name, model, {**read_object(model.path / "config.json"), **model.config_overrides}, None, {}, {})
+def possible_exports(model: ResolvedModel, config: TrainingConfig) -> str:
+    """One line: where a run on a base can go, and what is missing for the rest."""
+    source = Source(
+        model.name, model, {**read_object(model.path / "config.json"), **model.config_overrides}, None, {}, {}
+    )
     method = foreign_quantization(source.config)
     fused = "fuse" if method is None else f"fuse (modules that are not quantized by {method})"
     parts = [fused, *(["peft"] if config.fine_tune_type != "full" and method is None else [])]
-    return f"exports of this base: {', '.join(parts)}; gguf and ollama {_gguf(source)}"
+    return f"{', '.join(parts)}; gguf and ollama {_gguf(source)}"
 
 
 def _gguf(source: Source) -> str:

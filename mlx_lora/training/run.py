@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,12 @@ from .trainer import Limits, Trainer, TrainingResult, total_steps
 
 
 def train(
-    config: TrainingConfig, *, fresh: bool = False, extend: bool = False, quiet: bool = False
+    config: TrainingConfig,
+    *,
+    fresh: bool = False,
+    extend: bool = False,
+    quiet: bool = False,
+    announce: Callable[[Prepared], None] = lambda ready: None,
 ) -> tuple[Path, TrainingResult] | None:
     """Train one adapter, or go on with the run that is there; returns its directory and the last measurements.
 
@@ -51,6 +56,7 @@ def train(
     Args:
         fresh: replace the run that is there.
         extend: go on although the number of epochs or steps has changed.
+        announce: called when all is checked, before the first step.
 
     Raises:
         UserError: bad input (nothing is written then), another run in the directory, or see ``Trainer.run``.
@@ -80,6 +86,7 @@ def train(
             if not (out / REPORT_FILE).exists():
                 _report(ready)
             return out, finished
+        announce(ready)
         write_atomic(out / CONFIG_FILE, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
         with progress_bar(quiet) as show:
             listeners = [metrics_file(out / METRICS_FILE), show]

@@ -17,6 +17,7 @@ from mlx_lora.export import converter
 from mlx_lora.export.converter import ConverterFailed, find_converter, run_converter
 from mlx_lora.export.gguf_file import export_gguf
 from mlx_lora.export.possible import possible_exports
+from mlx_lora.models.resolve import resolve_model
 
 QWEN = Path(os.environ.get("MLX_LORA_REALDATA", "../shared/realdata")) / "tokenizers" / "qwen2-from-gguf"
 # A program that says what it was given, as any converter could be.
@@ -115,16 +116,15 @@ def test_a_failing_converter_rejects(make_model, tmp_path):
 
 def test_what_is_possible_is_said_before(make_model, no_converter, monkeypatch, tmp_path):
     config = TrainingConfig()
-    assert possible_exports(str(make_model()), config) == (
-        "exports of this base: fuse, peft; gguf and ollama with the own writer"
-    )
-    other = str(make_model("qwen3_moe"))
+    ours = resolve_model(str(make_model()))
+    assert possible_exports(ours, config) == "fuse, peft; gguf and ollama with the own writer"
+    other = resolve_model(str(make_model("qwen3_moe")))
     assert "only through upstream's converter, which is not installed" in possible_exports(other, config)
     monkeypatch.setattr(converter, "PROGRAMS", ("convert",))
     monkeypatch.setenv("PATH", str(tmp_path))
     program(tmp_path / "convert", TELLS)
     full = TrainingConfig(fine_tune_type="full")
-    assert possible_exports(other, full).startswith("exports of this base: fuse; gguf and ollama through upstream's")
+    assert possible_exports(other, full).startswith("fuse; gguf and ollama through upstream's")
 
 
 @pytest.fixture
