@@ -24,7 +24,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 
 from mlx_lora.config import TrainingConfig
-from mlx_lora.data.encode import EncodedExample
+from mlx_lora.data.tokenize import EncodedExample
 from mlx_lora.models.resolve import BUILT_IN
 from mlx_lora.training.prepare import prepare
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..config import TrainingConfig
-from ..data.batches import Batch
+from ..data.collate import Batch
 from ..models.inspection import BaseFacts
 from ..models.resolve import ResolvedModel
 from .choose import choose, library_fails

@@ -20,7 +20,7 @@ from mlx_lm.utils import _get_classes
 from ..backends.mlx.lora import load_weights, start_adapter
 from ..backends.mlx.loss import BatchArrays, find_path, plain_loss_sums
 from ..backends.mlx.step import TrainStep
-from ..data.batches import collate
+from ..data.collate import collate
 from .ours import first_loss, timed_steps
 from .report import JUDGED, MODULES, RATE, Report, Spec, Step, flops, serve, training_config
 from .rows import Row

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..backends.paths import LossPath
 from ..config import TrainingConfig
-from ..data.batches import with_same_prefix
+from ..data.collate import with_same_prefix
 from ..training.trainer import training_steps
 from .report import RATE, Spec, Step, batch_flops
 from .rows import Row

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..backends.paths import LossPath
 from ..config import TrainingConfig
-from ..data.batches import Batch
+from ..data.collate import Batch
 from .rows import Row, make_rows
 from .shapes import body_parameters
 

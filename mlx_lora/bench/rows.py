@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.encode import EncodedExample
+from ..data.tokenize import EncodedExample
 from ..errors import UserError
 
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import is_flash_attn_2_available
 
 from ..backends.torch.loss import BatchArrays, plain_loss_sums
-from ..data.batches import collate
+from ..data.collate import collate
 from .report import JUDGED, Spec
 from .rows import Row
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..data.example import is_text
+from ..data.dataset import is_text
 from ..errors import UserError
 from ..user_files import read_standard_input
 from .output import finite, json_option, print_json, print_table, say
@@ -160,7 +160,7 @@ def _sentence(result: dict[str, Any], threshold: float) -> str:
 @json_option
 def stats(buffer: Path, as_json: bool) -> None:
     """How many experiences a buffer holds, how salient, and of when; reads it only."""
-    from ..data.report import ImportReport
+    from ..data.import_report import ImportReport
     from ..sources.salience import buffer_stats, read_buffers
 
     report = ImportReport("salience")
@@ -186,7 +186,7 @@ def merge(files: tuple[Path, ...], into: Path, as_json: bool) -> None:
     \b
     mlx-lora experience merge old.json laptop.json --into buffer.json
     """
-    from ..data.report import ImportReport
+    from ..data.import_report import ImportReport
     from ..sources.salience import merge_buffers, read_buffers
 
     report = ImportReport("salience")

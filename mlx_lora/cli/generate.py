@@ -36,7 +36,7 @@ def generate(
     mlx-lora generate --target adapters/lumen --prompt "TRAJECTORY:
     shape: convergence"
     """
-    from ..data.example import is_text
+    from ..data.dataset import is_text
     from ..errors import UserError
     from ..evaluation.targets import answer, load_target
     from ..user_files import MOST_TEXT, read_standard_input

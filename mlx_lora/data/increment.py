@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import FORMAT, check_format, write_json
 from ..user_files import read_bytes
-from .example import Example
+from .dataset import Example
 
 STATE_FILE = "increment.json"
 ID_KEYS = ("item_id", "experience_id")

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from ..errors import UserError
 from ..user_files import UnusableFile, open_regular
-from .report import ImportReport
+from .import_report import ImportReport
 from .schema import is_text, shortened
 
 __all__ = [

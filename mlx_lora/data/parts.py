@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .batches import Batch, collate, common_prefix, padded_length
-from .encode import EncodedExample
+from .collate import Batch, collate, common_prefix, padded_length
+from .tokenize import EncodedExample
 
 # The work that comes with another part, in tokens.
 PART = 64

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .encode import EncodedExample
+from .tokenize import EncodedExample
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 
-from .example import SPLITS, Example
+from .dataset import SPLITS, Example
 
 
 def split_by_key(

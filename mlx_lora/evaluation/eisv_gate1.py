@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..data.example import is_number, parse_example, read_jsonl
+from ..data.dataset import is_number, parse_example, read_jsonl
 from ..errors import UserError, shortened
 from ..files import FORMAT, check_format
 from ..sources.eisv import (

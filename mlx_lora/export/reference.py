@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..data.chat_template import encode_prompt
-from ..data.encode import EncodedExample, encode_example
-from ..data.example import Example, read_split
+from ..data.dataset import Example, read_split
+from ..data.tokenize import EncodedExample, encode_example
 from ..errors import UserError
 from ..models.tokenizer import open_tokenizer
 from .architectures import heads_of, unpermute_rows

@@ -15,7 +15,7 @@ from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE, LIVE, base_recorde
 from ..config import TrainingConfig
 from ..config_paths import located
 from ..data.chat_template import TEMPLATE_DATE
-from ..data.mix import record_of
+from ..data.mixture import record_of
 from ..errors import UserError
 from ..files import (
     FORMAT,

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..backends import Backend
 from ..backends.choose import choose
-from ..data.batches import Batch, collate
-from ..data.encode import EncodedExample
+from ..data.collate import Batch, collate
+from ..data.tokenize import EncodedExample
 from .prepare import Prepared
 from .trainer import epoch_steps, total_steps, training_steps
 

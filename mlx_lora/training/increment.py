@@ -9,9 +9,9 @@ from typing import Any
 
 from ..backends.adapters import ADAPTER_FILE, LIVE
 from ..config import TrainingConfig
-from ..data.example import Example, read_split, read_trainable, write_dataset
+from ..data.dataset import Example, read_split, read_trainable, write_dataset
 from ..data.increment import Round, abandon_round, finish_round, item_id, read_state, start_round, state_path
-from ..data.mix import datasets_of
+from ..data.mixture import datasets_of
 from ..errors import UserError
 from ..files import set_aside, writing
 from .directory import RUN_FILE, locked

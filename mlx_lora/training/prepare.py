@@ -13,10 +13,10 @@ from ..backends.adapters import base_recorded, published, settled_modules
 from ..config import TrainingConfig
 from ..data.chat_template import encode_prompt, merge_note
 from ..data.checks import errors_that_stop, stop_sentence
-from ..data.encode import EncodedExample, encode_examples
-from ..data.example import Example, data_hash, read_split, read_trainable, split_file
+from ..data.dataset import Example, data_hash, read_split, read_trainable, split_file
 from ..data.formats import remembering
-from ..data.mix import Mix, datasets_of, files_of
+from ..data.mixture import Mix, datasets_of, files_of
+from ..data.tokenize import EncodedExample, encode_examples
 from ..errors import UserError
 from ..models.fingerprint import another_base
 from ..models.resolve import ResolvedModel, resolve_model

@@ -10,11 +10,11 @@ from typing import Any
 
 from ..backends import Backend, StepResult
 from ..config import TrainingConfig
-from ..data.batches import Batch, in_order
-from ..data.encode import EncodedExample
-from ..data.mix import Mix
-from ..data.order import epoch_plan, prefix_groups, steps_per_epoch
+from ..data.collate import Batch, in_order
+from ..data.mixture import Mix
 from ..data.parts import step_parts
+from ..data.sampler import epoch_plan, prefix_groups, steps_per_epoch
+from ..data.tokenize import EncodedExample
 from ..errors import UserError
 from .checkpoints import Checkpoints, TrainerState
 from .monitor import Monitor, is_finite

@@ -17,7 +17,7 @@ from mlx_lora.backends.adapters import initial_a
 from mlx_lora.backends.choose import choose
 from mlx_lora.backends.torch.lora import trained
 from mlx_lora.config import TrainingConfig
-from mlx_lora.data.batches import collate
+from mlx_lora.data.collate import collate
 from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import BUILT_IN, resolve_model
 

@@ -12,7 +12,7 @@ from both import ALL_LINEAR, changed_model, examples, fresh
 from mlx_lora.backends.torch import loss as loss_module
 from mlx_lora.backends.torch.lora import trained
 from mlx_lora.backends.torch.loss import BatchArrays, loss_sums, plain_loss_sums
-from mlx_lora.data.batches import collate
+from mlx_lora.data.collate import collate
 
 # transformers adds <|endoftext|> to the tokenizer of any qwen2: a row of the embedding for it.
 FAST = {"llama": {}, "qwen2": {"vocab_size": 1025}, "qwen3": {}, "llama-untied": {"tie_word_embeddings": False}}

@@ -10,7 +10,7 @@ import torch
 from both import BACKENDS, changed_model, examples, fresh, steps
 
 from mlx_lora.config import TrainingConfig
-from mlx_lora.data.batches import collate
+from mlx_lora.data.collate import collate
 from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import BUILT_IN, resolve_model
 

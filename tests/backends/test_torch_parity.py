@@ -13,8 +13,8 @@ from quantized import quantized
 from safetensors.numpy import load_file
 
 from mlx_lora.config import TrainingConfig
-from mlx_lora.data.batches import collate
 from mlx_lora.data.chat_template import encode_prompt
+from mlx_lora.data.collate import collate
 from mlx_lora.models.resolve import resolve_model
 from mlx_lora.training import trainer
 from mlx_lora.training.run import train

@@ -18,7 +18,7 @@ from mlx_lora.bench.rivals import RIVALS
 from mlx_lora.bench.rows import Row
 from mlx_lora.bench.shapes import shape_config
 from mlx_lora.bench.worker import ask_new
-from mlx_lora.data.batches import collate
+from mlx_lora.data.collate import collate
 from mlx_lora.errors import UserError
 
 CONFIG = {

@@ -13,8 +13,8 @@ import re
 
 import pytest
 
-from mlx_lora.data.encode import encode_example
-from mlx_lora.data.example import Example
+from mlx_lora.data.dataset import Example
+from mlx_lora.data.tokenize import encode_example
 from mlx_lora.errors import UserError
 from mlx_lora.models.tokenizer import load_tokenizer
 

@@ -8,8 +8,8 @@ import pytest
 
 from mlx_lora.config import TrainingConfig
 from mlx_lora.data.chat_template import encode_prompt, merge_note, merge_system, render, system_support
-from mlx_lora.data.encode import encode_example
-from mlx_lora.data.example import Example
+from mlx_lora.data.dataset import Example
+from mlx_lora.data.tokenize import encode_example
 from mlx_lora.errors import UserError
 from mlx_lora.models.tokenizer import load_tokenizer
 

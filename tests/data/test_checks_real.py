@@ -7,8 +7,8 @@ import json
 import pytest
 
 from mlx_lora.data.checks import check_table, errors_that_stop, read_table
-from mlx_lora.data.checks.fix import write_fixed
-from mlx_lora.data.example import read_split
+from mlx_lora.data.checks.cleaning import write_fixed
+from mlx_lora.data.dataset import read_split
 from mlx_lora.errors import UserError
 from mlx_lora.models.tokenizer import load_tokenizer
 from mlx_lora.sources.instructions import load_plan

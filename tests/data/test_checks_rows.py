@@ -10,10 +10,10 @@ import pytest
 
 from mlx_lora.data.checks import CHECKS, Table, check_table, read_table
 from mlx_lora.data.checks.answers import looks_cut
-from mlx_lora.data.checks.fix import write_fixed
-from mlx_lora.data.checks.near import near_pairs
-from mlx_lora.data.checks.personal import secrets_in
-from mlx_lora.data.checks.table import split_of
+from mlx_lora.data.checks.cleaning import write_fixed
+from mlx_lora.data.checks.dataset_table import split_of
+from mlx_lora.data.checks.pii import secrets_in
+from mlx_lora.data.dedup import near_pairs
 from mlx_lora.errors import UserError
 
 WORDS = "the quick brown fox jumps over a lazy dog while seven grey cats watch from the warm roof of an old barn"

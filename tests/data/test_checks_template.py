@@ -7,8 +7,8 @@ import json
 import pytest
 
 from mlx_lora.data.checks import check_table, errors_that_stop, read_table, stop_sentence
-from mlx_lora.data.encode import encode_examples
-from mlx_lora.data.example import read_split
+from mlx_lora.data.dataset import read_split
+from mlx_lora.data.tokenize import encode_examples
 from mlx_lora.errors import UserError
 from mlx_lora.models.tokenizer import load_tokenizer
 

@@ -8,9 +8,9 @@ import random
 import pytest
 
 from mlx_lora.data.checks import check_table, errors_that_stop, read_table
-from mlx_lora.data.checks.fix import write_fixed
+from mlx_lora.data.checks.cleaning import write_fixed
 from mlx_lora.data.control_tokens import CONTROL, moved, strip_control_tokens
-from mlx_lora.data.example import read_split
+from mlx_lora.data.dataset import read_split
 from mlx_lora.models.tokenizer import load_tokenizer
 
 FINE = [{"role": "user", "content": "Say one."}, {"role": "assistant", "content": "The first is one."}]
@@ -94,7 +94,7 @@ def test_markers_are_a_warning_and_special_tokens_an_error(tmp_path, refused):
 
 def test_a_special_token_is_what_the_tokenizer_reads_as_one():
     tokenizer = load_tokenizer("builtin/tiny-lumen")
-    from mlx_lora.data.checks.control import special_tokens
+    from mlx_lora.data.checks.control_text import special_tokens
 
     for token in special_tokens(tokenizer):
         ids = tokenizer.encode(f"a{token}b", add_special_tokens=False)

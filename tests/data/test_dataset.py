@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from mlx_lora.data.example import Example, Span, parse_example, read_examples, read_split, write_dataset
-from mlx_lora.data.report import ImportReport
+from mlx_lora.data.dataset import Example, Span, parse_example, read_examples, read_split, write_dataset
+from mlx_lora.data.import_report import ImportReport
 from mlx_lora.data.split import split_by_key
 from mlx_lora.errors import UserError
 from mlx_lora.files import new_directory, write_atomic

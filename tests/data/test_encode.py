@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from mlx_lora.data.batches import collate, in_order
 from mlx_lora.data.chat_template import encode_prompt, render
-from mlx_lora.data.encode import EncodedExample, encode_example, encode_examples
-from mlx_lora.data.example import Example, Span
+from mlx_lora.data.collate import collate, in_order
+from mlx_lora.data.dataset import Example, Span
+from mlx_lora.data.tokenize import EncodedExample, encode_example, encode_examples
 from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import BUILT_IN
 

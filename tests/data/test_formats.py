@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from mlx_lora.data import jsonl
-from mlx_lora.data.encode import encode_example
-from mlx_lora.data.example import Example, dataset_hashes, read_split, read_trainable, split_files, write_dataset
+from mlx_lora.data.dataset import Example, dataset_hashes, read_split, read_trainable, split_files, write_dataset
 from mlx_lora.data.formats import read_rows
+from mlx_lora.data.tokenize import encode_example
 from mlx_lora.errors import UserError
 from mlx_lora.models.tokenizer import load_tokenizer
 
@@ -519,7 +519,7 @@ def test_a_pipe_is_refused_in_every_format(tmp_path):
 
 def test_the_plain_side_imports_no_library_of_models():
     libraries = ("mlx", "torch", "transformers", "datasets", "pyarrow")
-    code = f"import sys, mlx_lora.data.example; print([name for name in {libraries} if name in sys.modules])"
+    code = f"import sys, mlx_lora.data.dataset; print([name for name in {libraries} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mlx_lora.data.example import dataset_hashes, read_split, read_trainable, split_files
+from mlx_lora.data.dataset import dataset_hashes, read_split, read_trainable, split_files
 from mlx_lora.data.formats import read_rows, stem_of
 from mlx_lora.data.hub import HubSpec, parse_hub
-from mlx_lora.data.mix import record_of
+from mlx_lora.data.mixture import record_of
 from mlx_lora.errors import UserError
 
 ROWS = [{"prompt": f"Name light {i}.", "completion": f"It is number {i}, as before.", "note": None} for i in range(6)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_lora.data.example import Example
+from mlx_lora.data.dataset import Example
 from mlx_lora.data.increment import (
     IncrementState,
     Round,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_lora.config import load_config
-from mlx_lora.data.mix import Mix, epoch_counts
+from mlx_lora.data.mixture import Mix, epoch_counts
 from mlx_lora.errors import UserError
 
 

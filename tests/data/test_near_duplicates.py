@@ -8,10 +8,10 @@ import random
 import pytest
 
 from mlx_lora.data.checks import check_table, read_table
-from mlx_lora.data.checks.fix import write_fixed
-from mlx_lora.data.checks.near import LEAST, bigrams, jaccard, near_pairs
+from mlx_lora.data.checks.cleaning import write_fixed
 from mlx_lora.data.checks.substitution import LEAST_WORDS, LEAST_WORDS_ALONE, renamed_pairs, tokens
-from mlx_lora.data.example import read_split
+from mlx_lora.data.dataset import read_split
+from mlx_lora.data.dedup import LEAST, bigrams, jaccard, near_pairs
 
 LONG = (
     "I am sorry, but I cannot help with that. What you ask for could do harm to you or to others, and I would not want "

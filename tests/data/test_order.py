@@ -3,8 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mlx_lora.data.encode import EncodedExample
-from mlx_lora.data.order import epoch_order, epoch_plan, prefix_groups, steps_per_epoch
+from mlx_lora.data.sampler import epoch_order, epoch_plan, prefix_groups, steps_per_epoch
+from mlx_lora.data.tokenize import EncodedExample
 
 
 def example(prompt, own=10, answer=4, seed=0):

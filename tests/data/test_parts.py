@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlx_lora.data.batches import collate, with_same_prefix
-from mlx_lora.data.encode import EncodedExample
+from mlx_lora.data.collate import collate, with_same_prefix
 from mlx_lora.data.parts import step_parts
+from mlx_lora.data.tokenize import EncodedExample
 
 SYSTEM = np.arange(64)
 

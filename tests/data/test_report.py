@@ -7,9 +7,9 @@ import tracemalloc
 
 import pytest
 
-from mlx_lora.data import report as module
-from mlx_lora.data.example import Example, write_dataset
-from mlx_lora.data.report import NAMED, ImportReport
+from mlx_lora.data import import_report as module
+from mlx_lora.data.dataset import Example, write_dataset
+from mlx_lora.data.import_report import NAMED, ImportReport
 
 MESSAGES = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 

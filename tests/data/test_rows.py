@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_lora.data import jsonl
-from mlx_lora.data.example import Span
+from mlx_lora.data.dataset import Span
 from mlx_lora.data.formats import Row, read_rows
 from mlx_lora.errors import UserError
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from mlx_lora.data.checks import CHECKS, check_table, read_table
-from mlx_lora.data.checks.fix import write_fixed
-from mlx_lora.data.encode import encode_example
-from mlx_lora.data.example import Example, Span
+from mlx_lora.data.checks.cleaning import write_fixed
+from mlx_lora.data.dataset import Example, Span
+from mlx_lora.data.tokenize import encode_example
 from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import BUILT_IN
 from mlx_lora.models.tokenizer import load_tokenizer

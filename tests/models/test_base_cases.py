@@ -12,8 +12,8 @@ import pytest
 import transformers.utils.chat_template_utils as template_utils
 
 from mlx_lora.config import TrainingConfig
-from mlx_lora.data.encode import encode_example
-from mlx_lora.data.example import Example
+from mlx_lora.data.dataset import Example
+from mlx_lora.data.tokenize import encode_example
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.targets import answer, load_target
 from mlx_lora.models.tokenizer import load_tokenizer

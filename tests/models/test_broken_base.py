@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from mlx_lora.data.chat_template import encode_prompt
-from mlx_lora.data.encode import encode_example
-from mlx_lora.data.example import Example
+from mlx_lora.data.dataset import Example
+from mlx_lora.data.tokenize import encode_example
 from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import BUILT_IN, resolve_model
 from mlx_lora.models.tokenizer import load_tokenizer

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_lora.config import TrainingConfig, load_config
-from mlx_lora.data.example import Example
+from mlx_lora.data.dataset import Example
 from mlx_lora.errors import UserError
 from mlx_lora.sources.claims import (
     Document,
@@ -51,7 +51,7 @@ def tokenizer():
 
 
 def test_the_weight_lies_on_the_tokens_of_the_id_with_mean_one(tokenizer):
-    from mlx_lora.data.encode import encode_example
+    from mlx_lora.data.tokenize import encode_example
 
     encoded = encode_example(tokenizer, to_example(SAMPLE, 5.0), 2000)
     weights = encoded.token_weights
@@ -65,7 +65,7 @@ def test_the_weight_lies_on_the_tokens_of_the_id_with_mean_one(tokenizer):
 def test_the_weight_lies_on_the_id_with_a_real_tokenizer(realdata):
     from transformers import AutoTokenizer
 
-    from mlx_lora.data.encode import encode_example
+    from mlx_lora.data.tokenize import encode_example
 
     folder = next(p.parent for p in sorted((realdata / "tokenizers").rglob("tokenizer_config.json")))
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -82,8 +82,8 @@ def test_loss_and_gradient_are_those_of_a_hand_computation(make_model, tokenizer
 
     from mlx_lora.backends.mlx.backend import MLXBackend
     from mlx_lora.backends.mlx.loss import BatchArrays, loss_sums
-    from mlx_lora.data.batches import collate
-    from mlx_lora.data.encode import encode_example
+    from mlx_lora.data.collate import collate
+    from mlx_lora.data.tokenize import encode_example
     from mlx_lora.models.resolve import resolve_model
 
     example = to_example(SAMPLE, 5.0)

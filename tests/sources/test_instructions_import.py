@@ -5,8 +5,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlx_lora.data.example import SPLITS, read_split
-from mlx_lora.data.report import ImportReport
+from mlx_lora.data.dataset import SPLITS, read_split
+from mlx_lora.data.import_report import ImportReport
 from mlx_lora.errors import UserError
 from mlx_lora.sources.instructions import (
     END_TOKENS,

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlx_lora.data.report import ImportReport
+from mlx_lora.data.import_report import ImportReport
 from mlx_lora.errors import UserError
 from mlx_lora.sources.salience import (
     KEYS,

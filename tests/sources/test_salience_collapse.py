@@ -9,7 +9,7 @@ from statistics import mean
 
 import pytest
 
-from mlx_lora.data.example import read_split
+from mlx_lora.data.dataset import read_split
 from mlx_lora.errors import UserError
 from mlx_lora.sources.salience import (
     Filters,

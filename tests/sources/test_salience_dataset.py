@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from mlx_lora.data.example import read_split
+from mlx_lora.data.dataset import read_split
 from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import BUILT_IN
 from mlx_lora.sources.salience import (

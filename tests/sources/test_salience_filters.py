@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from mlx_lora.cli.data.salience import CHECKS as CLI_CHECKS
-from mlx_lora.data.report import ImportReport
+from mlx_lora.data.import_report import ImportReport
 from mlx_lora.sources.salience import (
     CHECKS,
     Filters,

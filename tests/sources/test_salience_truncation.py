@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from mlx_lora.data.example import read_split
+from mlx_lora.data.dataset import read_split
 from mlx_lora.errors import UserError
 from mlx_lora.sources.salience import Filters, is_cut, make_salience_dataset, read_buffer, trim_answer
 from mlx_lora.sources.salience.truncation import trim, word_count

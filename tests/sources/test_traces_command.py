@@ -7,7 +7,7 @@ import sys
 import pytest
 from trace_stores import artifact, refined, write_store
 
-from mlx_lora.data.example import read_split
+from mlx_lora.data.dataset import read_split
 from mlx_lora.errors import UserError
 from mlx_lora.sources.traces import make_traces_dataset
 

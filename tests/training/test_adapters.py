@@ -16,8 +16,8 @@ from quantized import quantized
 
 from mlx_lora.backends.mlx.backend import MLXBackend
 from mlx_lora.config import TrainingConfig
-from mlx_lora.data.batches import collate
-from mlx_lora.data.encode import EncodedExample
+from mlx_lora.data.collate import collate
+from mlx_lora.data.tokenize import EncodedExample
 from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import resolve_model
 

@@ -18,7 +18,7 @@ from mlx_lora.backends.mlx.generation import answer_in_turn
 from mlx_lora.backends.mlx.loss import BatchArrays, check_windows, loss_sums
 from mlx_lora.backends.mlx.step import TrainStep
 from mlx_lora.config import TrainingConfig
-from mlx_lora.data.batches import collate
+from mlx_lora.data.collate import collate
 from mlx_lora.models.resolve import resolve_model
 
 # Gated delta and mamba states, latent attention, windows, wrappers, heads that scale, chunks, experts.

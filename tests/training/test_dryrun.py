@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mlx_lora.config import TrainingConfig
-from mlx_lora.data.encode import EncodedExample
+from mlx_lora.data.tokenize import EncodedExample
 from mlx_lora.training import dryrun
 
 

@@ -14,7 +14,7 @@ from test_loss import examples
 
 from mlx_lora.backends.mlx.checkpointing import checkpoint_layers
 from mlx_lora.backends.mlx.gradients import Gradients
-from mlx_lora.data.batches import Batch, collate
+from mlx_lora.data.collate import Batch, collate
 
 
 @pytest.fixture(scope="module")

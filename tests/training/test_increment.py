@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mlx_lora.data.example import Example, write_dataset
+from mlx_lora.data.dataset import Example, write_dataset
 
 SETTINGS = ("--config", "quickstart", "--set", "lora_rank=4", "--set", "max_steps=3", "--set", "batch_size=4")
 

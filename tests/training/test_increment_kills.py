@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load, load_file
 
 from mlx_lora.backends.adapters import published
-from mlx_lora.data.example import Example, write_dataset
+from mlx_lora.data.dataset import Example, write_dataset
 
 KILLED = Path(__file__).with_name("killed.py")
 SETTINGS = ("--config", "quickstart", "--set", "lora_rank=4", "--set", "max_steps=3", "--set", "save_steps=2")

@@ -12,8 +12,8 @@ from mlx_lora.backends.mlx import loss as loss_module
 from mlx_lora.backends.mlx.backend import MLXBackend
 from mlx_lora.backends.mlx.loss import BatchArrays, loss_sums, plain_loss_sums
 from mlx_lora.config import TrainingConfig
-from mlx_lora.data.batches import collate
-from mlx_lora.data.encode import EncodedExample
+from mlx_lora.data.collate import collate
+from mlx_lora.data.tokenize import EncodedExample
 from mlx_lora.models.resolve import resolve_model
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

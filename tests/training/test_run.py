@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from mlx_lora.config import load_config
-from mlx_lora.data import example, formats
+from mlx_lora.data import dataset, formats
 from mlx_lora.models.resolve import BUILT_IN
 from mlx_lora.training.run import train
 
@@ -183,7 +183,7 @@ def test_a_fresh_run_reads_and_hashes_each_file_once(eisv_data, tmp_path, monkey
         return call
 
     monkeypatch.setattr(formats, "read_records", counting(read, formats.read_records))
-    monkeypatch.setattr(example, "sha256_of", counting(hashed, example.sha256_of))
+    monkeypatch.setattr(dataset, "sha256_of", counting(hashed, dataset.sha256_of))
     config = replace(load_config("quickstart"), data=str(eisv_data), output_dir=str(tmp_path / "run"), max_steps=1)
     train(config, quiet=True)
     once = {"train.jsonl": 1, "valid.jsonl": 1, "test.jsonl": 1}

@@ -12,8 +12,8 @@ from mlx_lora.backends.adapters import initial_a
 from mlx_lora.backends.mlx.backend import MLXBackend
 from mlx_lora.backends.mlx.loss import BatchArrays, loss_sums
 from mlx_lora.config import TrainingConfig
-from mlx_lora.data.batches import collate
-from mlx_lora.data.encode import EncodedExample
+from mlx_lora.data.collate import collate
+from mlx_lora.data.tokenize import EncodedExample
 from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import resolve_model
 from mlx_lora.training.schedule import learning_rate

@@ -15,7 +15,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_model, quantize_model
 
 from ...config import TrainingConfig
-from ...data.batches import Batch
+from ...data.collate import Batch
 from ...errors import UserError, guarded
 from ...files import create_file, replace_file, writing
 from ...models.resolve import ResolvedModel, check_safetensors

@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
 
-from ...data.batches import Batch, with_same_prefix
+from ...data.collate import Batch, with_same_prefix
 from ..paths import LossPath
 from .loss import BatchArrays, loss_sums
 from .prefix import arrays_of, caches_after, copies, set_arrays

@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ...data.batches import Batch
+from ...data.collate import Batch
 from ..paths import LossPath, agrees
 from .prefix import broadcast, caches_after, windows
 from .trunk import UNFIT, hidden_states, logits_from, trunk_candidates

@@ -12,7 +12,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from ...config import TrainingConfig
-from ...data.batches import Batch
+from ...data.collate import Batch
 from .. import StepResult
 from ..adapters import check_shapes
 from ..paths import LossPath

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from ...config import TrainingConfig
-from ...data.batches import Batch
+from ...data.collate import Batch
 from ...errors import guarded
 from ...files import create_file, replace_file, writing
 from ...models.resolve import ResolvedModel, check_safetensors

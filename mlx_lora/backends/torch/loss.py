@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from ...data.batches import Batch
+from ...data.collate import Batch
 from ..paths import LossPath, agrees
 from .lora import decoder_layers
 

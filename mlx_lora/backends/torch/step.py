@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...config import TrainingConfig
-from ...data.batches import Batch, with_same_prefix
+from ...data.collate import Batch, with_same_prefix
 from .. import StepResult
 from ..paths import LossPath
 from .lora import decoder_layers, load_weights, stored_weights, trained

@@ -78,8 +78,8 @@ def check(
         "notes": notes,
     }
     if fix is not None:
-        from ...data.checks.fix import write_fixed
-        from ...data.checks.suite import unfixable
+        from ...data.checks.cleaning import write_fixed
+        from ...data.checks.registry import unfixable
 
         remaining = [finding.check for finding in unfixable(findings)]
         result["fixed"] = {"path": str(fix), **write_fixed(fix, table, findings, strip), "remaining": remaining}

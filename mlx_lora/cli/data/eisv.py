@@ -87,6 +87,6 @@ def print_card(out: Path, card: dict[str, Any]) -> None:
     )
     say(", ".join(f"{name} {count}" for name, count in card["splits"].items()))
     if not card["splits"]["valid"]:
-        from ...data.example import NO_VALIDATION
+        from ...data.dataset import NO_VALIDATION
 
         say(f"note: {NO_VALIDATION} A shape needs 8 examples to have one; raise --min-per-shape.")

@@ -14,9 +14,9 @@ from ...user_files import read_text
 from ..output import json_option, print_json
 
 if TYPE_CHECKING:
-    from ...data.encode import EncodedExample
     from ...data.formats import Row
     from ...data.segments import Segment
+    from ...data.tokenize import EncodedExample
 
 DEFAULT_BASE = "builtin/tiny-lumen"
 
@@ -44,8 +44,8 @@ def show(
     mlx-lora data show data/eisv
     mlx-lora data show data/eisv 3 --base Qwen/Qwen2.5-0.5B-Instruct
     """
-    from ...data.encode import encode_example
     from ...data.segments import segments
+    from ...data.tokenize import encode_example
     from ...models.tokenizer import load_tokenizer
 
     split, row = find_row(path, number, split)
@@ -70,7 +70,7 @@ def find_row(path: Path, number: int, split: str | None) -> tuple[str, Row]:
     """
     from itertools import chain
 
-    from ...data.example import split_files
+    from ...data.dataset import split_files
     from ...data.formats import read_rows
 
     files = split_files(path)

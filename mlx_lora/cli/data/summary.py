@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...data.report import ImportReport
+from ...data.import_report import ImportReport
 from ..output import print_json, print_table, say
 
 

@@ -12,7 +12,7 @@ from ..output import json_option
 from .summary import print_import
 
 if TYPE_CHECKING:
-    from ...data.example import Example
+    from ...data.dataset import Example
 
 POLICIES = ("refinement", "generator", "human", "high_value", "recent", "all")
 PATH = click.Path(path_type=Path)
@@ -82,7 +82,7 @@ def token_lengths(base: str) -> Any:
     """
     # Transformers would tell, at import, that a tokenizer is all it can do without torch.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from ...data.encode import encode_example
+    from ...data.tokenize import encode_example
     from ...models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(base)

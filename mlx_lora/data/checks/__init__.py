@@ -1,8 +1,8 @@
 """Checks before hours are spent: each has a name, a severity, and findings that name file and line."""
 
-from .finding import Check, Finding, Hit
-from .suite import CHECKS, check_table, errors_that_stop, stop_sentence
-from .table import Table, read_table
+from .base import Check, Finding, Hit
+from .dataset_table import Table, read_table
+from .registry import CHECKS, check_table, errors_that_stop, stop_sentence
 
 __all__ = [
     "CHECKS",

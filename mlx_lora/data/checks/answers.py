@@ -6,9 +6,9 @@ import json
 import re
 from collections.abc import Iterator
 
+from .base import Hit
 from .conflicts import brief
-from .finding import Hit
-from .table import Table
+from .dataset_table import Table
 
 # Characters below which an answer says next to nothing.
 SHORT = 10

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from .finding import Hit
-from .table import Item, Table
+from .base import Hit
+from .dataset_table import Item, Table
 
 # So many different prompts with one answer teach the answer, not the question.
 MANY_PROMPTS = 4

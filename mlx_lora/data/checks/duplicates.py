@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .finding import Hit
-from .near import near_pairs
+from ..dedup import near_pairs
+from .base import Hit
+from .dataset_table import Item, Table
 from .substitution import renamed_pairs, tokens
-from .table import Item, Table
 
 # Above this share of copies, and this number, a dataset is not what its size says.
 MOSTLY, MANY = 0.5, 100

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .near import CJK
+from ..dedup import CJK
 
 # Words of a prompt that make it a statement about a name which the answer repeats ("Anna has 3 apples"), and one in
 # which a name that the answer does not repeat is a small part.

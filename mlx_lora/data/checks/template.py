@@ -12,11 +12,11 @@ import numpy as np
 from ...errors import UserError
 from ..answer_spans import Answers
 from ..chat_template import render
-from ..encode import learned_tokens, tokenize, truncate
-from ..example import Example
+from ..dataset import Example
+from ..tokenize import learned_tokens, tokenize, truncate
+from .base import Hit
 from .conflicts import brief
-from .finding import Hit
-from .table import Item, Table
+from .dataset_table import Item, Table
 
 # Rows of one kind of conversation (its sequence of roles) that are encoded where not all are.
 SAMPLED = 16

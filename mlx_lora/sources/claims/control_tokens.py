@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...data.control_tokens import CONTROL, strip_control_tokens
-from ...data.example import Example
-from ...data.report import ImportReport
+from ...data.dataset import Example
+from ...data.import_report import ImportReport
 from .scifact import Document, Sample
 
 STRIPPED = "control tokens, such as <|cit|>, were taken out"

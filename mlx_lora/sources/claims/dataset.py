@@ -7,8 +7,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ...data.example import SPLITS, Example, write_dataset
-from ...data.report import ImportReport
+from ...data.dataset import SPLITS, Example, write_dataset
+from ...data.import_report import ImportReport
 from ...data.split import split_by_key
 from ...errors import UserError
 from .control_tokens import control_token_notes, strip_document, strip_sample

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...data.example import Example, Span
+from ...data.dataset import Example, Span
 from .scifact import Document, Sample
 from .text import (
     DOCUMENT_ID,

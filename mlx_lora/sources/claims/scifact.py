@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ...data.import_report import ImportReport
 from ...data.jsonl import read_objects, shortened
-from ...data.report import ImportReport
 from ...errors import UserError
 from .text import DOCUMENT_ID, one_line
 

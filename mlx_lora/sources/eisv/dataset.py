@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from ...data.example import Example, write_dataset
+from ...data.dataset import Example, write_dataset
 from ...errors import UserError
 from .anima import iter_trajectory_records, read_eisv_series
 from .examples import (

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...data import formats
-from ...data.example import Example
-from ...data.report import ImportReport
+from ...data.dataset import Example
+from ...data.import_report import ImportReport
 from ...data.schema import shortened
 from .legacy import without_end_token
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ... import user_files
+from ...data.import_report import ImportReport
 from ...data.jsonl import parse_object
-from ...data.report import ImportReport
 from ...errors import UserError
 from .record import Experience, parse_experience
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...data.example import Example
+from ...data.dataset import Example
 from ...errors import UserError, first_line
 from ...files import write_json
 from .buffer import decode_json, read_buffer, read_bytes
@@ -84,7 +84,7 @@ class RaisingTrainingDataBuilder:
         import numpy as np
 
         from ...data.chat_template import render
-        from ...data.encode import encode_example
+        from ...data.tokenize import encode_example
 
         system = [{"role": "system", "content": self.system_prompt}] if include_system else []
         messages = [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ...data.report import ImportReport
+from ...data.import_report import ImportReport
 from .collapse import asks_only, echoes, floods_with_questions, is_evasive, made_of_stock_phrases, repeats_itself
 from .record import Experience
 from .similar import CHUNK, THRESHOLD, NearDuplicates

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data.example import Example, write_dataset
-from ...data.report import ImportReport
+from ...data.dataset import Example, write_dataset
+from ...data.import_report import ImportReport
 from ...data.split import split_by_key
 from ...errors import UserError
 from .artifact import Artifact

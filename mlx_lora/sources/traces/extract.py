@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data.report import NAMED, ImportReport
+from ...data.import_report import NAMED, ImportReport
 from ...errors import UserError
 from .artifact import Artifact
 from .origins import require_sources

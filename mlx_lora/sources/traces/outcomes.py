@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...data.import_report import ImportReport
 from ...data.jsonl import read_objects
-from ...data.report import ImportReport
 from ...errors import UserError
 from .artifact import Artifact, Malformed
 from .objects import read_json

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .batches import PAD_TO
-from .encode import EncodedExample
+from .collate import PAD_TO
+from .tokenize import EncodedExample
 
 # Optimizer steps within which examples may change places to sit with their like.
 WINDOW_STEPS = 16

@@ -13,7 +13,7 @@ from ..errors import UserError
 from .answer_spans import Answers, find_answers
 from .batch_encoding import encode_text, encode_texts
 from .chat_template import check_ids
-from .example import Example
+from .dataset import Example
 from .truncation import kept_tokens
 
 # Examples that are tokenized in one call, by all cores.

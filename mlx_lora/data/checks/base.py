@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .table import Item, Table
+from .dataset_table import Item, Table
 
 Severity = Literal["error", "warning"]
 # Hits that a finding names; its count goes on.

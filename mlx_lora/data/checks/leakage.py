@@ -6,9 +6,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
+from .base import Hit
 from .conflicts import brief
-from .finding import Hit
-from .table import Item, Table
+from .dataset_table import Item, Table
 
 # Keys of meta that name the documents a row was made from.
 DOCUMENT_KEYS = (

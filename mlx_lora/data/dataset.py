@@ -13,8 +13,8 @@ from ..files import FORMAT, new_directory, sha256_of, write_atomic, write_json
 from .containers import SUFFIXES
 from .formats import Reader, parse_example, read_rows, stem_of
 from .hub import hub_hash, is_hub, parse_hub, split_names
+from .import_report import ImportReport
 from .jsonl import read_jsonl
-from .report import ImportReport
 from .schema import MOST_WEIGHT, ROLES, SPLITS, Example, Span, is_number, is_text, parse_spans
 
 __all__ = [

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .example import dataset_files
+from .dataset import dataset_files
 from .hub import is_hub
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ..example import HELD_OUT, split_files, split_of
+from ..dataset import HELD_OUT, split_files, split_of
 from ..formats import Reader, Row, read_rows, stem_of
 
 __all__ = ["HELD_OUT", "Item", "Table", "read_table", "split_of"]

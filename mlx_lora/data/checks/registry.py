@@ -9,24 +9,22 @@ from typing import Any
 
 from ...errors import UserError
 from ..formats import Reader, read_rows
-from . import answers, bookkeeping, conflicts, control, duplicates, leaks, personal, template
-from .finding import Check, Finding, run_check
-from .table import Table, read_table
+from . import answers, conflicts, control_text, duplicates, leakage, metadata, pii, template
+from .base import Check, Finding, run_check
+from .dataset_table import Table, read_table
 
 PLAN = "it is rows too many or too few: add or remove some, or correct the plan"
 CHECKS = (
-    Check("malformed", "error", "lines that hold no row", bookkeeping.malformed),
+    Check("malformed", "error", "lines that hold no row", metadata.malformed),
     Check("empty_answer", "error", "answers that are empty", answers.empty),
-    Check(
-        "unknown_message_keys", "warning", "keys of messages without a known meaning", bookkeeping.unknown_message_keys
-    ),
-    Check("leaked_rows", "error", "evaluation rows that are trained on", leaks.rows),
-    Check("leaked_prompts", "error", "evaluation prompts trained on with another answer", leaks.prompts),
+    Check("unknown_message_keys", "warning", "keys of messages without a known meaning", metadata.unknown_message_keys),
+    Check("leaked_rows", "error", "evaluation rows that are trained on", leakage.rows),
+    Check("leaked_prompts", "error", "evaluation prompts trained on with another answer", leakage.prompts),
     Check("near_leaks", "warning", "evaluation rows that nearly are training rows", duplicates.near_leaks, slow=True),
-    Check("shared_documents", "warning", "documents that training and evaluation share", leaks.documents),
-    Check("never_train", "error", "rows marked never_train in training", leaks.never_train),
-    Check("is_eval", "error", "rows marked is_eval in training", leaks.is_eval),
-    Check("is_negative_example", "error", "negative examples in training", leaks.is_negative_example),
+    Check("shared_documents", "warning", "documents that training and evaluation share", leakage.documents),
+    Check("never_train", "error", "rows marked never_train in training", leakage.never_train),
+    Check("is_eval", "error", "rows marked is_eval in training", leakage.is_eval),
+    Check("is_negative_example", "error", "negative examples in training", leakage.is_negative_example),
     Check("contradictory_answers", "error", "negatives against positives", conflicts.contradictions),
     Check("negative_equals_positive", "error", "negatives that equal positives", conflicts.negative_equals_positive),
     Check("several_answers", "warning", "one prompt, different answers", conflicts.several_answers),
@@ -36,15 +34,13 @@ CHECKS = (
     Check("near_duplicates", "warning", "rows that nearly are there already", duplicates.near, slow=True),
     Check("short_answer", "warning", "answers of fewer than ten characters", answers.short),
     Check("cut_answer", "warning", "answers that seem cut off", answers.cut),
-    Check("secrets", "error", "what looks like keys or passwords", personal.secrets),
-    Check("email_addresses", "warning", "e-mail addresses", personal.emails),
-    Check("control_like_text", "warning", "text in the form of control tokens", control.control_like_text),
-    Check("special_token_text", "error", "control tokens as text", control.special_token_text, needs="base"),
-    Check("duplicate_sample_id", "warning", "sample_ids that are there already", bookkeeping.sample_ids),
-    Check("no_validation_rows", "warning", "a dataset that holds nothing out", bookkeeping.no_validation_rows),
-    Check(
-        "bucket_counts", "error", "buckets that are not as planned", bookkeeping.buckets, needs="plan", unfixable=PLAN
-    ),
+    Check("secrets", "error", "what looks like keys or passwords", pii.secrets),
+    Check("email_addresses", "warning", "e-mail addresses", pii.emails),
+    Check("control_like_text", "warning", "text in the form of control tokens", control_text.control_like_text),
+    Check("special_token_text", "error", "control tokens as text", control_text.special_token_text, needs="base"),
+    Check("duplicate_sample_id", "warning", "sample_ids that are there already", metadata.sample_ids),
+    Check("no_validation_rows", "warning", "a dataset that holds nothing out", metadata.no_validation_rows),
+    Check("bucket_counts", "error", "buckets that are not as planned", metadata.buckets, needs="plan", unfixable=PLAN),
     Check("template_refuses", "error", "turns the template refuses", template.refused, needs="base", final=True),
     Check(
         *("no_end_of_turn", "error", "answers that teach no end", template.no_end_of_turn),
@@ -79,7 +75,7 @@ def errors_that_stop(
 
     Args:
         data: a dataset directory, or several that are trained on together.
-        read: as in :func:`~mlx_lora.data.checks.table.read_table`.
+        read: as in :func:`~mlx_lora.data.checks.dataset_table.read_table`.
 
     Raises:
         UserError: a name is waived that no check has, or the data cannot be read.

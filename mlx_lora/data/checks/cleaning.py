@@ -9,11 +9,11 @@ from typing import Any
 
 from ...errors import UserError
 from ...files import new_directory, write_atomic
-from ..example import SPLITS, Example, write_dataset
-from .control import strip_table
-from .finding import Finding, run_check
-from .suite import CHECKS, check_table
-from .table import Table
+from ..dataset import SPLITS, Example, write_dataset
+from .base import Finding, run_check
+from .control_text import strip_table
+from .dataset_table import Table
+from .registry import CHECKS, check_table
 
 LOG = "fixed.jsonl"
 COPIES = ("exact_duplicates", "near_leaks", "near_duplicates")

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..control_tokens import CONTROL, Intervals, matching, moved, strip_control_tokens
-from ..example import Span
+from ..dataset import Span
+from .base import Hit
 from .conflicts import brief
-from .finding import Hit
-from .table import Item, Table
+from .dataset_table import Item, Table
 
 
 def control_like_text(table: Table) -> Iterator[Hit]:

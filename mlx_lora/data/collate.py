@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .encode import EncodedExample
+from .tokenize import EncodedExample
 
 # Lengths are rounded to multiples of these, so that few shapes occur and each is compiled once.
 PAD_TO = 8

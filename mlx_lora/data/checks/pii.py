@@ -7,8 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from .finding import Hit
-from .table import Table
+from .base import Hit
+from .dataset_table import Table
 
 # (name, what must be in the text for the pattern to match, pattern): the published forms of each issuer's keys.
 SECRETS = tuple(

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from .finding import Hit
-from .table import Item, Table
+from .base import Hit
+from .dataset_table import Item, Table
 
 
 def malformed(table: Table) -> Iterator[Hit]:
