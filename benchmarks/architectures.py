@@ -69,7 +69,7 @@ def mlx_lm_losses(model_directory: Path, run: Path, ready: Any) -> Iterator[floa
     from mlx_lm.tuner.utils import linear_to_lora_layers
     from mlx_lm.utils import load_model
 
-    from mlx_lora.backends.adapters import initial_a
+    from mlx_lora.backends.adapter_format import initial_a
     from mlx_lora.training.schedule import learning_rate
     from mlx_lora.training.trainer import training_steps
 

@@ -14,7 +14,7 @@ from ..config import TrainingConfig
 from ..data.collate import Batch
 from ..models.inspection import BaseFacts
 from ..models.resolve import ResolvedModel
-from .choose import choose, library_fails
+from .registry import choose, library_fails
 
 
 @dataclass

@@ -19,7 +19,7 @@ from mlx_lm.utils import _get_classes
 
 from ..backends.mlx.lora import load_weights, start_adapter
 from ..backends.mlx.loss import BatchArrays, find_path, plain_loss_sums
-from ..backends.mlx.step import TrainStep
+from ..backends.mlx.train_step import TrainStep
 from ..data.collate import collate
 from .ours import first_loss, timed_steps
 from .report import JUDGED, MODULES, RATE, Report, Spec, Step, flops, serve, training_config
@@ -42,7 +42,7 @@ def ours(spec: Spec, rows: list[Row]) -> Report:
     model = build(spec.config)
     start_adapter(model, config)
     if config.grad_checkpoint:
-        from ..backends.mlx.checkpointing import checkpoint_layers
+        from ..backends.mlx.gradient_checkpointing import checkpoint_layers
 
         checkpoint_layers(model)
     path = find_path(model)

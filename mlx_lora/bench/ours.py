@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..backends.paths import LossPath
+from ..backends.loss_plan import LossPath
 from ..config import TrainingConfig
 from ..data.collate import with_same_prefix
 from ..training.trainer import training_steps

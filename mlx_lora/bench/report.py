@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..backends.paths import LossPath
+from ..backends.loss_plan import LossPath
 from ..config import TrainingConfig
 from ..data.collate import Batch
 from .rows import Row, make_rows

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
+from ..backends.torch.device import find_device
 from ..backends.torch.lora import start_adapter
 from ..backends.torch.loss import find_path
-from ..backends.torch.machine import find_device
-from ..backends.torch.step import TrainStep
+from ..backends.torch.train_step import TrainStep
 from .gauge import Gauge, about_device, finish
 from .ours import timed_steps
 from .report import CLIP, Report, Spec, serve, training_config

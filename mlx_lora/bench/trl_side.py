@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.kernels.chunked_logprob import _use_triton
 
-from ..backends.adapters import initial_a
+from ..backends.adapter_format import initial_a
 from ..backends.torch.lora import in_mlx_layout, trained
 from .gauge import Gauge, about_device, finish
 from .ours import in_our_order

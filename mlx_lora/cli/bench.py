@@ -60,7 +60,7 @@ def bench(
     from rich.console import Console
     from rich.progress import Progress
 
-    from ..backends.choose import choose
+    from ..backends.registry import choose
     from ..bench.compare import STANDARD, Case, compare
     from ..bench.record import table, title, write_results
     from ..bench.rivals import RIVALS

@@ -106,7 +106,7 @@ def torch_packages(found: Found) -> list[str]:
 
     PEFT, which imports the others, is the last, so that the first that is broken is the one to repair.
     """
-    from ..backends.choose import TORCH_PACKAGES
+    from ..backends.registry import TORCH_PACKAGES
 
     # PEFT imports a bitsandbytes that is there whatever the base.
     optional = [OPTIONAL] if OPTIONAL in found.get("versions", {}) else []

@@ -51,7 +51,7 @@ def probe_mlx() -> dict[str, Any]:
 def _mlx_gpu() -> dict[str, Any] | None:
     import mlx.core as mx
 
-    from ..backends.mlx.limits import usable_memory
+    from ..backends.mlx.memory import usable_memory
 
     # Some machines have a GPU that MLX finds and cannot use.
     mx.eval(mx.ones((8, 8)) @ mx.ones((8, 8)))
@@ -63,7 +63,7 @@ def _mlx_gpu() -> dict[str, Any] | None:
 
 def probe_torch() -> dict[str, Any]:
     """Torch and what the torch backend needs beside it, and torch's CUDA devices."""
-    from ..backends.choose import TORCH_PACKAGES
+    from ..backends.registry import TORCH_PACKAGES
     from .libraries import OPTIONAL
 
     found: dict[str, Any] = try_imports({name: name for name in (*TORCH_PACKAGES, OPTIONAL)})
@@ -89,7 +89,7 @@ def _torch_gpus() -> dict[str, Any]:
 
 def probe_backend() -> dict[str, Any]:
     """What auto picks here."""
-    from ..backends.choose import choose
+    from ..backends.registry import choose
 
     try:
         return asdict(choose())

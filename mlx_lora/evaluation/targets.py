@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import Backend, load_backend
-from ..backends.adapters import published
+from ..backends.adapter_format import published
 from ..data.chat_template import encode_prompt
 from ..models.resolve import resolve_model
 from ..training.directory import base_of, check_exists, is_run, other_base, read_trained

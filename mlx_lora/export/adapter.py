@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
+from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE
 from ..backends.mlx.layer_streaming import load_lazily
 from ..config import TrainingConfig
 from ..errors import UserError

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.adapters import ADAPTER_FILE
+from ..backends.adapter_format import ADAPTER_FILE
 from ..backends.mlx.layer_streaming import load_lazily
 from ..errors import UserError, first_line
 from .hub_names import HubNames, hub_names, is_floating

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE
+from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE
 from ..backends.mlx.layer_streaming import load_lazily
 from ..errors import UserError
 from ..files import FORMAT, sha256_of, write_json, writing

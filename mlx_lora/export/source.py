@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import Backend, load_backend
-from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE, published
+from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE, published
 from ..errors import UserError, first_line
 from ..models.resolve import BUILT_IN, ResolvedModel, check_safetensors, is_local, resolve_model
 from ..training.directory import RUN_FILE, base_of, check_exists, is_run, other_base, read_trained

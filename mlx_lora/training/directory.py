@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..backends.adapters import ADAPTER_CONFIG, ADAPTER_FILE, LIVE, base_recorded
+from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE, LIVE, base_recorded
 from ..config import TrainingConfig
 from ..config_paths import located
 from ..data.chat_template import TEMPLATE_DATE

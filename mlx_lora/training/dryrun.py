@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..backends import Backend
-from ..backends.choose import choose
+from ..backends.registry import choose
 from ..data.collate import Batch, collate
 from ..data.tokenize import EncodedExample
 from .prepare import Prepared

@@ -3,7 +3,7 @@
 ``out/live`` points at ``generations/N`` and is replaced at once; ``out/adapters.safetensors`` and the other files that
 mlx-lm and people's scripts open are links through it, which stay. A program that opens two of them one after the other
 may meet a new generation in between. So ``adapter_config.json`` is kept byte for byte while only dropout differs, and
-our own readers find the generation once (:func:`~mlx_lora.backends.adapters.published`).
+our own readers find the generation once (:func:`~mlx_lora.backends.adapter_format.published`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..backends.adapters import (
+from ..backends.adapter_format import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
     LIVE,

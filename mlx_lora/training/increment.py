@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..backends.adapters import ADAPTER_FILE, LIVE
+from ..backends.adapter_format import ADAPTER_FILE, LIVE
 from ..config import TrainingConfig
 from ..data.dataset import Example, read_split, read_trainable, write_dataset
 from ..data.increment import Round, abandon_round, finish_round, item_id, read_state, start_round, state_path

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..backends import Backend, load_backend
-from ..backends.adapters import base_recorded, published, settled_modules
+from ..backends.adapter_format import base_recorded, published, settled_modules
 from ..config import TrainingConfig
 from ..data.chat_template import encode_prompt, merge_note
 from ..data.checks import errors_that_stop, stop_sentence

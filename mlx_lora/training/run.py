@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ..backends import Backend
-from ..backends.adapters import ADAPTER_FILE
+from ..backends.adapter_format import ADAPTER_FILE
 from ..config import TrainingConfig
 from ..config_paths import located
 from ..errors import UserError, first_line

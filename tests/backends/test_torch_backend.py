@@ -13,8 +13,8 @@ import pytest
 import torch
 from both import BACKENDS, changed_model, examples, fresh, steps
 
-from mlx_lora.backends.adapters import initial_a
-from mlx_lora.backends.choose import choose
+from mlx_lora.backends.adapter_format import initial_a
+from mlx_lora.backends.registry import choose
 from mlx_lora.backends.torch.lora import trained
 from mlx_lora.config import TrainingConfig
 from mlx_lora.data.collate import collate
@@ -156,7 +156,7 @@ def test_what_it_cannot_load_is_one_sentence(make_model, tmp_path):
 
 def test_which_backend_is_chosen(monkeypatch):
     # The package has a function of the same name.
-    module = sys.modules["mlx_lora.backends.choose"]
+    module = sys.modules["mlx_lora.backends.registry"]
 
     def machine(packages, cuda=False, system="linux", processor="x86_64"):
         found = {name: object() for name in packages}
@@ -201,7 +201,7 @@ def test_processes_that_nobody_launched_are_one_sentence(refused, size):
 def test_a_torch_that_does_not_load_is_one_sentence(tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.12: cannot open shared object file')")
-    code = "from mlx_lora.backends.choose import has_cuda; has_cuda()"
+    code = "from mlx_lora.backends.registry import has_cuda; has_cuda()"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
     )

@@ -158,13 +158,13 @@ def test_a_base_that_mlx_quantized_is_not_trained_in_full(name, tmp_path):
 
 
 def test_a_model_without_flash_attention_keeps_its_own(monkeypatch):
-    from mlx_lora.backends.torch import load
+    from mlx_lora.backends.torch import model_loading
 
     model = BACKENDS["torch"](resolve_model(str(TINY))).model.to(torch.bfloat16)
     before = model.config._attn_implementation
-    monkeypatch.setattr(load, "is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr(model_loading, "is_flash_attn_2_available", lambda: True)
     monkeypatch.setattr(type(model), "_supports_flash_attn", False)
-    load.attend_fast(model, torch.device("cuda"))
+    model_loading.attend_fast(model, torch.device("cuda"))
     assert model.config._attn_implementation == before
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlx_lora.backends.paths import LossPath
+from mlx_lora.backends.loss_plan import LossPath
 from mlx_lora.bench.compare import STANDARD, Case, Rounds, summary
 from mlx_lora.bench.record import table, title, write_results
 from mlx_lora.bench.report import Report, Spec, Step, batch_flops, flops, training_config

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from mlx_lora.backends.torch.lora import start_adapter  # noqa: E402
 from mlx_lora.backends.torch.loss import find_path  # noqa: E402
-from mlx_lora.backends.torch.step import TrainStep  # noqa: E402
+from mlx_lora.backends.torch.train_step import TrainStep  # noqa: E402
 from mlx_lora.bench import torch_worker, trl_side  # noqa: E402
 from mlx_lora.bench.compare import Case, compare  # noqa: E402
 from mlx_lora.bench.gauge import Gauge, about_device  # noqa: E402

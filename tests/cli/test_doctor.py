@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from mlx_lora import memory
-from mlx_lora.backends.choose import choose
+from mlx_lora.backends.registry import choose
 from mlx_lora.doctor import libraries, machine, services
 
 REPO = Path(__file__).parents[2]

@@ -13,10 +13,10 @@ from mlx_lm.models.cache import RotatingKVCache
 from test_loss import assert_same, examples, sums_and_gradients
 
 from mlx_lora.backends.mlx.backend import MLXBackend
-from mlx_lora.backends.mlx.checkpointing import checkpoint_layers
 from mlx_lora.backends.mlx.generation import answer_in_turn
+from mlx_lora.backends.mlx.gradient_checkpointing import checkpoint_layers
 from mlx_lora.backends.mlx.loss import BatchArrays, check_windows, loss_sums
-from mlx_lora.backends.mlx.step import TrainStep
+from mlx_lora.backends.mlx.train_step import TrainStep
 from mlx_lora.config import TrainingConfig
 from mlx_lora.data.collate import collate
 from mlx_lora.models.resolve import resolve_model

@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from test_architectures import trained
 from test_loss import examples
 
-from mlx_lora.backends.mlx.checkpointing import checkpoint_layers
+from mlx_lora.backends.mlx.gradient_checkpointing import checkpoint_layers
 from mlx_lora.backends.mlx.gradients import Gradients
 from mlx_lora.data.collate import Batch, collate
 

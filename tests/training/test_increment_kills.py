@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, load_file
 
-from mlx_lora.backends.adapters import published
+from mlx_lora.backends.adapter_format import published
 from mlx_lora.data.dataset import Example, write_dataset
 
 KILLED = Path(__file__).with_name("killed.py")

@@ -121,7 +121,7 @@ def test_other_heads_and_windows_are_as_fast(make_model, architecture):
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
 def test_gradient_checkpointing(make_model, architecture):
-    from mlx_lora.backends.mlx.checkpointing import checkpoint_layers
+    from mlx_lora.backends.mlx.gradient_checkpointing import checkpoint_layers
 
     path = make_model(architecture)
     backend, other = trained(path), trained(path)

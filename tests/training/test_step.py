@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_lora.backends.adapters import initial_a
+from mlx_lora.backends.adapter_format import initial_a
 from mlx_lora.backends.mlx.backend import MLXBackend
 from mlx_lora.backends.mlx.loss import BatchArrays, loss_sums
 from mlx_lora.config import TrainingConfig
@@ -162,7 +162,7 @@ def test_a_short_run_still_learns_at_full_rate():
 @pytest.mark.parametrize("grad_checkpoint", [False, True])
 def test_the_compiled_step_is_the_plain_one(make_model, grad_checkpoint):
     """What a GPU runs, compiled here on the CPU: the same steps, with dropout, over batches of two shapes."""
-    from mlx_lora.backends.mlx.step import TrainStep
+    from mlx_lora.backends.mlx.train_step import TrainStep
 
     config = TrainingConfig(lora_rank=4, lora_dropout=0.3, grad_checkpoint=grad_checkpoint)
     path, batches = make_model("llama"), [collate(examples(4, seed=s)) for s in (1, 2)]
@@ -178,7 +178,7 @@ def test_the_compiled_step_is_the_plain_one(make_model, grad_checkpoint):
 
 
 def test_what_the_gpu_refuses_is_explained():
-    from mlx_lora.backends.mlx.limits import explained
+    from mlx_lora.backends.mlx.memory import explained
 
     def fail(text):
         with explained():

@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from mlx_lora.backends.adapters import coverage, matching_keys, settled_modules
+from mlx_lora.backends.adapter_format import coverage, matching_keys, settled_modules
 from mlx_lora.config import TrainingConfig, load_config
 from mlx_lora.errors import UserError
 from mlx_lora.models.parameters import trainable_parameters

@@ -21,7 +21,7 @@ from ...files import create_file, replace_file, writing
 from ...models.resolve import ResolvedModel, check_safetensors
 from ...models.tokenizer import open_tokenizer
 from .. import StepResult
-from ..adapters import (
+from ..adapter_format import (
     ADAPTER_FILE,
     check_can_begin_from,
     coverage,
@@ -29,16 +29,16 @@ from ..adapters import (
     read_description,
     write_description,
 )
-from ..refusals import beginning_from, fitting_its_base, going_on_from
+from ..errors import beginning_from, fitting_its_base, going_on_from
 from . import SLOW_BLAS
-from .checkpointing import checkpoint_layers
+from .distributed import message_from_leader, summed
 from .generation import answer_in_turn, answer_together, can_batch
-from .limits import explained, set_limits, usable_memory
+from .gradient_checkpointing import checkpoint_layers
 from .lora import add_adapter, layer_modules, load_weights, start_adapter
 from .loss import BatchArrays, check_windows, find_path, loss_sums
+from .memory import explained, set_limits, usable_memory
 from .precision import widen
-from .step import TrainStep
-from .together import message_from_leader, summed
+from .train_step import TrainStep
 
 # mlx-lm's own default.
 GROUP_SIZE = 64

@@ -15,7 +15,7 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from ...data.collate import Batch, with_same_prefix
-from ..paths import LossPath
+from ..loss_plan import LossPath
 from .loss import BatchArrays, loss_sums
 from .prefix import arrays_of, caches_after, copies, set_arrays
 

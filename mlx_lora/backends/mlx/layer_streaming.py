@@ -20,8 +20,8 @@ from mlx_lm.utils import load_model
 
 from ...errors import guarded
 from ...models.resolve import ResolvedModel, check_safetensors
-from ..adapters import ADAPTER_FILE, read_description
-from ..refusals import fitting_its_base
+from ..adapter_format import ADAPTER_FILE, read_description
+from ..errors import fitting_its_base
 from .blas import one_core_free
 from .lora import add_adapter, load_weights
 

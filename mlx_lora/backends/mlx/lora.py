@@ -13,8 +13,8 @@ from mlx_lm.tuner.lora import LoRASwitchLinear
 
 from ...config import TrainingConfig
 from ...errors import UserError
-from ..adapters import check_shapes, describe, initial_a, matching_keys
-from ..refusals import check_full
+from ..adapter_format import check_shapes, describe, initial_a, matching_keys
+from ..errors import check_full
 from .dropout import Dropout
 
 LINEAR = (nn.Linear, nn.QuantizedLinear)

@@ -17,7 +17,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ...data.collate import Batch
-from ..paths import LossPath, agrees
+from ..loss_plan import LossPath, agrees
 from .prefix import broadcast, caches_after, windows
 from .trunk import UNFIT, hidden_states, logits_from, trunk_candidates
 

@@ -15,7 +15,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import make_prompt_cache
 
-from ..paths import LossPath
+from ..loss_plan import LossPath
 from .trunk import hidden_states
 
 

@@ -20,7 +20,7 @@ from ...files import create_file, replace_file, writing
 from ...models.resolve import ResolvedModel, check_safetensors
 from ...models.tokenizer import open_tokenizer
 from .. import StepResult
-from ..adapters import (
+from ..adapter_format import (
     ADAPTER_FILE,
     check_can_begin_from,
     coverage,
@@ -28,13 +28,13 @@ from ..adapters import (
     read_description,
     write_description,
 )
-from ..refusals import beginning_from, fitting_its_base, going_on_from
-from .load import load_model
+from ..errors import beginning_from, fitting_its_base, going_on_from
+from .device import explained, find_device, peak_memory, usable_memory
+from .distributed import join, message_from_leader, summed
 from .lora import add_adapter, layer_modules, load_weights, start_adapter, stored_weights, trained
 from .loss import BatchArrays, find_path, in_base_dtype, loss_sums
-from .machine import explained, find_device, peak_memory, usable_memory
-from .step import TrainStep
-from .together import join, message_from_leader, summed
+from .model_loading import load_model
+from .train_step import TrainStep
 
 
 class TorchBackend:

@@ -13,9 +13,9 @@ from torch import nn
 
 from ...config import TrainingConfig
 from ...errors import UserError
-from ..adapters import check_shapes, describe, initial_a, matching_keys
-from ..choose import library_fails
-from ..refusals import check_full
+from ..adapter_format import check_shapes, describe, initial_a, matching_keys
+from ..errors import check_full
+from ..registry import library_fails
 
 # PEFT's name of the one adapter in a model.
 NAME = "default"

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from ...data.collate import Batch
-from ..paths import LossPath, agrees
+from ..loss_plan import LossPath, agrees
 from .lora import decoder_layers
 
 # Logits held at once, in elements: 256 MB in float32 on a GPU, and what fits a CPU's caches, whatever the vocabulary.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from ...errors import UserError, first_line
-from ..refusals import NO_MEMORY
+from ..errors import NO_MEMORY
 
 
 def find_device() -> torch.device:

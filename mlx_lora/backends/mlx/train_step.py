@@ -14,10 +14,10 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from ...config import TrainingConfig
 from ...data.collate import Batch
 from .. import StepResult
-from ..adapters import check_shapes
-from ..paths import LossPath
+from ..adapter_format import check_shapes
+from ..loss_plan import LossPath
+from .distributed import from_leader, summed
 from .gradients import Gradients
-from .together import from_leader, summed
 
 
 def make_optimizer(config: TrainingConfig) -> optim.Optimizer:

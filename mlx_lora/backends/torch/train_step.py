@@ -12,11 +12,11 @@ from torch import nn
 from ...config import TrainingConfig
 from ...data.collate import Batch, with_same_prefix
 from .. import StepResult
-from ..paths import LossPath
+from ..loss_plan import LossPath
+from .distributed import Processes, from_leader, sum_all, summed
 from .lora import decoder_layers, load_weights, stored_weights, trained
 from .loss import BatchArrays, SharedPrefix, loss_sums
 from .optimizers import eight_bit_of, make_optimizer, set_state, state_of
-from .together import Processes, from_leader, sum_all, summed
 
 
 def compile_layers(model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import mlx.core as mx
 
 from ...errors import UserError
-from ..refusals import NO_MEMORY
+from ..errors import NO_MEMORY
 
 # Freed buffers kept for reuse, as a share of what the machine has for a model.
 CACHE_SHARE = 8
