@@ -2,7 +2,7 @@
 
     python benchmarks/architectures.py [--configs FILE] [--only NAME ...] [--out benchmarks/architectures]
 
-Each configuration becomes a tiny model with random weights in a directory, which `mlx_lora.training.run` trains for
+Each configuration becomes a tiny model with random weights in a directory, which `mlx_lora.training.train` trains for
 two steps with the default config but for dropout. The same two steps are made by mlx-lm: its model, its LoRA layers,
 its `default_loss`, on the same rows from the same first values. Each runs in a process of its own, bounded in memory
 and time. Configurations are read from a JSON file of {name: config}, by default the real data's (tests/conftest.py).
@@ -113,8 +113,8 @@ def measure(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One row of the matrix; ``failed`` says why there is none."""
     from mlx_lora.config import TrainingConfig
     from mlx_lora.sources.eisv import make_eisv_dataset
-    from mlx_lora.training.prepare import prepare
-    from mlx_lora.training.run import train
+    from mlx_lora.training.setup import prepare
+    from mlx_lora.training.train import train
 
     model = make_model(config, folder / "model")
     data, run = folder / "data", folder / "run"

@@ -26,7 +26,7 @@ from mlx_lm.models import llama
 from mlx_lora.config import TrainingConfig
 from mlx_lora.data.tokenize import EncodedExample
 from mlx_lora.models.resolve import BUILT_IN
-from mlx_lora.training.prepare import prepare
+from mlx_lora.training.setup import prepare
 
 SYSTEM = "You are a helpful assistant. Answer in one or two sentences, and say so if you do not know."
 TEXT = (

@@ -69,7 +69,7 @@ def _train_and_ask(out: Path, backend: str, quiet: bool) -> dict[str, dict[str, 
     from ..config import load_config
     from ..evaluation.eisv_gate1 import read_cases, run_gate1
     from ..evaluation.targets import Target, load_target
-    from ..training.run import train
+    from ..training.train import train
 
     config = replace(
         load_config("quickstart", [f"backend={backend}"]), data=str(out / "data"), output_dir=str(out / "run")

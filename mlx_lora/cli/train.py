@@ -10,7 +10,7 @@ from .output import backend_option, json_option, print_json, print_table, progre
 
 if TYPE_CHECKING:
     from ..config import TrainingConfig
-    from ..training.prepare import Prepared
+    from ..training.setup import Prepared
 
 
 @click.command()
@@ -67,8 +67,8 @@ def train(
 
     from ..config import load_config
     from ..errors import UserError
-    from ..training.increment import progress_of, train_increment
-    from ..training.run import train as run
+    from ..training.incremental import progress_of, train_increment
+    from ..training.train import train as run
 
     limits = {"max_minutes": max_minutes, "until": None if until is None else f'"{until}"', "backend": backend}
     given = [f"{key}={value}" for key, value in limits.items() if value is not None]
@@ -125,8 +125,8 @@ def _say(as_json: bool, config: TrainingConfig, sentence: str) -> None:
 def _dry_run(config: TrainingConfig, as_json: bool) -> None:
     from dataclasses import replace
 
-    from ..training.dryrun import BUDGET_SECONDS, WHOLE_STEPS, dry_run
-    from ..training.prepare import prepare
+    from ..training.dry_run import BUDGET_SECONDS, WHOLE_STEPS, dry_run
+    from ..training.setup import prepare
 
     # Nothing is written, so that a name for the run is not needed yet.
     ready = prepare(replace(config, output_dir=config.output_dir or "adapters/none"))

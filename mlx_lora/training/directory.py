@@ -31,8 +31,8 @@ from ..files import (
 from ..models.fingerprint import another_base
 from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
 from ..user_files import read_bytes, read_text
-from .prepare import Prepared
 from .report import REPORT_FILE
+from .setup import Prepared
 
 RUN_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE = "run.json", "config.yaml", "metrics.jsonl", ".lock"
 # The key of run.json that says that a base stored in less was computed with in float32.

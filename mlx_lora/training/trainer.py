@@ -17,7 +17,7 @@ from ..data.sampler import epoch_plan, prefix_groups, steps_per_epoch
 from ..data.tokenize import EncodedExample
 from ..errors import UserError
 from .checkpoints import Checkpoints, TrainerState
-from .monitor import Monitor, is_finite
+from .diagnostics import Monitor, is_finite
 from .schedule import learning_rate
 
 Emit = Callable[[dict[str, Any]], None]

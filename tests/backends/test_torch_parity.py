@@ -17,7 +17,7 @@ from mlx_lora.data.chat_template import encode_prompt
 from mlx_lora.data.collate import collate
 from mlx_lora.models.resolve import resolve_model
 from mlx_lora.training import trainer
-from mlx_lora.training.run import train
+from mlx_lora.training.train import train
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 RUN = {

@@ -211,7 +211,7 @@ def write(directory, *rows):
 
 
 def train(base, data, out, **settings):
-    from mlx_lora.training.run import train as begin
+    from mlx_lora.training.train import train as begin
 
     small = {"max_steps": 2, "lora_rank": 4, "batch_size": 2, "gradient_accumulation_steps": 1, "warmup_steps": 0}
     config = TrainingConfig(model_name=str(base), data=str(data), output_dir=str(out), **{**small, **settings})

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_lora.data.dataset import Example
-from mlx_lora.data.increment import (
+from mlx_lora.errors import UserError
+from mlx_lora.runs.incremental_state import (
     IncrementState,
     Round,
     abandon_round,
@@ -20,7 +21,6 @@ from mlx_lora.data.increment import (
     too_few,
     write_state,
 )
-from mlx_lora.errors import UserError
 
 
 def example(identity, created_at="2026-01-01T00:00:00Z", key="item_id"):

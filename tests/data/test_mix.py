@@ -99,7 +99,7 @@ def dataset(directory, word, count):
 
 
 def test_a_run_over_two_datasets(tmp_path):
-    from mlx_lora.training.run import train
+    from mlx_lora.training.train import train
 
     one, two = dataset(tmp_path / "one", "stone", 12), dataset(tmp_path / "two", "river", 4)
     settings = ["model_name=builtin/tiny-lumen", "lora_rank=2", "gradient_accumulation_steps=1", "num_epochs=1"]

@@ -16,7 +16,7 @@ from mlx_lora.data.tokenize import encode_example
 from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import BUILT_IN
 from mlx_lora.models.tokenizer import load_tokenizer
-from mlx_lora.training.dryrun import marked
+from mlx_lora.training.dry_run import marked
 
 TINY = BUILT_IN["builtin/tiny-lumen"]
 SYSTEM = {"role": "system", "content": "Answer in one sentence."}

@@ -14,7 +14,7 @@ import pytest
 from runs import make_run, sharpen
 
 from mlx_lora.config import TrainingConfig
-from mlx_lora.training.run import train
+from mlx_lora.training.train import train
 
 TRAINING = {
     "lora_rank": 4,

@@ -17,7 +17,7 @@ from mlx_lora.data.tokenize import encode_example
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.targets import answer, load_target
 from mlx_lora.models.tokenizer import load_tokenizer
-from mlx_lora.training.run import train
+from mlx_lora.training.train import train
 
 SMALL = {"max_steps": 2, "lora_rank": 4, "batch_size": 2, "gradient_accumulation_steps": 1, "warmup_steps": 0}
 CLOCK_TEMPLATE = (

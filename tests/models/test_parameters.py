@@ -13,7 +13,7 @@ from mlx_lora.config import TrainingConfig
 from mlx_lora.errors import UserError
 from mlx_lora.models.parameters import stored_parameters, trainable_parameters
 from mlx_lora.models.resolve import resolve_model
-from mlx_lora.training.run import train
+from mlx_lora.training.train import train
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

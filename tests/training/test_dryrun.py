@@ -6,7 +6,7 @@ import pytest
 
 from mlx_lora.config import TrainingConfig
 from mlx_lora.data.tokenize import EncodedExample
-from mlx_lora.training import dryrun
+from mlx_lora.training import dry_run
 
 
 def test_a_dry_run_writes_nothing_and_says_what_would_be(command, make_model, eisv_data, tmp_path):
@@ -43,10 +43,10 @@ def timed(seconds, monkeypatch):
     train = [EncodedExample(np.arange(n, dtype=np.int32), np.arange(n) > n // 2) for n in lengths]
     config = TrainingConfig(batch_size=4, gradient_accumulation_steps=2, micro_batch_tokens=100)
     backend = Slow(seconds)
-    monkeypatch.setattr(dryrun.time, "perf_counter", lambda: backend.now)
+    monkeypatch.setattr(dry_run.time, "perf_counter", lambda: backend.now)
     ready = SimpleNamespace(config=config, train=train, mix=None, backend=backend)
     shown = []
-    found = dryrun.time_steps(ready, 20, shown.append)
+    found = dry_run.time_steps(ready, 20, shown.append)
     assert shown == sorted(shown)
     return backend, found, shown
 
@@ -65,5 +65,5 @@ def test_a_slow_base_is_timed_by_what_fits_in_the_budget(seconds, measured, monk
     backend, found, shown = timed(seconds, monkeypatch)
     assert measured in found.measured
     # Nothing but the first computation is begun without knowing how long it takes.
-    assert shown[-1] <= max(dryrun.BUDGET_SECONDS, seconds * backend.calls[0])
+    assert shown[-1] <= max(dry_run.BUDGET_SECONDS, seconds * backend.calls[0])
     assert found.seconds == pytest.approx(seconds * 336, rel=0.2)

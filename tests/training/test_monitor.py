@@ -4,8 +4,8 @@ import pytest
 
 from mlx_lora.config import TrainingConfig, load_config
 from mlx_lora.errors import UserError
-from mlx_lora.training.monitor import Monitor
-from mlx_lora.training.stopping import deadline_of
+from mlx_lora.training.diagnostics import Monitor
+from mlx_lora.training.interrupts import deadline_of
 
 
 def watched(state=None, limit=1000.0, grad_clip=None):

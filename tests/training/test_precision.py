@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 from mlx_lora.backends.mlx import backend, precision
 from mlx_lora.backends.mlx.precision import widen
 from mlx_lora.config import TrainingConfig
-from mlx_lora.training.run import train
+from mlx_lora.training.train import train
 
 pytestmark = pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="a GPU multiplies bfloat16 as it is")
 SENTENCE = "its bfloat16 weights are computed with in float32, which is faster on a CPU"

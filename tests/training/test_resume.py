@@ -358,7 +358,7 @@ def test_fresh_removes_nothing_but_a_run(refused, arguments, tmp_path):
 
 def test_samples_cannot_undo_a_finished_run(arguments, tmp_path, monkeypatch):
     from mlx_lora.config import load_config
-    from mlx_lora.training import run
+    from mlx_lora.training import train as run
 
     def fails(ready):
         raise MemoryError("no room for <answers>")

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from mlx_lora.config import load_config
 from mlx_lora.data import dataset, formats
 from mlx_lora.models.resolve import BUILT_IN
-from mlx_lora.training.run import train
+from mlx_lora.training.train import train
 
 STEPS = 6
 

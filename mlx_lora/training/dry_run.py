@@ -11,7 +11,7 @@ from ..backends import Backend
 from ..backends.registry import choose
 from ..data.collate import Batch, collate
 from ..data.tokenize import EncodedExample
-from .prepare import Prepared
+from .setup import Prepared
 from .trainer import epoch_steps, total_steps, training_steps
 
 TIMED_STEPS = 3

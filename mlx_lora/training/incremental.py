@@ -10,13 +10,13 @@ from typing import Any
 from ..backends.adapter_format import ADAPTER_FILE, LIVE
 from ..config import TrainingConfig
 from ..data.dataset import Example, read_split, read_trainable, write_dataset
-from ..data.increment import Round, abandon_round, finish_round, item_id, read_state, start_round, state_path
 from ..data.mixture import datasets_of
 from ..errors import UserError
 from ..files import set_aside, writing
+from ..runs.generations import publish
+from ..runs.incremental_state import Round, abandon_round, finish_round, item_id, read_state, start_round, state_path
 from .directory import RUN_FILE, locked
-from .generations import publish
-from .run import train
+from .train import train
 from .trainer import TrainingResult
 
 ROUNDS = "rounds"
@@ -36,7 +36,7 @@ def train_increment(
 
     Returns:
         The run's directory and measurements, or the sentence that says that there is too little to train on, or
-        ``None`` as in :func:`~mlx_lora.training.run.train`.
+        ``None`` as in :func:`~mlx_lora.training.train.train`.
 
     Raises:
         UserError: an example without an id, or see ``train``.

@@ -33,10 +33,10 @@ from .directory import (
     record,
     remove_run,
 )
-from .events import Listener, metrics_file, progress_bar, tensorboard
-from .prepare import Prepared, prepare, samples
+from .interrupts import deadline_of, interruption
+from .loggers import Listener, metrics_file, progress_bar, tensorboard
 from .report import REPORT_FILE, write_report
-from .stopping import deadline_of, interruption
+from .setup import Prepared, prepare, samples
 from .trainer import Limits, Trainer, TrainingResult, total_steps
 
 

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ..data.dataset import Example
 from ..errors import UserError
 from ..files import FORMAT, check_format, write_json
 from ..user_files import read_bytes
-from .dataset import Example
 
 STATE_FILE = "increment.json"
 ID_KEYS = ("item_id", "experience_id")
