@@ -8,9 +8,9 @@ from statistics import median
 from typing import Any
 
 from ..errors import UserError
+from .baselines import RIVALS
+from .model_shapes import shape_config
 from .report import WARM_UP, Report, Spec
-from .rivals import RIVALS
-from .shapes import shape_config
 from .worker import ask_new
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from ..backends.loss_plan import LossPath
 from ..config import TrainingConfig
 from ..data.collate import Batch
-from .rows import Row, make_rows
-from .shapes import body_parameters
+from .model_shapes import body_parameters
+from .synthetic_data import Row, make_rows
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
 RATE = 1e-3

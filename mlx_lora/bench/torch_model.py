@@ -12,7 +12,7 @@ from transformers.utils import is_flash_attn_2_available
 from ..backends.torch.loss import BatchArrays, plain_loss_sums
 from ..data.collate import collate
 from .report import JUDGED, Spec
-from .rows import Row
+from .synthetic_data import Row
 
 
 def device_of() -> torch.device:

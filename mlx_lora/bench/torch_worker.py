@@ -8,10 +8,10 @@ from ..backends.torch.device import find_device
 from ..backends.torch.lora import start_adapter
 from ..backends.torch.loss import find_path
 from ..backends.torch.train_step import TrainStep
-from .gauge import Gauge, about_device, finish
-from .ours import timed_steps
+from .memory_meter import Gauge, about_device, finish
+from .mlx_lora_runner import timed_steps
 from .report import CLIP, Report, Spec, serve, training_config
-from .rows import Row
+from .synthetic_data import Row
 from .torch_model import build, loss_after
 
 # What fills a large GPU; its memory does not ask for the default's small parts.
@@ -37,7 +37,7 @@ def ours(spec: Spec, rows: list[Row]) -> Report:
 
 def theirs(spec: Spec, rows: list[Row]) -> Report:
     """TRL's trainer."""
-    from .trl_side import train
+    from .trl_runner import train
 
     return train(spec, rows)
 

@@ -13,8 +13,8 @@ from types import TracebackType
 
 from ..errors import UserError
 from ..processes import python_command, python_environment
+from .baselines import RIVALS
 from .report import Report, Spec, report_of
-from .rivals import RIVALS
 
 # Characters of a last line that are shown.
 LAST = 200

@@ -61,9 +61,9 @@ def bench(
     from rich.progress import Progress
 
     from ..backends.registry import choose
+    from ..bench.baselines import RIVALS
     from ..bench.compare import STANDARD, Case, compare
-    from ..bench.record import table, title, write_results
-    from ..bench.rivals import RIVALS
+    from ..bench.results import table, title, write_results
     from ..files import check_directory
 
     if out is not None:

@@ -19,10 +19,10 @@ from trl.kernels.chunked_logprob import _use_triton
 
 from ..backends.adapter_format import initial_a
 from ..backends.torch.lora import in_mlx_layout, trained
-from .gauge import Gauge, about_device, finish
-from .ours import in_our_order
+from .memory_meter import Gauge, about_device, finish
+from .mlx_lora_runner import in_our_order
 from .report import CLIP, MODULES, RATE, Report, Spec, Step, flops, training_config
-from .rows import Row
+from .synthetic_data import Row
 from .torch_model import build, device_of, loss_after
 
 # TRL's default length of a packed row, in tokens; longer only where an example is, so that none is cut.

@@ -11,7 +11,7 @@ from ..config import TrainingConfig
 from ..data.collate import with_same_prefix
 from ..training.trainer import training_steps
 from .report import RATE, Spec, Step, batch_flops
-from .rows import Row
+from .synthetic_data import Row
 
 
 def timed_steps(

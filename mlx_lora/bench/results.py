@@ -12,8 +12,8 @@ from typing import Any
 
 from ..doctor.machine import chip
 from ..files import FORMAT, write_atomic, write_json, writing
-from .picture import picture
-from .rivals import RIVALS
+from ..reporting.bar_chart import picture
+from .baselines import RIVALS
 
 Cell = Callable[[dict[str, Any]], str]
 RATIOS: dict[str, Cell] = {
