@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_lora.export.convert import plan
-from mlx_lora.export.quantize import type_numbers
+from mlx_lora.export.gguf.quantize import type_numbers
+from mlx_lora.export.gguf.writer import plan
 from mlx_lora.export.reference import questions_of
 from mlx_lora.export.resources import gguf_steps
 from mlx_lora.export.source import read_source
@@ -168,7 +168,7 @@ def planned(run: Path, kind: str) -> list[dict[str, Any]]:
 
 
 QUANTIZER = (
-    "from pathlib import Path; from mlx_lora.export.llamacpp.run import quantize; quantize(Path({}), Path({}), {})"
+    "from pathlib import Path; from mlx_lora.engines.llamacpp.run import quantize; quantize(Path({}), Path({}), {})"
 )
 
 

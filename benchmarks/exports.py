@@ -37,9 +37,9 @@ from mlx_lora.backends.mlx.layer_streaming import load_lazily
 from mlx_lora.backends.mlx.lora import EXPERTS, LINEAR
 from mlx_lora.config import TrainingConfig
 from mlx_lora.errors import UserError
-from mlx_lora.export.convert import refused_here
 from mlx_lora.export.fuse import fuse
-from mlx_lora.export.gguf_file import export_gguf
+from mlx_lora.export.gguf.export import export_gguf
+from mlx_lora.export.gguf.writer import refused_here
 from mlx_lora.export.source import read_source
 from mlx_lora.models.resolve import BUILT_IN, resolve_model
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from mlx_lora.export.checks import new_file
+from mlx_lora.export.verification import new_file
 from mlx_lora.files import new_directory, write_atomic
 
 

@@ -130,7 +130,7 @@ def backend(chosen: Found, works: dict[str, bool]) -> Finding:
 
 def llamacpp(found: Found) -> Finding:
     """What ``export gguf`` quantizes with and checks in."""
-    from ..export.llamacpp.run import HOW_TO_GET, QUANTIZE_PROGRAM, bindings
+    from ..engines.llamacpp.run import HOW_TO_GET, QUANTIZE_PROGRAM, bindings
 
     program = shutil.which(QUANTIZE_PROGRAM)
     beside = f"; {program}" if program else ""
@@ -145,7 +145,7 @@ def llamacpp(found: Found) -> Finding:
 
 def converter() -> Finding:
     """What ``export gguf`` converts other architectures with."""
-    from ..export.converter import HOW_TO_GET, find_converter
+    from ..export.gguf.converter import HOW_TO_GET, find_converter
 
     found = find_converter(None)
     if found is None:

@@ -101,7 +101,7 @@ def probe_backend() -> dict[str, Any]:
 
 def probe_llamacpp() -> dict[str, Any]:
     """The bindings of llama.cpp, and what writes GGUF files."""
-    from ..export.llamacpp.run import BINDINGS
+    from ..engines.llamacpp.run import BINDINGS
 
     return try_imports({**BINDINGS, "gguf": "gguf"})
 

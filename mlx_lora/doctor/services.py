@@ -21,7 +21,7 @@ OLLAMA_SECONDS = 2.0
 
 def ollama() -> Finding:
     """Whether an Ollama answers where one is expected, and its version."""
-    from ..export.ollama import Ollama, server_url
+    from ..engines.ollama import Ollama, server_url
 
     if importlib.util.find_spec("httpx") is None:
         advice = f"{FOR_OLLAMA}`pip install 'mlx-lora[ollama]'`; Ollama itself is at https://ollama.com/download"

@@ -15,10 +15,10 @@ from ..errors import UserError
 from ..models.parameters import trainable_parameters
 from ..models.resolve import ResolvedModel, check_safetensors
 from ..user_files import read_text
-from .checks import Check, equal
 from .module_names import linear_layers
 from .source import Source, read_source
 from .tensors import stored_tensors
+from .verification import Check, equal
 
 
 @dataclass

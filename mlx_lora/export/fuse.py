@@ -20,17 +20,17 @@ from ..models.inspection import BaseFacts, read_object
 from ..models.resolve import HUB_PATTERNS, resolve_model
 from ..models.tokenizer import open_tokenizer
 from ..user_files import read_text
-from .agreement import agreement
-from .checks import Check, Report, at_least, at_most, check_space, equal, new_file, refuse_existing, settle
 from .hub_names import is_floating
+from .logit_metrics import agreement
+from .merge import Changed, Weight
 from .merged_weights import read_weights
-from .probes import TEXTS
+from .prompts import TEXTS
 from .reference import Questions, adapter_logits, questions_of
 from .resources import Step, check_memory, fuse_steps
 from .source import Source, read_source
 from .tensors import DTYPES, format_of, from_float32, make_header, stored_tensors, to_float32
+from .verification import Check, Report, at_least, at_most, check_space, equal, new_file, refuse_existing, settle
 from .verify import limits_of
-from .weights import Changed, Weight
 
 WEIGHTS_FILE, GENERATION = "model.safetensors", "generation_config.json"
 # Where transformers keeps chat templates by name.

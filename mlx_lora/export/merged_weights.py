@@ -11,9 +11,9 @@ from ..backends.adapter_format import ADAPTER_FILE
 from ..backends.mlx.layer_streaming import load_lazily
 from ..errors import UserError, first_line
 from .hub_names import HubNames, hub_names, is_floating
+from .merge import Weight
 from .source import Source
 from .tensors import Stored, read_header, stored_tensors, to_float32
-from .weights import Weight
 
 PARTS = ("lora_a", "lora_b", "m")
 

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..models.resolve import ResolvedModel
 from ..user_files import read_text
 from .hub_names import hub_names
-from .peft_process import PeftFailed, ask, has_torch
+from .peft.process import PeftFailed, ask, has_torch
 from .tensors import format_of, stored_tensors
 
 # The first number in a path: ``model.layers.0.mlp``, ``transformer.h.0.mlp``.

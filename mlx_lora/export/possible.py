@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..config import TrainingConfig
 from ..models.inspection import read_object
 from ..models.resolve import ResolvedModel
-from .convert import refused_here
-from .converter import PACKAGE, find_converter
+from .gguf.converter import PACKAGE, find_converter
+from .gguf.writer import refused_here
 from .merged_weights import foreign_quantization
 from .source import Source
 

@@ -12,13 +12,13 @@ import numpy as np
 from ..data.chat_template import encode_prompt
 from ..data.dataset import Example, read_split
 from ..data.tokenize import EncodedExample, encode_example
+from ..engines.llamacpp.run import Request, evaluated
 from ..errors import UserError
 from ..models.tokenizer import open_tokenizer
-from .architectures import heads_of, unpermute_rows
-from .convert import Plan
-from .llamacpp.run import Request, evaluated
-from .probes import TEXTS, conversations
-from .reopen import WeightErrors
+from .gguf.architectures import heads_of, unpermute_rows
+from .gguf.reader import WeightErrors
+from .gguf.writer import Plan
+from .prompts import TEXTS, conversations
 from .source import Source
 from .tensors import stored_tensors
 

@@ -15,14 +15,14 @@ import numpy as np
 
 from ..errors import UserError
 from ..memory import memory_sizes
-from .architectures import heads_of
+from .gguf.architectures import heads_of
 from .tensors import DTYPES, stored_tensors
 
 if TYPE_CHECKING:
-    from .convert import Plan
+    from .gguf.writer import Plan
+    from .merge import Weight
     from .reference import Questions
     from .source import Source
-    from .weights import Weight
 
 # Python with MLX, transformers and a tokenizer; each token of the vocabulary as Python's objects; a llama.cpp process.
 PROCESS, TOKEN, LLAMA_CPP = 160 << 20, 450, 75 << 20

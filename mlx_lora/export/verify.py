@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from ..data.chat_template import render
-from .agreement import Agreement, agreement, same_greedy
-from .checks import Check, at_least, at_most, equal
-from .llamacpp.run import Answer, LlamaCppFailed, Request, evaluated
-from .probes import probe_texts
+from ..engines.llamacpp.run import Answer, LlamaCppFailed, Request, evaluated
+from .gguf.tokenizer import Vocabulary
+from .logit_metrics import Agreement, agreement, same_greedy
+from .prompts import probe_texts
 from .reference import GREEDY, Questions
-from .vocabulary import Vocabulary
+from .verification import Check, at_least, at_most, equal
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a file of some type may be from the adapter; see :class:`~mlx_lora.export.agreement.Agreement`."""
+    """How far a file of some type may be from the adapter; see :class:`~mlx_lora.export.logit_metrics.Agreement`."""
 
     relative: float
     divergence: float

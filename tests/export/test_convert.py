@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from mlx_lora.export import convert, gguf_file, vocabulary
-from mlx_lora.export.architectures import Architecture
-from mlx_lora.export.gguf_file import export_gguf
-from mlx_lora.export.gguf_header import read_gguf_header
+from mlx_lora.export.gguf import export
+from mlx_lora.export.gguf import tokenizer as vocabulary
+from mlx_lora.export.gguf import writer as convert
+from mlx_lora.export.gguf.architectures import Architecture
+from mlx_lora.export.gguf.export import export_gguf
+from mlx_lora.export.gguf.header import read_gguf_header
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -74,7 +76,7 @@ def without(monkeypatch, left_out):
         made.tensors = [entry for entry in made.tensors if left_out not in entry[0]]
         return made
 
-    monkeypatch.setattr(gguf_file, "plan", plan)
+    monkeypatch.setattr(export, "plan", plan)
 
 
 def no_permutation(monkeypatch):
@@ -106,8 +108,8 @@ def no_padding(monkeypatch):
 
 
 def other_pre_tokenizer(monkeypatch):
-    true = gguf_file.read_vocabulary
-    monkeypatch.setattr(gguf_file, "read_vocabulary", lambda *arguments: replace(true(*arguments), pre="gpt-2"))
+    true = export.read_vocabulary
+    monkeypatch.setattr(export, "read_vocabulary", lambda *arguments: replace(true(*arguments), pre="gpt-2"))
 
 
 def no_adapter(monkeypatch):
@@ -116,11 +118,9 @@ def no_adapter(monkeypatch):
 
 
 def other_template(monkeypatch):
-    true = gguf_file.read_vocabulary
+    true = export.read_vocabulary
     template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
-    monkeypatch.setattr(
-        gguf_file, "read_vocabulary", lambda *arguments: replace(true(*arguments), chat_template=template)
-    )
+    monkeypatch.setattr(export, "read_vocabulary", lambda *arguments: replace(true(*arguments), chat_template=template))
 
 
 LEFT_OUT = [

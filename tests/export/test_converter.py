@@ -13,9 +13,9 @@ from runs import in_the_hubs_form, make_run, one_by_one
 
 from mlx_lora.config import TrainingConfig
 from mlx_lora.errors import UserError
-from mlx_lora.export import converter
-from mlx_lora.export.converter import ConverterFailed, find_converter, run_converter
-from mlx_lora.export.gguf_file import export_gguf
+from mlx_lora.export.gguf import converter
+from mlx_lora.export.gguf.converter import ConverterFailed, find_converter, run_converter
+from mlx_lora.export.gguf.export import export_gguf
 from mlx_lora.export.possible import possible_exports
 from mlx_lora.models.resolve import resolve_model
 

@@ -64,7 +64,7 @@ def test_an_adapter_that_rounding_drowns_is_told(trained_run, tmp_path):
 
 
 def test_a_quantized_base_goes_to_gguf_dequantized(trained_run, tmp_path):
-    from mlx_lora.export.gguf_file import export_gguf
+    from mlx_lora.export.gguf.export import export_gguf
 
     run = trained_run("llama", change=quantized, drawn=True, sharp=False)
     for kind in ("f32", "q4_k_m"):

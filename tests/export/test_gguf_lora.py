@@ -13,12 +13,12 @@ import pytest
 from runs import SEVEN, make_run, mlx_logits, sharpen
 
 from mlx_lora.errors import UserError
-from mlx_lora.export import gguf_lora as writing
-from mlx_lora.export.architectures import unpermute_rows
-from mlx_lora.export.convert import plan, write_gguf
-from mlx_lora.export.gguf_lora import export_gguf_lora, read_gguf_lora, write_gguf_lora
+from mlx_lora.export.gguf import lora as writing
+from mlx_lora.export.gguf.architectures import unpermute_rows
+from mlx_lora.export.gguf.lora import export_gguf_lora, read_gguf_lora, write_gguf_lora
+from mlx_lora.export.gguf.tokenizer import read_vocabulary
+from mlx_lora.export.gguf.writer import plan, write_gguf
 from mlx_lora.export.source import read_source
-from mlx_lora.export.vocabulary import read_vocabulary
 from mlx_lora.models.tokenizer import load_tokenizer
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed: pip install '.[gguf]'")

@@ -7,9 +7,16 @@ import unicodedata
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlx_lora.engines.ollama.modelfile import (
+    OllamaModel,
+    check_modelfile,
+    ends_early,
+    stop_texts,
+    unprintable,
+    write_modelfile,
+)
 
 from mlx_lora.errors import UserError
-from mlx_lora.export.modelfile import OllamaModel, check_modelfile, ends_early, stop_texts, unprintable, write_modelfile
 
 
 def unquote(text: str) -> tuple[str, bool]:

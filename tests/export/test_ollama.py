@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlx_lora.engines.ollama.publish import Wish, export_ollama
 from ollama_server import Answer, ollama_server, render_go
 from runs import make_run
 
+from mlx_lora.engines.llamacpp.run import Request, bindings, evaluated
+from mlx_lora.engines.ollama import Ollama, check_name, publish, server_url
 from mlx_lora.errors import UserError
-from mlx_lora.export import ollama_model
-from mlx_lora.export.gguf_lora import export_gguf_lora
-from mlx_lora.export.llamacpp.run import Request, bindings, evaluated
-from mlx_lora.export.ollama import Ollama, check_name, server_url
-from mlx_lora.export.ollama_model import Wish, export_ollama
+from mlx_lora.export.gguf.lora import export_gguf_lora
 from mlx_lora.models.tokenizer import load_tokenizer
 
 pytest.importorskip("httpx", reason="the package httpx is not installed: pip install '.[ollama]'")
@@ -152,7 +151,7 @@ def test_failures_are_a_sentence(server, client, tmp_path, path, fault, sentence
 
 
 def test_a_file_that_changes_on_the_way_is_refused(server, client, tmp_path, monkeypatch):
-    monkeypatch.setattr("mlx_lora.export.ollama.sha256_of", lambda file: "0" * 64)
+    monkeypatch.setattr("mlx_lora.engines.ollama.sha256_of", lambda file: "0" * 64)
     with pytest.raises(UserError, match="refuses the weights: digest mismatch"):
         client.upload(weights(tmp_path))
 
@@ -234,7 +233,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
     """The run's weights, verified once for all tests here."""
-    from mlx_lora.export.gguf_file import export_gguf
+    from mlx_lora.export.gguf.export import export_gguf
 
     if not bindings():
         pytest.skip("no llama.cpp is installed: pip install '.[gguf]'")
@@ -306,9 +305,9 @@ def test_weights_made_for_a_rejected_model_are_put_aside(server, run, exported, 
     def already(name, out, kind, progress):
         out.parent.mkdir()
         out.write_bytes(exported.read_bytes())
-        return ollama_model.Report(str(out), [])
+        return publish.Report(str(out), [])
 
-    monkeypatch.setattr(ollama_model, "export_gguf", already)
+    monkeypatch.setattr(publish, "export_gguf", already)
     report = export_ollama(Wish(str(run), "lumen", "f16", server.url, tmp_path / "out"))
     assert report.verdict == "rejected"
     assert report.file.endswith(".gguf.rejected")
@@ -361,14 +360,14 @@ def test_a_model_that_does_not_fit_answers_the_same(run, exported):
 
 
 def weights_of_base(folder):
-    from mlx_lora.export.gguf_file import export_gguf
+    from mlx_lora.export.gguf.export import export_gguf
 
     export_gguf(TINY, folder / "base.gguf", "f32")
     return folder / "base.gguf"
 
 
 def test_a_whole_export_where_the_model_does_not_fit(server, run, exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(ollama_model, "model_fits", lambda source: False)
+    monkeypatch.setattr(publish, "model_fits", lambda source: False)
     server.answers = llama_cpp
     wish = Wish(str(run), "lumen", host=server.url, out=tmp_path / "out", gguf=exported)
     assert export_ollama(wish).verdict == "verified"

@@ -9,15 +9,15 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lora.export.peft.export.adapter_import import import_peft
+from mlx_lora.export.peft.export.export import export_peft
 from quantized import quantized
 from runs import SEVEN, make_run, mlx_logits, sharpen
 
 from mlx_lora.errors import UserError
-from mlx_lora.export import peft as writing
-from mlx_lora.export import peft_comparison
 from mlx_lora.export.adapter import alpha_of, read_adapter
-from mlx_lora.export.peft import export_peft
-from mlx_lora.export.peft_import import import_peft
+from mlx_lora.export.peft.export import comparison
+from mlx_lora.export.peft.export import export as writing
 
 TOKENS = [5, 17, 300, 42, 7, 811, 64, 12, 99, 250]
 TOLERANCE = 2e-4
@@ -33,7 +33,7 @@ KINDS = {
 @pytest.fixture(autouse=True)
 def without_peft(monkeypatch):
     """Exports here do not run PEFT, which takes seconds: the tests that need it ask it themselves, all at once."""
-    monkeypatch.setattr(peft_comparison, "has_peft", lambda: False)
+    monkeypatch.setattr(comparison, "has_peft", lambda: False)
 
 
 @pytest.fixture(scope="module")

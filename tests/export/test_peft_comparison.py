@@ -8,14 +8,14 @@ import time
 
 import mlx.core as mx
 import pytest
+from mlx_lora.export.peft.export.adapter_import import import_peft
+from mlx_lora.export.peft.export.comparison import NAME, compare_with_peft
+from mlx_lora.export.peft.export.export import export_peft
+from mlx_lora.export.peft.export.process import PeftFailed, ask, has_peft
 from quantized import quantized
 from runs import make_run, sharpen
 
-from mlx_lora.export import peft_comparison
-from mlx_lora.export.peft import export_peft
-from mlx_lora.export.peft_comparison import NAME, compare_with_peft
-from mlx_lora.export.peft_import import import_peft
-from mlx_lora.export.peft_process import PeftFailed, ask, has_peft
+from mlx_lora.export.peft.export import comparison
 from mlx_lora.export.reference import reference_of
 from mlx_lora.export.source import read_source
 
@@ -123,10 +123,10 @@ def test_bases_that_transformers_cannot_load(llama, tmp_path):
 
 
 def test_a_base_that_is_too_large_is_not_loaded_twice(llama, tmp_path, monkeypatch):
-    monkeypatch.setattr(peft_comparison, "has_peft", lambda: True)
+    monkeypatch.setattr(comparison, "has_peft", lambda: True)
     source = read_source(str(make_run(llama, tmp_path / "run")), needs_adapter=True)
     reference = reference_of(source)
-    monkeypatch.setattr(peft_comparison, "fits_float32", lambda source: False)
+    monkeypatch.setattr(comparison, "fits_float32", lambda source: False)
     checks, notes = compare_with_peft(source, reference, tmp_path)
     assert checks == []
     assert notes == ["PEFT itself was not asked, since the base in float32 takes more than half of the memory"]

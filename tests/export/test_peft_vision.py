@@ -9,14 +9,15 @@ import shutil
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lora.export.peft.export.adapter_import import import_peft
+from mlx_lora.export.peft.export.export import export_peft
+from mlx_lora.export.peft.export.settings import is_selected
 from runs import make_run, mlx_logits, sharpen
 
 from mlx_lora.errors import UserError
-from mlx_lora.export import module_names, peft_comparison
+from mlx_lora.export import module_names
 from mlx_lora.export.module_names import class_prefix, is_same_part
-from mlx_lora.export.peft import export_peft
-from mlx_lora.export.peft_import import import_peft
-from mlx_lora.export.peft_settings import is_selected
+from mlx_lora.export.peft.export import comparison
 from mlx_lora.models.resolve import BUILT_IN, resolve_model
 
 TOKENS = [5, 17, 300, 42, 7, 811, 64, 12, 99, 250]
@@ -61,7 +62,7 @@ def in_class_names(gemma, tmp_path_factory):
 
 
 def test_names_of_the_class_are_imported(in_class_names, tmp_path, monkeypatch):
-    monkeypatch.setattr(peft_comparison, "has_peft", lambda: False)
+    monkeypatch.setattr(comparison, "has_peft", lambda: False)
     run, directory = in_class_names
     report = import_peft(directory, tmp_path / "again")
     assert report.verdict == "verified"
@@ -169,7 +170,7 @@ def test_peft_loads_the_export_and_computes_what_mlx_does(with_vision, peft, tmp
     report = export_peft(run, tmp_path / "peft")
     assert report.verdict == "verified"
     assert report.notes == []
-    (check,) = [check for check in report.checks if check.name == peft_comparison.NAME]
+    (check,) = [check for check in report.checks if check.name == comparison.NAME]
     assert check.value < 1e-5
     config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
     # The vision tower has modules of the same last names and shapes.

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, dequantize
 
+from mlx_lora.engines.llamacpp import run as llamacpp
+from mlx_lora.engines.llamacpp.run import LlamaCppFailed, Request, bindings, evaluated, quantize
 from mlx_lora.errors import UserError
-from mlx_lora.export import gguf_file
-from mlx_lora.export.convert import plan, write_gguf
-from mlx_lora.export.gguf_file import export_gguf
-from mlx_lora.export.llamacpp import run as llamacpp
-from mlx_lora.export.llamacpp.run import LlamaCppFailed, Request, bindings, evaluated, quantize
-from mlx_lora.export.quantize import type_numbers
-from mlx_lora.export.reopen import open_gguf
+from mlx_lora.export.gguf import export
+from mlx_lora.export.gguf.export import export_gguf
+from mlx_lora.export.gguf.quantize import type_numbers
+from mlx_lora.export.gguf.reader import open_gguf
+from mlx_lora.export.gguf.tokenizer import read_vocabulary
+from mlx_lora.export.gguf.writer import plan, write_gguf
 from mlx_lora.export.source import read_source
-from mlx_lora.export.vocabulary import read_vocabulary
 from mlx_lora.models.tokenizer import load_tokenizer
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512}
@@ -79,7 +79,7 @@ def test_a_program_on_the_path_will_do(float_file, tmp_path, monkeypatch):
     """llama-quantize as Homebrew installs it: here a script around the binding that is there."""
     program = tmp_path / "llama-quantize"
     program.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom pathlib import Path\nfrom mlx_lora.export.llamacpp.run import quantize\n"
+        f"#!{sys.executable}\nimport sys\nfrom pathlib import Path\nfrom mlx_lora.engines.llamacpp.run import quantize\n"
         "quantize(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))\n"
     )
     program.chmod(0o755)
@@ -127,7 +127,7 @@ def damaged(full, out, kind, true):
 
 
 def test_a_defective_result_is_rejected(trained_run, tmp_path, monkeypatch):
-    from mlx_lora.export import quantize as module
+    from mlx_lora.export.gguf import quantize as module
 
     true = module.quantize
     monkeypatch.setattr(module, "quantize", lambda full, out, kind: damaged(full, out, kind, true))
@@ -141,7 +141,7 @@ def test_a_quantizer_that_fails_leaves_the_float_file_aside(trained_run, tmp_pat
     def fail(*arguments):
         raise LlamaCppFailed("died of SIGABRT: out of ideas")
 
-    monkeypatch.setattr(gguf_file, "quantized", fail)
+    monkeypatch.setattr(export, "quantized", fail)
     report = export_gguf(str(trained_run("llama", drawn=True, sharp=False, **WIDE)), tmp_path / "model.gguf", "q4_k_m")
     assert report.checks[-1].value == "died of SIGABRT: out of ideas"
     assert [file.name for file in tmp_path.iterdir()] == ["model.gguf.rejected"]

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from mlx_lora.errors import UserError
-from mlx_lora.export import checks, gguf_file, resources
-from mlx_lora.export.architectures import find_architecture
+from mlx_lora.export import resources, verification
 from mlx_lora.export.fuse import fuse
-from mlx_lora.export.gguf_file import export_gguf
+from mlx_lora.export.gguf import export as gguf_file
+from mlx_lora.export.gguf.architectures import find_architecture
+from mlx_lora.export.gguf.export import export_gguf
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_a_rejected_file_ends_with_status_1(run, tmp_path, monkeypatch):
 
     from mlx_lora.cli.export.gguf import gguf
 
-    monkeypatch.setattr(gguf_file, "content_checks", lambda *arguments: [checks.equal("tensors", 1, 2)])
+    monkeypatch.setattr(gguf_file, "content_checks", lambda *arguments: [verification.equal("tensors", 1, 2)])
     done = CliRunner().invoke(gguf, ["--run", str(run), "--out", str(tmp_path / "x.gguf")])
     assert done.exit_code == 1
     assert "rejected (tensors)" in done.output
@@ -71,9 +72,11 @@ def test_a_rejected_file_ends_with_status_1(run, tmp_path, monkeypatch):
 
 def test_nothing_rejected_is_overwritten(tmp_path):
     for name in ("a.gguf.rejected", "a.gguf.rejected-2"):
-        with checks.new_file(tmp_path / "a.gguf") as temporary:
+        with verification.new_file(tmp_path / "a.gguf") as temporary:
             temporary.write_text("weights")
-            report = checks.settle(temporary, tmp_path / "a.gguf", [checks.at_most("error", float("nan"), 1.0)])
+            report = verification.settle(
+                temporary, tmp_path / "a.gguf", [verification.at_most("error", float("nan"), 1.0)]
+            )
         assert report.file == str(tmp_path / name)
         assert report.to_dict()["checks"][0]["value"] == "nan"
 
@@ -120,7 +123,7 @@ def test_an_adapter_that_is_not_finite(run, tmp_path):
 
 
 def test_a_full_disk_is_noticed_before(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(verification.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     both_refuse(run, tmp_path, "free some space")
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from mlx_lm.models.rope_utils import Llama3RoPE
 
-from mlx_lora.export.agreement import agreement, same_greedy
-from mlx_lora.export.architectures import architectures, gguf_name, heads_of, permute_rows, unpermute_rows
-from mlx_lora.export.pieces import made_in_order
-from mlx_lora.export.rope import rope_divisors
+from mlx_lora.export.gguf.architectures import architectures, gguf_name, heads_of, permute_rows, unpermute_rows
+from mlx_lora.export.gguf.encoding import made_in_order
+from mlx_lora.export.gguf.rope import rope_divisors
+from mlx_lora.export.logit_metrics import agreement, same_greedy
 from mlx_lora.export.tensors import from_float32, make_header, read_header, to_float32
 
 

@@ -37,7 +37,7 @@ def gguf(run: str, out: Path, kind: str, converter: str | None, as_json: bool) -
     \b
     mlx-lora export gguf --run adapters/lumen --out lumen.gguf --type q4_k_m
     """
-    from ...export.gguf_file import export_gguf
+    from ...export.gguf.export import export_gguf
 
     with progress(f"{run} as {kind}", 100) as advance:
         report = export_gguf(run, out, kind.lower(), lambda share: advance(round(100 * share)), announce, converter)

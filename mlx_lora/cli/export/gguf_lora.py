@@ -19,6 +19,6 @@ def gguf_lora(run: str, out: str, base: str | None, as_json: bool) -> None:
     \b
     mlx-lora export gguf-lora --run adapters/lumen --out lumen-lora.gguf
     """
-    from ...export.gguf_lora import export_gguf_lora
+    from ...export.gguf.lora import export_gguf_lora
 
     conclude(export_gguf_lora(run, out, base), as_json)

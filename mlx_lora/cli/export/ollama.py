@@ -48,7 +48,7 @@ def ollama(
     \b
     mlx-lora export ollama --run adapters/lumen --name lumen
     """
-    from ...export.ollama_model import Wish, export_ollama
+    from ...export.ollama.publish import Wish, export_ollama
 
     text = template if template in (None, "auto") else _read(Path(template))
     wish = Wish(run, name, kind.lower(), host, out, gguf, adapter, text, replace, modelfile_only)

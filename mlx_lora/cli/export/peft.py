@@ -18,7 +18,7 @@ def peft(run: str, out: str, as_json: bool) -> None:
     \b
     mlx-lora export peft --run adapters/lumen --out peft/lumen
     """
-    from ...export.peft import export_peft
+    from ...export.peft.export import export_peft
 
     conclude(export_peft(run, out), as_json)
 
@@ -34,6 +34,6 @@ def import_peft(directory: str, out: str, base: str | None, as_json: bool) -> No
     \b
     mlx-lora import peft peft/lumen --out adapters/lumen-again
     """
-    from ...export.peft_import import import_peft as run_import
+    from ...export.peft.adapter_import import import_peft as run_import
 
     conclude(run_import(directory, out, base), as_json)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from ..output import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from ...export.checks import Report
     from ...export.resources import Step
+    from ...export.verification import Report
 
 
 def conclude(report: Report, as_json: bool) -> None:

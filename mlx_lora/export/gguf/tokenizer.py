@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import UserError
+from ...errors import UserError
 
 # llama.cpp's name of a way to split text, by the sha256 of the regular expression in tokenizer.json.
 PRE_TOKENIZERS = {

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import UserError
-from .checks import Check, at_most
-from .llamacpp.run import LlamaCppFailed, quantize
-from .pieces import TYPES
-from .reopen import Opened, WeightErrors, open_gguf, worst_error
-from .weights import Changed
+from ...engines.llamacpp.run import LlamaCppFailed, quantize
+from ...errors import UserError
+from ..merge import Changed
+from ..verification import Check, at_most
+from .encoding import TYPES
+from .reader import Opened, WeightErrors, open_gguf, worst_error
 
 # Rows of so many numbers share their scales; others fall back to types of 32.
 BLOCK = 256

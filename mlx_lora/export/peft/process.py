@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..processes import python_command, python_environment
+from ...processes import python_command, python_environment
 
 # The first import after an installation reads gigabytes; a comparison loads the base in float32 besides.
 SECONDS = 600
@@ -41,7 +41,7 @@ def ask(request: dict[str, Any], seconds: float = SECONDS) -> dict[str, Any]:
         file.write_text(json.dumps(request), encoding="utf-8")
         try:
             done = subprocess.run(
-                python_command("mlx_lora.export.peft_worker", str(file)),
+                python_command("mlx_lora.export.peft.worker", str(file)),
                 env=python_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false"),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..data.chat_template import render
-from ..errors import UserError
+from ...data.chat_template import render
+from ...errors import UserError
 
 # Texts that no template changes, to be found again between its pieces.
 SYSTEM, USER, ANSWER, USER_2, ANSWER_2 = "mlx0system", "mlx1user", "mlx2answer", "mlx3user", "mlx4answer"

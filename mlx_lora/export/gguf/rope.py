@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ...errors import UserError
 
 # The longest context of the models that llama3's scaling stretched, where a config does not say it.
 LLAMA3_CONTEXT = 8192

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError, first_line
-from ..models.tokenizer import open_tokenizer
+from ...errors import UserError, first_line
+from ...models.tokenizer import open_tokenizer
+from ..merge import Changed, Weight, sampled_change
+from ..merged_weights import check_readable, read_weights
+from ..source import Source
 from .architectures import Architecture, find_architecture, gguf_name, heads_of
-from .merged_weights import check_readable, read_weights
-from .pieces import Q8_BLOCK, PiecewiseTensor, bytes_of, encoded_pieces, made_in_order
+from .encoding import Q8_BLOCK, PiecewiseTensor, bytes_of, encoded_pieces, made_in_order
 from .rope import add_rope, head_size, rope_divisors
-from .source import Source
-from .vocabulary import Vocabulary, known_splitting
-from .weights import Changed, Weight, sampled_change
+from .tokenizer import Vocabulary, known_splitting
 
 # Room for the header, on top of the weights: the vocabulary is most of it.
 HEADER_BYTES = 32 << 20

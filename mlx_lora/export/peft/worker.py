@@ -1,4 +1,4 @@
-"""What transformers and PEFT make of a base and an adapter: ``python -m mlx_lora.export.peft_worker REQUEST.json``.
+"""What transformers and PEFT make of a base and an adapter: ``python -m mlx_lora.export.peft.worker REQUEST.json``.
 
 ``{"action": "modules", "base"}`` is answered with ``{"modules": {path: [out, in]}}``, the linear layers of the base's
 class. ``{"action": "logits", "base", "adapter", "prompts", "positions", "out"}`` with ``{"base", "adapter"}``, what

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, first_line
-from ..user_files import read_text
-from .adapter import Pair, read_arrays
-from .peft_settings import check_selection, check_settings
+from ...errors import UserError, first_line
+from ...user_files import read_text
+from ..adapter import Pair, read_arrays
+from .settings import check_selection, check_settings
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # What PEFT writes before a module's path in the model.

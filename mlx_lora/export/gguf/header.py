@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import first_line
-from ..user_files import open_regular
+from ...errors import first_line
+from ...user_files import open_regular
 
 MAGIC, TEXT, ARRAY = b"GGUF", 8, 9
 # struct's letters for GGUF's numbered types of one value.

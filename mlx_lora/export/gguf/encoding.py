@@ -13,10 +13,10 @@ from typing import IO
 
 import numpy as np
 
-from ..errors import UserError
+from ...errors import UserError
+from ..merge import Weight
+from ..tensors import from_float32, to_float32
 from .architectures import permute_rows
-from .tensors import from_float32, to_float32
-from .weights import Weight
 
 TYPES = ("f32", "f16", "bf16", "q8_0")
 Q8_BLOCK = 32

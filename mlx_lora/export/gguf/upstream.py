@@ -11,22 +11,22 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..data.chat_template import serving_notes
-from ..models.tokenizer import open_tokenizer
-from .checks import Check, Report, at_least, check_space, new_file, settle
+from ...data.chat_template import serving_notes
+from ...engines.llamacpp.run import LlamaCppFailed
+from ...models.tokenizer import open_tokenizer
+from ..fuse import OTHER_BYTES, copy_others, write_fused
+from ..merge import Weight, sampled_change
+from ..merged_weights import read_weights
+from ..reference import Questions, adapter_logits, questions_of
+from ..resources import Step, check_memory, fuse_steps, upstream_steps
+from ..source import Source
+from ..verification import Check, Report, at_least, check_space, new_file, settle
+from ..verify import run_checks
 from .converter import ConverterFailed, run_converter
-from .fuse import OTHER_BYTES, copy_others, write_fused
-from .llamacpp.run import LlamaCppFailed
-from .merged_weights import read_weights
-from .pieces import TYPES, bytes_of
+from .encoding import TYPES, bytes_of
 from .quantize import BETWEEN, error_checks, file_share, quantized
-from .reference import Questions, adapter_logits, questions_of
-from .reopen import Opened, open_gguf
-from .resources import Step, check_memory, fuse_steps, upstream_steps
-from .source import Source
-from .verify import run_checks
-from .vocabulary import Vocabulary, tokens_of
-from .weights import Weight, sampled_change
+from .reader import Opened, open_gguf
+from .tokenizer import Vocabulary, tokens_of
 
 
 def export_upstream(

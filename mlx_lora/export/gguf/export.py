@@ -6,24 +6,24 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ..backends.mlx.layer_streaming import load_lazily
-from ..data.chat_template import serving_notes
-from ..errors import UserError, guarded
-from ..models.tokenizer import open_tokenizer
-from .checks import Check, Report, check_space, new_file, refuse_existing, settle
-from .convert import HEADER_BYTES, Plan, plan, refused_here, write_gguf
+from ...backends.mlx.layer_streaming import load_lazily
+from ...data.chat_template import serving_notes
+from ...engines.llamacpp.run import LlamaCppFailed, check_available
+from ...errors import UserError, guarded
+from ...models.tokenizer import open_tokenizer
+from ..merge import Weight
+from ..reference import adapter_logits, own_logits, questions_of
+from ..resources import Step, check_memory, gguf_steps
+from ..source import Source, read_source
+from ..verification import Check, Report, check_space, new_file, refuse_existing, settle
+from ..verify import run_checks
 from .converter import HOW_TO_GET, find_converter
-from .gguf_upstream import export_upstream
-from .llamacpp.run import LlamaCppFailed, check_available
-from .pieces import TYPES
+from .encoding import TYPES
 from .quantize import BETWEEN, check_type, error_checks, file_share, quantized
-from .reference import adapter_logits, own_logits, questions_of
-from .reopen import content_checks, open_gguf, type_checks
-from .resources import Step, check_memory, gguf_steps
-from .source import Source, read_source
-from .verify import run_checks
-from .vocabulary import check_size, read_vocabulary
-from .weights import Weight
+from .reader import content_checks, open_gguf, type_checks
+from .tokenizer import check_size, read_vocabulary
+from .upstream import export_upstream
+from .writer import HEADER_BYTES, Plan, plan, refused_here, write_gguf
 
 
 def export_gguf(

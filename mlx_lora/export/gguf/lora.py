@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError, first_line, guarded
-from .adapter import Adapter, counted, read_adapter
+from ...errors import UserError, first_line, guarded
+from ..adapter import Adapter, counted, read_adapter
+from ..reference import reference_of
+from ..verification import Check, Report, at_most, check_space, equal, new_file, refuse_existing, settle
 from .architectures import Architecture, find_architecture, gguf_name, heads_of, permute_rows, unpermute_rows
-from .checks import Check, Report, at_most, check_space, equal, new_file, refuse_existing, settle
-from .gguf_header import read_gguf_header
-from .reference import reference_of
+from .header import read_gguf_header
 
 MISSING = "the package gguf is missing; install it with `pip install 'mlx-lora[gguf]'`"
 

@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.chat_template import encode_prompt, serving_notes
-from ..errors import UserError
-from ..files import write_atomic
-from ..models.tokenizer import open_tokenizer
-from ..user_files import read_text
-from .checks import Check, Report, equal, refuse_existing, settle
-from .gguf_file import export_gguf
-from .gguf_lora import check_base, read_gguf_lora
+from ...data.chat_template import encode_prompt, serving_notes
+from ...engines.llamacpp.run import LlamaCppFailed
+from ...engines.ollama import Ollama, Reply, check_name
+from ...errors import UserError
+from ...files import write_atomic
+from ...models.tokenizer import open_tokenizer
+from ...user_files import read_text
+from ..gguf.export import export_gguf
+from ..gguf.lora import check_base, read_gguf_lora
+from ..prompts import CONVERSATION
+from ..reference import drafted_answer, held_out
+from ..resources import model_fits
+from ..source import Source, read_source
+from ..verification import Check, Report, equal, refuse_existing, settle
 from .go_template import go_template
-from .llamacpp.run import LlamaCppFailed
 from .modelfile import OllamaModel, check_modelfile, stop_texts, write_modelfile
-from .ollama import Ollama, Reply, check_name
-from .probes import CONVERSATION
-from .reference import drafted_answer, held_out
-from .resources import model_fits
-from .source import Source, read_source
 
 PROBE_TOKENS = 64
 AUTO = "auto"

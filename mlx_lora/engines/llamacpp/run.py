@@ -148,7 +148,7 @@ def _quantize_by(provider: str, program: str | None, file: Path, out: Path, numb
 def _work(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     request = folder / "request.json"
     request.write_text(json.dumps(content), encoding="utf-8")
-    _run(python_command("mlx_lora.export.llamacpp.worker", str(request)), folder)
+    _run(python_command("mlx_lora.engines.llamacpp.worker", str(request)), folder)
     return json.loads(request.with_suffix(".answer").read_text(encoding="utf-8"))
 
 

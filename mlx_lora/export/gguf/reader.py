@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .checks import Check, at_most, equal
-from .convert import Plan
-from .gguf_header import read_gguf_header
-from .tensors import PIECE
-from .vocabulary import Vocabulary
+from ..tensors import PIECE
+from ..verification import Check, at_most, equal
+from .header import read_gguf_header
+from .tokenizer import Vocabulary
+from .writer import Plan
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UserError, guarded
+from ....errors import UserError, guarded
 
 LAYER = "model.layers.{}."
 

@@ -1,4 +1,4 @@
-"""What runs in llama.cpp's own process: ``python -m mlx_lora.export.llamacpp.worker REQUEST.json``.
+"""What runs in llama.cpp's own process: ``python -m mlx_lora.engines.llamacpp.worker REQUEST.json``.
 
 Two Python bindings can do the same here; each is a class with ``vocabulary`` (its size), ``tokenize``, ``is_end`` and
 ``logits``.
