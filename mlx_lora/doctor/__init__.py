@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import libraries, machine, services
-from .ask import PROBES, ask
+from . import machine, network, packages
 from .finding import MISSING, NOTE, Finding, kind_and_line
+from .probes import PROBES, ask
 
 __all__ = ["Examination", "Finding", "examine"]
 
@@ -36,22 +36,22 @@ def examine() -> Examination:
     """Look at everything; takes as long as importing the libraries does."""
     with ThreadPoolExecutor() as pool:
         mlx, torch, chosen, llamacpp = pool.map(ask, PROBES)
-    on_mlx, on_torch = libraries.mlx(mlx, torch), libraries.torch(torch)
+    on_mlx, on_torch = packages.mlx(mlx, torch), packages.torch(torch)
     works = {"mlx": on_mlx.state != MISSING, "torch": on_torch.state != MISSING}
     findings = [
         _looked("machine", machine.machine),
-        _looked("memory", lambda: machine.memory(libraries.recommended_memory(mlx, torch))),
+        _looked("memory", lambda: machine.memory(packages.recommended_memory(mlx, torch))),
         _looked("disk", lambda: machine.disk("disk", Path.cwd(), "work in a directory elsewhere")),
-        libraries.gpu(mlx, torch),
+        packages.gpu(mlx, torch),
         on_mlx,
-        _looked("BLAS", lambda: libraries.blas(mlx)),
+        _looked("BLAS", lambda: packages.blas(mlx)),
         on_torch,
-        libraries.backend(chosen, works),
-        libraries.llamacpp(llamacpp),
-        _looked("converter", libraries.converter),
-        _looked("Ollama", services.ollama),
-        _looked("hub token", services.hub_token),
-        _looked("hub cache", services.hub_cache),
+        packages.backend(chosen, works),
+        packages.llamacpp(llamacpp),
+        _looked("converter", packages.converter),
+        _looked("Ollama", network.ollama),
+        _looked("hub token", network.hub_token),
+        _looked("hub cache", network.hub_cache),
     ]
     backend = {"name": chosen.get("name"), "why": chosen.get("why") or chosen.get("failed")}
     return Examination(findings, backend, any(works.values()))

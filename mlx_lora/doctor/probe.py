@@ -64,7 +64,7 @@ def _mlx_gpu() -> dict[str, Any] | None:
 def probe_torch() -> dict[str, Any]:
     """Torch and what the torch backend needs beside it, and torch's CUDA devices."""
     from ..backends.registry import TORCH_PACKAGES
-    from .libraries import OPTIONAL
+    from .packages import OPTIONAL
 
     found: dict[str, Any] = try_imports({name: name for name in (*TORCH_PACKAGES, OPTIONAL)})
     if _works(found, "torch"):

@@ -20,7 +20,8 @@ import pytest
 
 from mlx_lora import memory
 from mlx_lora.backends.registry import choose
-from mlx_lora.doctor import libraries, machine, services
+from mlx_lora.doctor import machine, network
+from mlx_lora.doctor import packages as libraries
 
 REPO = Path(__file__).parents[2]
 SUBJECTS = ["machine", "memory", "disk", "GPU", "MLX", "BLAS", "torch", "backend", "llama.cpp", "converter", "Ollama"]
@@ -216,7 +217,7 @@ def test_what_is_no_ollama(monkeypatch, host, said):
         absent = f"127.0.0.1:{taken.getsockname()[1]}"
         taken.close()
         monkeypatch.setenv("OLLAMA_HOST", host.format(html=url, absent=absent))
-        found = services.ollama()
+        found = network.ollama()
     assert found.state == "missing"
     assert said in found.found
     assert "ollama serve" in found.advice
@@ -225,10 +226,10 @@ def test_what_is_no_ollama(monkeypatch, host, said):
 def test_how_to_get_ollama(monkeypatch, tmp_path):
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "https://ollama.com/download" in services.ollama().advice
+    assert "https://ollama.com/download" in network.ollama().advice
     (tmp_path / "ollama").write_text("#!/bin/sh\n")
     (tmp_path / "ollama").chmod(0o755)
-    assert "start it: `ollama serve`" in services.ollama().advice
+    assert "start it: `ollama serve`" in network.ollama().advice
 
 
 def test_a_gpu_that_nothing_can_use(monkeypatch, tmp_path):
