@@ -22,7 +22,7 @@ def fuse(run: str, out: Path, as_json: bool) -> None:
     mlx-lora fuse --run adapters/lumen --out models/lumen
     """
     from ..export.fuse import fuse as run_fuse
-    from .export.verdict import announce, conclude
+    from .export.report import announce, conclude
 
     with progress(f"{run} into its base", 100) as advance:
         report = run_fuse(run, out, lambda share: advance(round(100 * share)), announce)

@@ -12,7 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import UserError
-from .lazy import LazyGroup
+from .lazy_group import LazyGroup
 from .output import say
 from .streams import tolerate_closed_pipes
 
@@ -28,7 +28,7 @@ COMMANDS = {
     "bench": ("mlx_lora.cli.bench", "bench", "Time our trainer against mlx-lm's own, or TRL's."),
     "fuse": ("mlx_lora.cli.fuse", "fuse", "Merge an adapter into its base: a model of its own."),
     "export": ("mlx_lora.cli.export", "export", "An adapter for other programs: llama.cpp and more."),
-    "import": ("mlx_lora.cli.imports", "imports", "Make a run of another program's adapter."),
+    "import": ("mlx_lora.cli.import_", "imports", "Make a run of another program's adapter."),
     "generate": ("mlx_lora.cli.generate", "generate", "Ask a model or an adapter by hand."),
     "doctor": ("mlx_lora.cli.doctor", "doctor", "What this machine has, and what to do about what it lacks."),
 }

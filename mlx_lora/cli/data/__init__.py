@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..lazy import LazyGroup
+from ..lazy_group import LazyGroup
 
 COMMANDS = {
     "eisv": ("mlx_lora.cli.data.eisv", "eisv", "Lumen's EISV trajectories, real and synthetic."),

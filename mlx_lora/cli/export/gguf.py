@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..output import json_option, progress
-from .verdict import announce, conclude
+from .report import announce, conclude
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..output import json_option
-from .verdict import conclude
+from .report import conclude
 
 
 @click.command("gguf-lora")

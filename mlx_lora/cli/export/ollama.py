@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..output import json_option, progress
-from .verdict import conclude
+from .report import conclude
 
 
 @click.command()

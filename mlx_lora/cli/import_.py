@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .lazy import LazyGroup
+from .lazy_group import LazyGroup
 
 COMMANDS = {
     "peft": ("mlx_lora.cli.export.peft", "import_peft", "An adapter of Hugging Face's PEFT."),
