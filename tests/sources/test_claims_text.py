@@ -28,7 +28,7 @@ from mlx_lora.sources.claims import (
     unseen_citations,
     validate_cases,
 )
-from mlx_lora.sources.claims.text import one_line
+from mlx_lora.sources.claims.prompt_format import one_line
 
 ASPIRIN = Document("12345", "Aspirin and the heart", ["Aspirin lowers the risk of stroke.", "We followed 900 people."])
 BLEEDING = Document("678", "", ["Aspirin raises the risk of bleeding.", "Dose matters."])

@@ -15,7 +15,7 @@ from mlx_lora.sources.eisv import (
     read_eisv_series,
     states_to_eisv_series,
 )
-from mlx_lora.sources.eisv.anima import parse_timestamp
+from mlx_lora.sources.eisv.anima_db import parse_timestamp
 
 
 def drifting(count, start=1_700_000_000):
@@ -94,7 +94,7 @@ def test_reading_while_lumen_writes(anima, journal):
     assert len(series) == notes["states"] == 25_000
     writer.commit()
     # A reader in the middle of the table holds no lock that would keep Lumen from writing.
-    from mlx_lora.sources.eisv.anima import _rows
+    from mlx_lora.sources.eisv.anima_db import _rows
 
     rows = _rows(db, "state_history", ("timestamp",))
     next(rows)

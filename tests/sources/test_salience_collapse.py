@@ -15,7 +15,7 @@ from mlx_lora.sources.salience import (
     Filters,
     answer_fault,
     asks_only,
-    collapse,
+    degeneration,
     evasion,
     made_of_stock_phrases,
     make_salience_dataset,
@@ -177,7 +177,7 @@ def fitted(rows, removed):
         "SELF_SHARE": (min(e.self_share for e in evading) + mean(e.self_share for e in sound)) / 2,
         "BARE_QUESTION_WORDS": int(1.5 * max(len(words_of(text)) for text in asking)),
         # Formulas that none of these collapsed rows holds are not known.
-        "_EVASIONS": {k: v for k, v in collapse._EVASIONS.items() if any(k in e.kinds for e in evading)},
+        "_EVASIONS": {k: v for k, v in degeneration._EVASIONS.items() if any(k in e.kinds for e in evading)},
     }
 
 
@@ -185,7 +185,7 @@ def judged(train, rest, removed, monkeypatch):
     """(collapsed rows of the rest found, how many there are, false alarms, how many others there are)."""
     with monkeypatch.context() as patch:
         for name, value in fitted(train, removed).items():
-            patch.setattr(collapse, name, value)
+            patch.setattr(degeneration, name, value)
         found = {row["id"] for row in rest if own_fault(row)}
     ids = {row["id"] for row in rest}
     return len(found & removed), len(ids & removed), len(found - removed), len(ids - removed)
@@ -214,6 +214,6 @@ def test_recall_and_false_alarms_on_rows_that_set_no_threshold(labelled, monkeyp
 def test_the_thresholds_are_the_fitted_ones(labelled):
     rows, removed = labelled
     values = fitted(rows, removed)
-    assert values["BARE_QUESTION_WORDS"] == collapse.BARE_QUESTION_WORDS
-    assert values["EVASIVE_SHARE"] == pytest.approx(collapse.EVASIVE_SHARE, abs=0.005)
-    assert values["SELF_SHARE"] == pytest.approx(collapse.SELF_SHARE, abs=0.005)
+    assert values["BARE_QUESTION_WORDS"] == degeneration.BARE_QUESTION_WORDS
+    assert values["EVASIVE_SHARE"] == pytest.approx(degeneration.EVASIVE_SHARE, abs=0.005)
+    assert values["SELF_SHARE"] == pytest.approx(degeneration.SELF_SHARE, abs=0.005)

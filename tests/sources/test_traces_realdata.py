@@ -20,7 +20,7 @@ from mlx_lora.sources.traces import (
     refinement,
     refinement_by_link,
 )
-from mlx_lora.sources.traces.prompt import attempts_of
+from mlx_lora.sources.traces.prompt_format import attempts_of
 
 
 @pytest.fixture(scope="module")

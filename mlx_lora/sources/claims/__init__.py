@@ -16,6 +16,17 @@ from .examples import (
     to_example,
     unseen_citations,
 )
+from .prompt_format import (
+    RELATIONS,
+    Claim,
+    ParsedOutput,
+    Relation,
+    format_claim,
+    format_relation,
+    parse_claim,
+    parse_output,
+    parse_relation,
+)
 from .published import citation_weight, from_published, is_published, validate
 from .scifact import (
     LABELS,
@@ -26,17 +37,6 @@ from .scifact import (
     read_claims,
     read_corpus,
     shared_documents,
-)
-from .text import (
-    RELATIONS,
-    Claim,
-    ParsedOutput,
-    Relation,
-    format_claim,
-    format_relation,
-    parse_claim,
-    parse_output,
-    parse_relation,
 )
 from .validation import TARGETS, Case, ValidationReport, validate_cases
 

@@ -13,8 +13,8 @@ from ...data.split import split_by_key
 from ...errors import UserError
 from .control_tokens import control_token_notes, strip_document, strip_sample
 from .examples import CITATION_VALIDITY_WEIGHT, to_example
+from .prompt_format import one_line
 from .scifact import Document, Sample, read_claims, read_corpus, shared_documents
-from .text import one_line
 from .validation import Case, validate_cases
 
 NO_EVIDENCE = "claim without evidence: there is nothing to cite"

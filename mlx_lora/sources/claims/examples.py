@@ -8,16 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...data.dataset import Example, Span
+from .prompt_format import DOCUMENT_ID, Claim, Relation, format_claim, format_relation, one_line, parse_claim
 from .scifact import Document, Sample
-from .text import (
-    DOCUMENT_ID,
-    Claim,
-    Relation,
-    format_claim,
-    format_relation,
-    one_line,
-    parse_claim,
-)
 
 # The published value: a wrong document id is the error that matters, and it is only a few tokens of an answer.
 CITATION_VALIDITY_WEIGHT = 5.0

@@ -12,7 +12,7 @@ from typing import Any
 from ...data.import_report import ImportReport
 from ...data.jsonl import read_objects, shortened
 from ...errors import UserError
-from .text import DOCUMENT_ID, one_line
+from .prompt_format import DOCUMENT_ID, one_line
 
 # The labels of the published files, and what each says of the claim.
 LABELS = {"SUPPORT": "supports", "CONTRADICT": "refutes", "REFUTE": "refutes"}

@@ -9,8 +9,8 @@ from typing import Any
 
 from .entailment import Entailment, word_overlap
 from .examples import citation_is_valid, documents_shown, format_for_training, words
+from .prompt_format import Claim, ParsedOutput, parse_output
 from .scifact import Sample
-from .text import Claim, ParsedOutput, parse_output
 
 # What each stage's rate must reach.
 TARGETS = {"schema": 0.95, "citation": 0.95, "entailment": 0.50, "similarity": 0.70}

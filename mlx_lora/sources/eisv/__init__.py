@@ -1,6 +1,6 @@
 """EISV trajectories → expression tokens: the flat import place of everything the source offers."""
 
-from .anima import (
+from .anima_db import (
     align_expressions_to_trajectories,
     anima_to_eisv,
     assemble_dataset,
@@ -24,7 +24,7 @@ from .examples import (
     prepare_training_data,
     split_dataset,
 )
-from .expression import (
+from .generator import (
     ExpressionGenerator,
     eisv_state_to_lumen_state,
     feedback_generator,
@@ -45,8 +45,7 @@ from .judging import (
     shape_classification_accuracy,
     vocabulary_diversity_per_shape,
 )
-from .synthetic import fill_missing_shapes, generate_dataset, generate_trajectory
-from .text import (
+from .prompt_format import (
     SYSTEM_PROMPT,
     OutputParseResult,
     expression_pattern,
@@ -60,6 +59,7 @@ from .text import (
     summarize_window,
     validate_output,
 )
+from .synthetic import fill_missing_shapes, generate_dataset, generate_trajectory
 from .trajectory import (
     TrajectoryShape,
     classify_trajectory,

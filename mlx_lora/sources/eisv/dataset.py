@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ...data.dataset import Example, write_dataset
 from ...errors import UserError
-from .anima import iter_trajectory_records, read_eisv_series
+from .anima_db import iter_trajectory_records, read_eisv_series
 from .examples import (
     TrainingExample,
     build_training_dataset,

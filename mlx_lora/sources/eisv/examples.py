@@ -9,10 +9,16 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from .expression import ExpressionGenerator, feedback_generator, translate_expression
+from .generator import ExpressionGenerator, feedback_generator, translate_expression
 from .judging import GATE1_COHERENCE, expression_trajectory_coherence
+from .prompt_format import (
+    SYSTEM_PROMPT,
+    expression_pattern,
+    format_expression_output,
+    format_trajectory_input,
+    hide_shape,
+)
 from .synthetic import generate_trajectory
-from .text import SYSTEM_PROMPT, expression_pattern, format_expression_output, format_trajectory_input, hide_shape
 from .trajectory import TrajectoryShape, compute_trajectory_window, known_shape
 
 SYNTHETIC_POINTS, SYNTHETIC_DT = 20, 2.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from .text import pattern_name, validate_output
+from .prompt_format import pattern_name, validate_output
 from .trajectory import TrajectoryShape, shape_name
 from .vocabulary import ALL_TOKENS, SHAPE_TOKEN_AFFINITY
 

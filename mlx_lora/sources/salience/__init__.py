@@ -1,8 +1,10 @@
 """An agent's experiences → sleep training: the flat import place of everything the source offers."""
 
 from .buffer import read_buffer, read_buffers
-from .builder import RaisingTrainingDataBuilder, create_training_dataset_from_buffer, load_training_set
-from .collapse import (
+from .buffer_writer import BufferStore, merge_buffers
+from .collector import DEFAULT_BUFFER, ExperienceCollector, buffer_stats
+from .dataset import make_salience_dataset, pattern_limit, pattern_of
+from .degeneration import (
     asks_only,
     echoes,
     evasion,
@@ -12,14 +14,12 @@ from .collapse import (
     repeats_itself,
     stock_shares,
 )
-from .collector import DEFAULT_BUFFER, ExperienceCollector, buffer_stats
-from .dataset import make_salience_dataset, pattern_limit, pattern_of
 from .filters import CHECKS, Filters, answer_fault, plays_a_role, thinks_on, trim_answer, without_faults
-from .prompt import DEFAULT_SYSTEM_PROMPT, read_system_prompt
-from .record import DIMENSIONS, KEYS, Experience, experience_id, parse_experience
+from .hf_compat import RaisingTrainingDataBuilder, create_training_dataset_from_buffer, load_training_set
+from .prompt_format import DEFAULT_SYSTEM_PROMPT, read_system_prompt
+from .schema import DIMENSIONS, KEYS, Experience, experience_id, parse_experience
 from .scoring import ConversationalSalienceScorer, score_exchange
 from .similar import NearDuplicates
-from .store import BufferStore, merge_buffers
 from .truncation import is_cut
 
 __all__ = [

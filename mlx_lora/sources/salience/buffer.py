@@ -11,7 +11,7 @@ from ... import user_files
 from ...data.import_report import ImportReport
 from ...data.jsonl import parse_object
 from ...errors import UserError
-from .record import Experience, parse_experience
+from .schema import Experience, parse_experience
 
 MOST_BUFFER = 2**30
 BUNDLE = "dream_bundle_header"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from .record import DIMENSIONS, Experience, check_texts, experience_id
+from .buffer_writer import BufferStore
+from .schema import DIMENSIONS, Experience, check_texts, experience_id
 from .scoring import ConversationalSalienceScorer, Match
 from .similar import THRESHOLD, NearDuplicates, words_of
-from .store import BufferStore
 
 DEFAULT_BUFFER = Path("~/.mlx-lora/experience_buffer.json")
 HIGH_SALIENCE = 0.7

@@ -15,8 +15,8 @@ from ...data.split import split_by_key
 from ...errors import UserError
 from .buffer import union_by_id
 from .filters import CHECKS, TRIMMED, Filters, label, without_empty_thoughts, without_faults
-from .prompt import DEFAULT_SYSTEM_PROMPT
-from .record import DIMENSIONS, Experience
+from .prompt_format import DEFAULT_SYSTEM_PROMPT
+from .schema import DIMENSIONS, Experience
 from .scoring import ConversationalSalienceScorer, Match
 from .similar import words_of
 

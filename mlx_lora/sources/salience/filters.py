@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...data.import_report import ImportReport
-from .collapse import asks_only, echoes, floods_with_questions, is_evasive, made_of_stock_phrases, repeats_itself
-from .record import Experience
+from .degeneration import asks_only, echoes, floods_with_questions, is_evasive, made_of_stock_phrases, repeats_itself
+from .schema import Experience
 from .similar import CHUNK, THRESHOLD, NearDuplicates
 from .truncation import is_cut, trim, word_count
 

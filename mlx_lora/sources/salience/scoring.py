@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from .record import DIMENSIONS, mean_salience
+from .schema import DIMENSIONS, mean_salience
 
 Match = Literal["word", "substring"]
 

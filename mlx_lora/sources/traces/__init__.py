@@ -1,13 +1,10 @@
 """An agent's artifact stores → training examples: the flat import place of everything the source offers."""
 
 from .artifact import Artifact, Context, Feedback, GuardResult, parse_artifact
+from .authorship import read_sources
 from .dataset import as_example, make_traces_dataset
-from .extract import extract_training_data, overtaken, select
 from .guard import Verdict, as_guard
 from .improvement import evaluate_improvement, expected_retries, paired_difference, wilson
-from .links import get_provenance_chain
-from .origins import read_sources
-from .outcomes import by_outcome, read_results
 from .predicates import (
     POLICIES,
     Predicate,
@@ -26,7 +23,10 @@ from .predicates import (
     refinement_by_link,
     retry_count,
 )
-from .prompt import artifact_prompt, format_alpaca, format_prompt, training_example
+from .prompt_format import artifact_prompt, format_alpaca, format_prompt, training_example
+from .provenance import get_provenance_chain
+from .run_results import by_outcome, read_results
+from .selection import extract_training_data, overtaken, select
 from .store import (
     ArtifactStore,
     find_stores,

@@ -14,11 +14,11 @@ from ...data.import_report import ImportReport
 from ...data.split import split_by_key
 from ...errors import UserError
 from .artifact import Artifact
-from .extract import link_notes, nothing_found, select, specification_notes, without_task
-from .origins import read_sources
-from .outcomes import by_outcome, check_results, read_results
+from .authorship import read_sources
 from .predicates import Predicate, all_successes, by_action_pair, named_policy
-from .prompt import training_example
+from .prompt_format import training_example
+from .run_results import by_outcome, check_results, read_results
+from .selection import link_notes, nothing_found, select, specification_notes, without_task
 from .store import ArtifactStore, read_stores
 
 # (tokens of the prompt, tokens of the answer) of an example, as the base model counts them.

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import UserError
 from .guard import Guard, Verdict, as_guard
-from .prompt import format_prompt
+from .prompt_format import format_prompt
 
 INTERVAL = "Newcombe 1998, method 10 for paired proportions (Wilson's score intervals), 95 %"
 Z95 = 1.959963984540054

@@ -9,8 +9,8 @@ from typing import Any
 
 from ...errors import UserError
 from .artifact import SOURCE_NAMES, SOURCES, STATUSES, Artifact, parse_time
-from .links import Ancestry, get_provenance_chain
-from .origins import require_sources
+from .authorship import require_sources
+from .provenance import Ancestry, get_provenance_chain
 
 
 @dataclass(frozen=True)

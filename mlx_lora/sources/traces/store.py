@@ -12,9 +12,9 @@ from typing import Any
 
 from ...errors import UserError
 from .artifact import SOURCE_NAMES, Artifact, Malformed, parse_artifact
-from .links import Ancestry, ancestries
-from .objects import json_files, read_json, shown
-from .origins import amended_artifacts
+from .authorship import amended_artifacts
+from .json_store import json_files, read_json, shown
+from .provenance import Ancestry, ancestries
 
 # How far below a given directory stores are looked for.
 DEPTH = 4

@@ -10,7 +10,7 @@ from ...data.import_report import ImportReport
 from ...data.jsonl import read_objects
 from ...errors import UserError
 from .artifact import Artifact, Malformed
-from .objects import read_json
+from .json_store import read_json
 from .predicates import Predicate
 from .store import ArtifactStore
 

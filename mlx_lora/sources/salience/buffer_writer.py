@@ -14,7 +14,7 @@ from typing import Any
 from ...errors import UserError
 from ...files import open_lock, write_atomic, writing
 from .buffer import decode_json, read_bytes, rows_of
-from .record import Experience, parse_experience
+from .schema import Experience, parse_experience
 
 LOCK_TIMEOUT_S = 60
 # How a list ends in a file that we, or json.dump(indent=2), wrote; new records go before it.

@@ -12,8 +12,8 @@ from ...errors import UserError, first_line
 from ...files import write_json
 from .buffer import decode_json, read_buffer, read_bytes
 from .collector import DEFAULT_BUFFER
-from .prompt import DEFAULT_SYSTEM_PROMPT
-from .record import DIMENSIONS, Experience
+from .prompt_format import DEFAULT_SYSTEM_PROMPT
+from .schema import DIMENSIONS, Experience
 
 if TYPE_CHECKING:
     import numpy as np

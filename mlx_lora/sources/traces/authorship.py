@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError
 from .artifact import SOURCE_NAMES, Artifact, Malformed
-from .objects import json_files, read_json, shown
+from .json_store import json_files, read_json, shown
 
 if TYPE_CHECKING:
     from .store import ArtifactStore
