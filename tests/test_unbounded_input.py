@@ -11,8 +11,8 @@ import pytest
 from fuzz.inputs import TINY
 
 from mlx_lora.config import load_config
+from mlx_lora.config.settings_file import parse_yaml
 from mlx_lora.errors import UserError
-from mlx_lora.settings_file import parse_yaml
 from mlx_lora.sources.instructions.plan import load_plan
 
 SECONDS = 30

@@ -11,7 +11,7 @@ from ..backends import Backend, load_backend
 from ..backends.adapter_format import published
 from ..data.chat_template import encode_prompt
 from ..models.resolve import resolve_model
-from ..training.directory import base_of, check_exists, is_run, other_base, read_trained
+from ..runs.directory import base_of, check_exists, is_run, other_base, read_trained
 
 # Prompts answered together: enough to fill the machine, few enough to show progress.
 GROUP = 32

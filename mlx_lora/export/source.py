@@ -11,7 +11,7 @@ from ..backends import Backend, load_backend
 from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE, published
 from ..errors import UserError, first_line
 from ..models.resolve import BUILT_IN, ResolvedModel, check_safetensors, is_local, resolve_model
-from ..training.directory import RUN_FILE, base_of, check_exists, is_run, other_base, read_trained
+from ..runs.directory import RUN_FILE, base_of, check_exists, is_run, other_base, read_trained
 from ..user_files import read_text
 
 

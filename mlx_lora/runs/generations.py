@@ -23,8 +23,7 @@ from ..backends.adapter_format import (
     read_description,
 )
 from ..files import FORMAT, new_directory, replace_link, set_aside, sha256_of, write_atomic, write_json
-from ..training.directory import RUN_FILE, TEMPLATE_FILE, read_run
-from ..training.report import REPORT_FILE
+from .directory import REPORT_FILE, RUN_FILE, TEMPLATE_FILE, read_run
 
 GENERATIONS, MANIFEST = "generations", "manifest.json"
 # The weights last: who looks for them finds the rest as well.

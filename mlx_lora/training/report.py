@@ -13,9 +13,8 @@ from markupsafe import Markup
 from ..reporting import Line, Mark, write_page
 from ..reporting.numbers import duration, rounded
 from ..reporting.pages import responsive_chart
+from ..runs.directory import REPORT_FILE
 from ..user_files import read_text
-
-REPORT_FILE = "report.html"
 
 Event = dict[str, Any]
 

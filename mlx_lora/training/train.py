@@ -14,28 +14,27 @@ import yaml
 from ..backends import Backend
 from ..backends.adapter_format import ADAPTER_FILE
 from ..config import TrainingConfig
-from ..config_paths import located
+from ..config.paths import located
 from ..errors import UserError, first_line
 from ..files import FORMAT, set_aside, write_atomic, write_json
 from ..models.parameters import stored_parameters
-from ..user_files import read_bytes
-from .checkpoints import Checkpoints, TrainerState
-from .directory import (
+from ..runs.directory import (
     CONFIG_FILE,
     METRICS_FILE,
+    REPORT_FILE,
     RUN_FILE,
     WIDENED,
     check_place,
-    check_same,
     locked,
-    make_directory,
     read_run,
-    record,
     remove_run,
 )
+from ..user_files import read_bytes
+from .checkpoints import Checkpoints, TrainerState
 from .interrupts import deadline_of, interruption
 from .loggers import Listener, metrics_file, progress_bar, tensorboard
-from .report import REPORT_FILE, write_report
+from .record import check_same, make_directory, record
+from .report import write_report
 from .setup import Prepared, prepare, samples
 from .trainer import Limits, Trainer, TrainingResult, total_steps
 

@@ -79,7 +79,8 @@ def test_a_program_on_the_path_will_do(float_file, tmp_path, monkeypatch):
     """llama-quantize as Homebrew installs it: here a script around the binding that is there."""
     program = tmp_path / "llama-quantize"
     program.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom pathlib import Path\nfrom mlx_lora.engines.llamacpp.run import quantize\n"
+        f"#!{sys.executable}\nimport sys\nfrom pathlib import Path\n"
+        "from mlx_lora.engines.llamacpp.run import quantize\n"
         "quantize(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))\n"
     )
     program.chmod(0o755)

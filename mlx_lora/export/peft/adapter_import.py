@@ -12,7 +12,7 @@ from ...backends.mlx.layer_streaming import load_lazily
 from ...errors import UserError
 from ...files import FORMAT, sha256_of, write_json, writing
 from ...models.resolve import ResolvedModel, resolve_model
-from ...training.directory import RUN_FILE
+from ...runs.directory import RUN_FILE
 from ..adapter import Pair, check_fit, check_range, differing, read_adapter
 from ..module_names import LAYER, TextPart, mlx_names, text_part
 from ..reference import reference_of

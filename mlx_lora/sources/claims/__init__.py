@@ -1,5 +1,6 @@
 """Scientific claims with citations: the flat import place of everything the source offers."""
 
+from ...config.dialects import citation_weight, from_published, is_published, validate
 from .dataset import collect_examples, make_claims_dataset, split_keys
 from .entailment import Entailment, entailment_index, nli_entailment, word_overlap
 from .examples import (
@@ -27,7 +28,6 @@ from .prompt_format import (
     parse_output,
     parse_relation,
 )
-from .published import citation_weight, from_published, is_published, validate
 from .scifact import (
     LABELS,
     Document,

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from ...config import PRESET_DIRECTORIES
+from ...config.settings_file import read_settings
 from ...errors import UserError, shortened
-from ...settings_file import read_settings
 
 PLAN_DIRECTORIES = tuple(directory / "plans" for directory in PRESET_DIRECTORIES)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .user_files import MOST_SETTINGS, read_text
+from ..user_files import MOST_SETTINGS, read_text
 
 # Values of a document, each alias counted as all that it stands for.
 MOST_VALUES = 100_000

@@ -13,12 +13,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from .config_paths import located
-from .errors import UserError, shortened
+from ..errors import UserError, shortened
+from .paths import located
 from .settings_file import parse_yaml, read_settings
 
+PACKAGE = Path(__file__).parent.parent
 # Beside the package in a clone, inside it in a wheel.
-PRESET_DIRECTORIES = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
+PRESET_DIRECTORIES = (PACKAGE / "configs", PACKAGE.parent / "configs")
 
 
 class DefaultModules(list[str]):
@@ -168,7 +169,7 @@ def find_config(path: str | Path) -> Path:
 
 def _in_our_names(file: Path) -> Mapping[str, Any]:
     """A config file's keys; one of the published claims module is translated."""
-    from .sources.claims.published import from_published, is_published
+    from .dialects import from_published, is_published
 
     settings = _read_mapping(file)
     try:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import UserError
+from ..errors import UserError
 
 # Their name -> ours; None: :func:`from_published` says what becomes of it.
 NAMES: dict[str, str | None] = {
