@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..sources.eisv import (
-    BaselineCondition,
-    ExpressionGenerator,
-    evaluate_baseline,
-    expression_trajectory_coherence,
-    feedback_generator,
-)
+from ..sources.eisv import ExpressionGenerator, expression_trajectory_coherence, feedback_generator
+from .eisv_scoring import BaselineCondition, evaluate_baseline
 
 
 def _rules(shapes: Sequence[str], generate: Callable[[str], list[str]], name: str) -> dict[str, Any]:

@@ -14,15 +14,11 @@ from ..files import FORMAT, check_format
 from ..sources.eisv import (
     ALL_TOKENS,
     GATE1_COHERENCE,
-    GATE1_VALID_RATE,
     SYSTEM_PROMPT,
-    EvalResults,
     OutputParseResult,
     TrajectoryShape,
-    check_gate1,
     classify_trajectory,
     compute_trajectory_window,
-    evaluate_predictions,
     expression_trajectory_coherence,
     format_summary,
     hide_shape,
@@ -33,6 +29,7 @@ from ..sources.eisv import (
 )
 from ..user_files import read_text
 from .constant_answer import balanced_mean, best_constant, constant_warning
+from .eisv_scoring import GATE1_VALID_RATE, EvalResults, check_gate1, evaluate_predictions
 from .targets import Messages, Target, answer
 
 SUITE = "eisv_gate1"

@@ -1,5 +1,8 @@
 """EISV trajectories → expression tokens: the flat import place of everything the source offers."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .anima_db import (
     align_expressions_to_trajectories,
     anima_to_eisv,
@@ -11,6 +14,7 @@ from .anima_db import (
     read_eisv_series,
     states_to_eisv_series,
 )
+from .coherence import GATE1_COHERENCE, expression_trajectory_coherence
 from .dataset import make_eisv_dataset
 from .examples import (
     DatasetStats,
@@ -31,19 +35,6 @@ from .generator import (
     generate_lumen_expression,
     shape_to_lumen_trigger,
     translate_expression,
-)
-from .judging import (
-    GATE1_COHERENCE,
-    GATE1_VALID_RATE,
-    BaselineCondition,
-    EvalResults,
-    check_gate1,
-    evaluate_baseline,
-    evaluate_predictions,
-    expression_trajectory_coherence,
-    generate_baseline_tokens,
-    shape_classification_accuracy,
-    vocabulary_diversity_per_shape,
 )
 from .prompt_format import (
     SYSTEM_PROMPT,
@@ -76,6 +67,37 @@ from .vocabulary import (
     TOKEN_MAP,
     ExpressionPattern,
 )
+
+if TYPE_CHECKING:
+    from ...evaluation.eisv_scoring import (
+        GATE1_VALID_RATE,
+        BaselineCondition,
+        EvalResults,
+        check_gate1,
+        evaluate_baseline,
+        evaluate_predictions,
+        generate_baseline_tokens,
+        shape_classification_accuracy,
+        vocabulary_diversity_per_shape,
+    )
+
+# Judging lives in evaluation; these names stay importable from here.
+_MOVED = {
+    **dict.fromkeys(
+        (
+            "GATE1_VALID_RATE",
+            "BaselineCondition",
+            "EvalResults",
+            "check_gate1",
+            "evaluate_baseline",
+            "evaluate_predictions",
+            "generate_baseline_tokens",
+            "shape_classification_accuracy",
+            "vocabulary_diversity_per_shape",
+        ),
+        "mlx_lora.evaluation.eisv_scoring",
+    ),
+}
 
 __all__ = [
     "ALL_TOKENS",
@@ -143,3 +165,13 @@ __all__ = [
     "validate_output",
     "vocabulary_diversity_per_shape",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MOVED:
+        return getattr(import_module(_MOVED[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from .coherence import GATE1_COHERENCE, expression_trajectory_coherence
 from .generator import ExpressionGenerator, feedback_generator, translate_expression
-from .judging import GATE1_COHERENCE, expression_trajectory_coherence
 from .prompt_format import (
     SYSTEM_PROMPT,
     expression_pattern,

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .judging import expression_trajectory_coherence
+from .coherence import expression_trajectory_coherence
 from .trajectory import TrajectoryShape, shape_name
 from .vocabulary import (
     ALL_TOKENS,

@@ -1,10 +1,11 @@
 """An agent's artifact stores → training examples: the flat import place of everything the source offers."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .artifact import Artifact, Context, Feedback, GuardResult, parse_artifact
 from .authorship import read_sources
 from .dataset import as_example, make_traces_dataset
-from .guard import Verdict, as_guard
-from .improvement import evaluate_improvement, expected_retries, paired_difference, wilson
 from .predicates import (
     POLICIES,
     Predicate,
@@ -34,6 +35,27 @@ from .store import (
     read_stores,
     sparse_reward,
 )
+
+if TYPE_CHECKING:
+    from ...evaluation.first_attempt import (
+        evaluate_improvement,
+        expected_retries,
+    )
+    from ...evaluation.scorers.command import (
+        Verdict,
+        as_guard,
+    )
+    from ...evaluation.statistics import (
+        paired_difference,
+        wilson,
+    )
+
+# Judging lives in evaluation; these names stay importable from here.
+_MOVED = {
+    **dict.fromkeys(("Verdict", "as_guard"), "mlx_lora.evaluation.scorers.command"),
+    **dict.fromkeys(("evaluate_improvement", "expected_retries"), "mlx_lora.evaluation.first_attempt"),
+    **dict.fromkeys(("paired_difference", "wilson"), "mlx_lora.evaluation.statistics"),
+}
 
 __all__ = [
     "POLICIES",
@@ -82,3 +104,13 @@ __all__ = [
     "training_example",
     "wilson",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MOVED:
+        return getattr(import_module(_MOVED[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""How well expressions fit their shapes: coherence, diversity, baselines and Gate 1."""
+"""Scores of EISV expressions: validity, diversity, baselines and Gate 1."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from .prompt_format import pattern_name, validate_output
-from .trajectory import TrajectoryShape, shape_name
-from .vocabulary import ALL_TOKENS, SHAPE_TOKEN_AFFINITY
+from ..sources.eisv.coherence import GATE1_COHERENCE, expression_trajectory_coherence
+from ..sources.eisv.prompt_format import pattern_name, validate_output
+from ..sources.eisv.trajectory import TrajectoryShape, shape_name
+from ..sources.eisv.vocabulary import ALL_TOKENS, SHAPE_TOKEN_AFFINITY
 
-# Coherence of the rules after their feedback loop, and the share of well-formed outputs Gate 1 asks for.
-GATE1_COHERENCE, GATE1_VALID_RATE = 0.933, 0.90
+# The share of well-formed outputs that Gate 1 asks for.
+GATE1_VALID_RATE = 0.90
 AFFINE_SHARE = 0.7
 
 
@@ -35,12 +36,6 @@ class EvalResults:
     n_valid: int = 0
     per_shape_coherence: dict[str, float] = field(default_factory=dict)
     diversity: float = 0.0
-
-
-def expression_trajectory_coherence(shape: TrajectoryShape | str, tokens: Sequence[str]) -> float:
-    """Share of the tokens that are affine to the shape; 0.0 for none or an unknown shape."""
-    affine = SHAPE_TOKEN_AFFINITY.get(shape_name(shape), [])
-    return sum(token in affine for token in tokens) / len(tokens) if tokens else 0.0
 
 
 def shape_classification_accuracy(predicted: Sequence[str], actual: Sequence[str]) -> float:
@@ -127,7 +122,7 @@ def evaluate_predictions(predictions: Sequence[Mapping[str, Any]]) -> EvalResult
 
 
 def check_gate1(results: EvalResults) -> tuple[bool, list[str]]:
-    """Whether Gate 1 is passed, and a sentence for each criterion that is not met."""
+    """Return True if Gate 1 is passed, and a sentence for each criterion that is not met."""
     reasons = []
     if not results.mean_coherence > GATE1_COHERENCE:
         reasons.append(f"mean coherence {results.mean_coherence:.3f} is not above {GATE1_COHERENCE}")

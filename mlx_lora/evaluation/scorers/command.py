@@ -1,4 +1,4 @@
-"""A guard judges a candidate: a Python callable, or a command that gets the candidate as a file."""
+"""Guards: a Python callable or a command that judges a candidate, which it gets as a file."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Scorers: functions that judge one answer and say why it failed."""
