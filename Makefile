@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 help:
 	@echo "make quickstart   data, training and gate with the built-in base; sets up .venv with the core packages"
 	@echo "make test         the fast tests; sets up .venv with all that they need"
-	@echo "make lint         ruff and mypy"
+	@echo "make lint         ruff, mypy and the import contract"
 	@echo "make test-torch   the tests with torch, transformers, PEFT and TRL, in .venv-torch"
 	@echo "make wheels       every extra resolves from wheels on each platform"
 	@echo "make setup        .venv alone"
@@ -46,6 +46,7 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 # Every extra resolves from wheels alone on each platform and Python version that is supported.
 wheels: setup
