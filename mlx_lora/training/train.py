@@ -55,7 +55,7 @@ def train(
     Args:
         fresh: replace the run that is there.
         extend: go on although the number of epochs or steps has changed.
-        announce: called when all is checked, before the first step.
+        announce: called when all is checked, before the first step, unless ``quiet``.
 
     Raises:
         UserError: bad input (nothing is written then), another run in the directory, or see ``Trainer.run``.
@@ -85,7 +85,8 @@ def train(
             if not (out / REPORT_FILE).exists():
                 _report(ready)
             return out, finished
-        announce(ready)
+        if not quiet:
+            announce(ready)
         write_atomic(out / CONFIG_FILE, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
         with progress_bar(quiet) as show:
             listeners = [metrics_file(out / METRICS_FILE), show]

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from both import BACKENDS, changed_model, examples, fresh, steps
+from backend_fixtures import BACKENDS, changed_model, examples, fresh, steps
 
 from mlx_lora.backends.adapter_format import initial_a
 from mlx_lora.backends.registry import choose

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from both import ALL_LINEAR, changed_model, examples, fresh
+from backend_fixtures import ALL_LINEAR, changed_model, examples, fresh
 
 from mlx_lora.backends.torch import loss as loss_module
 from mlx_lora.backends.torch.lora import trained

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from both import BACKENDS, changed_model, examples, fresh, steps
+from backend_fixtures import BACKENDS, changed_model, examples, fresh, steps
 
 from mlx_lora.config import TrainingConfig
 from mlx_lora.data.collate import collate

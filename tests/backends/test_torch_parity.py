@@ -8,8 +8,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from both import ALL_LINEAR, BACKENDS, changed_model, curve, examples, fresh, sharp_model, state_of, steps
-from quantized import quantized
+from backend_fixtures import ALL_LINEAR, BACKENDS, changed_model, curve, examples, fresh, sharp_model, state_of, steps
+from quantized_fixtures import quantized
 from safetensors.numpy import load_file
 
 from mlx_lora.config import TrainingConfig

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from both import curve
+from backend_fixtures import curve
 from safetensors.numpy import load_file
 
 CONFIG = {

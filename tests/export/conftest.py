@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import make_run, sharpen
+from run_fixtures import make_run, sharpen
 
 from mlx_lora.config import TrainingConfig
 from mlx_lora.training.train import train

@@ -169,7 +169,7 @@ def test_a_run_with_a_real_tokenizer(realdata, trained_run, tmp_path, values, fo
 
 
 def test_held_out_answers_of_any_length(make_model, tmp_path):
-    from runs import make_run
+    from run_fixtures import make_run
 
     data = tmp_path / "data"
     data.mkdir()

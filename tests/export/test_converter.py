@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import in_the_hubs_form, make_run, one_by_one
+from run_fixtures import in_the_hubs_form, make_run, one_by_one
 
 from mlx_lora.config import TrainingConfig
 from mlx_lora.errors import UserError

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.utils import load_model
-from quantized import quantized
+from quantized_fixtures import quantized
 
 from mlx_lora.backends.mlx.backend import MLXBackend
 from mlx_lora.export import fuse as fuse_module

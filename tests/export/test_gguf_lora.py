@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import SEVEN, make_run, mlx_logits, sharpen
+from run_fixtures import SEVEN, make_run, mlx_logits, sharpen
 
 from mlx_lora.errors import UserError
 from mlx_lora.export.gguf import lora as writing

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.utils import load_model
-from runs import in_the_hubs_form, make_run, mlx_logits, one_by_one
+from run_fixtures import in_the_hubs_form, make_run, mlx_logits, one_by_one
 
 from mlx_lora.errors import UserError
 from mlx_lora.export.fuse import fuse
@@ -169,8 +169,9 @@ def test_an_adapter_of_another_model(make_model, tmp_path):
     base = make_model("qwen3_moe")
     in_the_hubs_form(base, one_by_one)
     run = make_run(base, tmp_path / "run")
-    content = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**content, "model": str(make_model("gpt2", **GPT2))}))
+    other = {"model": str(make_model("gpt2", **GPT2)), "base_fingerprint": None}
+    for name in ("run.json", "adapter_config.json"):
+        (run / name).write_text(json.dumps({**json.loads((run / name).read_text()), **other}))
     with pytest.raises(UserError, match=r"has no model\.layers\.\d\.self_attn"):
         fuse(str(run), tmp_path / "fused")
 

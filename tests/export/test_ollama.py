@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mlx_lora.engines.ollama.publish import Wish, export_ollama
 from ollama_server import Answer, ollama_server, render_go
-from runs import make_run
+from run_fixtures import make_run
 
 from mlx_lora.engines.llamacpp.run import Request, bindings, evaluated
 from mlx_lora.engines.ollama import Ollama, check_name, publish, server_url

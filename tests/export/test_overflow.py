@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 from mlx_lora.export.peft.export.adapter_import import import_peft
 from mlx_lora.export.peft.export.export import export_peft
-from runs import make_run, sharpen
+from run_fixtures import make_run, sharpen
 
 from mlx_lora.errors import UserError
 from mlx_lora.export.fuse import fuse

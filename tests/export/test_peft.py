@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from mlx_lora.export.peft.export.adapter_import import import_peft
 from mlx_lora.export.peft.export.export import export_peft
-from quantized import quantized
-from runs import SEVEN, make_run, mlx_logits, sharpen
+from quantized_fixtures import quantized
+from run_fixtures import SEVEN, make_run, mlx_logits, sharpen
 
 from mlx_lora.errors import UserError
 from mlx_lora.export.adapter import alpha_of, read_adapter

@@ -12,8 +12,8 @@ from mlx_lora.export.peft.export.adapter_import import import_peft
 from mlx_lora.export.peft.export.comparison import NAME, compare_with_peft
 from mlx_lora.export.peft.export.export import export_peft
 from mlx_lora.export.peft.export.process import PeftFailed, ask, has_peft
-from quantized import quantized
-from runs import make_run, sharpen
+from quantized_fixtures import quantized
+from run_fixtures import make_run, sharpen
 
 from mlx_lora.export.peft.export import comparison
 from mlx_lora.export.reference import reference_of

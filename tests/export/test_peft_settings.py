@@ -12,7 +12,7 @@ from mlx_lora.export.peft.export.adapter_import import import_peft
 from mlx_lora.export.peft.export.export import export_peft
 from mlx_lora.export.peft.export.reader import read_peft
 from mlx_lora.export.peft.export.settings import IRRELEVANT, PLAIN_STARTS, READ, REFUSED, is_selected
-from runs import make_run, sharpen
+from run_fixtures import make_run, sharpen
 
 from mlx_lora.errors import UserError
 from mlx_lora.export.adapter import differing

@@ -12,7 +12,7 @@ import pytest
 from mlx_lora.export.peft.export.adapter_import import import_peft
 from mlx_lora.export.peft.export.export import export_peft
 from mlx_lora.export.peft.export.settings import is_selected
-from runs import make_run, mlx_logits, sharpen
+from run_fixtures import make_run, mlx_logits, sharpen
 
 from mlx_lora.errors import UserError
 from mlx_lora.export import module_names

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from quantized import quantized
+from quantized_fixtures import quantized
 from safetensors.numpy import load_file, save_file
 
 from mlx_lora.models import fingerprint

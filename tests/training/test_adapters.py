@@ -12,7 +12,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model
-from quantized import quantized
+from quantized_fixtures import quantized
 
 from mlx_lora.backends.mlx.backend import MLXBackend
 from mlx_lora.config import TrainingConfig
