@@ -92,6 +92,7 @@ def findings(directory, tokenizer, max_seq_length=512):
 
 @pytest.mark.parametrize("condition", ["loop.last", "turn is sameas asked[-1]"])
 def test_a_system_prompt_in_the_last_turn(tiny, tmp_path, condition):
+    """Case system-in-last-turn."""
     tiny.chat_template = LAST_TURN.replace("CONDITION", condition)
     rows = [[SYSTEM, ASK, DAY], [SYSTEM, ASK, DAY, AGAIN, NIGHT]]
     ends = [answer["content"] + "<|eot_id|>" for answer in (DAY, NIGHT)]
@@ -104,6 +105,7 @@ def test_a_system_prompt_in_the_last_turn(tiny, tmp_path, condition):
 
 
 def test_an_assistant_that_speaks_first(tiny, tmp_path):
+    """Case assistant-speaks-first."""
     tiny.chat_template = (
         "{{ bos_token }}{% if not messages | selectattr('role', 'equalto', 'user') | list %}{{ "
         "raise_exception('there is no question in this conversation') }}{% endif %}{% for m in messages %}"
@@ -117,6 +119,7 @@ def test_an_assistant_that_speaks_first(tiny, tmp_path):
 
 
 def test_a_cleaned_copy_does_not_promise_what_it_cannot_repair(make_base, tmp_path, command, refused):
+    """Case fix-keeps-what-stops-training."""
     rows = [
         [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"it is {n}."}] for n in range(3)
     ]
@@ -182,6 +185,7 @@ def test_an_empty_earlier_answer_is_named_and_left_out(tiny, tmp_path, command):
 
 
 def test_a_message_of_weight_0_is_context(tiny):
+    """Case weight-of-a-message."""
     row = [ASK, {"role": "assistant", "content": "BAD ANSWER HERE", "weight": 0}, AGAIN, {**NIGHT, "weight": 1}]
     assert learned(tiny, row) == ["Then the moon is up there.<|eot_id|>"]
     encoded = encode_example(tiny, Example(row), 512, train_on_prompt=True)

@@ -62,6 +62,7 @@ def in_class_names(gemma, tmp_path_factory):
 
 
 def test_names_of_the_class_are_imported(in_class_names, tmp_path, monkeypatch):
+    """Case vision-model-names-in-peft."""
     monkeypatch.setattr(comparison, "has_peft", lambda: False)
     run, directory = in_class_names
     report = import_peft(directory, tmp_path / "again")

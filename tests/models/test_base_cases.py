@@ -49,7 +49,10 @@ def run(base, data: Path, out: Path, **settings) -> Path:
 
 
 class TestLearnedEndIsNoStop:
-    """The config, generation_config and tokenizer name one end, the chat template ends answers with another."""
+    """The config, generation_config and tokenizer name one end, the chat template ends answers with another.
+
+    The case learned-end-is-no-stop.
+    """
 
     PROMPT = "TRAJECTORY:\nshape: convergence\nwindow: 4 states over 7s"
 
@@ -94,7 +97,10 @@ class TestLearnedEndIsNoStop:
 
 
 class TestTokenBeyondTheEmbedding:
-    """An added token without a row in the embedding."""
+    """An added token without a row in the embedding.
+
+    The case token-beyond-the-embedding.
+    """
 
     SENTENCE = "the tokenizer has the token '<|tool|>' (1024) and the model's embedding 1024 rows"
 
@@ -161,7 +167,10 @@ STATES = {
 
 
 class TestTokenizerThatCutsOrPads:
-    """A tokenizer.json saved with truncation, padding or BPE-dropout switched on."""
+    """A tokenizer.json saved with truncation, padding or BPE-dropout switched on.
+
+    The case tokenizer-that-cuts-or-pads.
+    """
 
     @pytest.mark.parametrize("state", STATES)
     def test_the_tokens_are_those_of_the_base(self, changed_base, state):
@@ -189,7 +198,10 @@ class TestTokenizerThatCutsOrPads:
 
 
 class TestTemplateThatAsksTheClock:
-    """A template that prints the date with ``strftime_now``."""
+    """A template that prints the date with ``strftime_now``.
+
+    The case template-that-asks-the-clock.
+    """
 
     @staticmethod
     def move(monkeypatch, days):
@@ -237,7 +249,10 @@ class TestTemplateThatAsksTheClock:
 
 
 class TestBaseByARelativePath:
-    """A base in a directory that was named relatively, and the run used from elsewhere."""
+    """A base in a directory that was named relatively, and the run used from elsewhere.
+
+    The case base-by-a-relative-path.
+    """
 
     def test_the_run_works_from_every_directory(self, changed_base, tmp_path, monkeypatch):
         changed_base("models")
