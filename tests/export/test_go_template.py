@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from mlx_lora.engines.ollama.go_template import go_template
 from ollama_server import render_go
 
 from mlx_lora.data.chat_template import render
 from mlx_lora.errors import UserError
+from mlx_lora.export.ollama.go_template import go_template
 from mlx_lora.models.tokenizer import load_tokenizer
 
 CHATML = (

@@ -7,7 +7,9 @@ import unicodedata
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlx_lora.engines.ollama.modelfile import (
+
+from mlx_lora.errors import UserError
+from mlx_lora.export.ollama.modelfile import (
     OllamaModel,
     check_modelfile,
     ends_early,
@@ -15,8 +17,6 @@ from mlx_lora.engines.ollama.modelfile import (
     unprintable,
     write_modelfile,
 )
-
-from mlx_lora.errors import UserError
 
 
 def unquote(text: str) -> tuple[str, bool]:

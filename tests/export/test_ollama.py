@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mlx_lora.engines.ollama.publish import Wish, export_ollama
 from ollama_server import Answer, ollama_server, render_go
 from run_fixtures import make_run
 
 from mlx_lora.engines.llamacpp.run import Request, bindings, evaluated
-from mlx_lora.engines.ollama import Ollama, check_name, publish, server_url
+from mlx_lora.engines.ollama import Ollama, check_name, server_url
 from mlx_lora.errors import UserError
 from mlx_lora.export.gguf.lora import export_gguf_lora
+from mlx_lora.export.ollama import publish
+from mlx_lora.export.ollama.publish import Wish, export_ollama
 from mlx_lora.models.tokenizer import load_tokenizer
 
 pytest.importorskip("httpx", reason="the package httpx is not installed: pip install '.[ollama]'")

@@ -6,14 +6,14 @@ import json
 
 import mlx.core as mx
 import pytest
-from mlx_lora.export.peft.export.adapter_import import import_peft
-from mlx_lora.export.peft.export.export import export_peft
 from run_fixtures import make_run, sharpen
 
 from mlx_lora.errors import UserError
 from mlx_lora.export.fuse import fuse
 from mlx_lora.export.gguf.export import export_gguf
 from mlx_lora.export.gguf.lora import export_gguf_lora
+from mlx_lora.export.peft.adapter_import import import_peft
+from mlx_lora.export.peft.export import export_peft
 
 EXPORTS = {"fuse": fuse, "gguf": export_gguf, "gguf-lora": export_gguf_lora, "peft": export_peft}
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lora.export.peft.export.adapter_import import import_peft
-from mlx_lora.export.peft.export.export import export_peft
 from quantized_fixtures import quantized
 from run_fixtures import SEVEN, make_run, mlx_logits, sharpen
 
 from mlx_lora.errors import UserError
 from mlx_lora.export.adapter import alpha_of, read_adapter
-from mlx_lora.export.peft.export import comparison
-from mlx_lora.export.peft.export import export as writing
+from mlx_lora.export.peft import comparison
+from mlx_lora.export.peft import export as writing
+from mlx_lora.export.peft.adapter_import import import_peft
+from mlx_lora.export.peft.export import export_peft
 
 TOKENS = [5, 17, 300, 42, 7, 811, 64, 12, 99, 250]
 TOLERANCE = 2e-4

@@ -8,14 +8,14 @@ import time
 
 import mlx.core as mx
 import pytest
-from mlx_lora.export.peft.export.adapter_import import import_peft
-from mlx_lora.export.peft.export.comparison import NAME, compare_with_peft
-from mlx_lora.export.peft.export.export import export_peft
-from mlx_lora.export.peft.export.process import PeftFailed, ask, has_peft
 from quantized_fixtures import quantized
 from run_fixtures import make_run, sharpen
 
-from mlx_lora.export.peft.export import comparison
+from mlx_lora.export.peft import comparison
+from mlx_lora.export.peft.adapter_import import import_peft
+from mlx_lora.export.peft.comparison import NAME, compare_with_peft
+from mlx_lora.export.peft.export import export_peft
+from mlx_lora.export.peft.process import PeftFailed, ask, has_peft
 from mlx_lora.export.reference import reference_of
 from mlx_lora.export.source import read_source
 

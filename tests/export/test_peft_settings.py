@@ -8,14 +8,14 @@ import shutil
 
 import numpy as np
 import pytest
-from mlx_lora.export.peft.export.adapter_import import import_peft
-from mlx_lora.export.peft.export.export import export_peft
-from mlx_lora.export.peft.export.reader import read_peft
-from mlx_lora.export.peft.export.settings import IRRELEVANT, PLAIN_STARTS, READ, REFUSED, is_selected
 from run_fixtures import make_run, sharpen
 
 from mlx_lora.errors import UserError
 from mlx_lora.export.adapter import differing
+from mlx_lora.export.peft.adapter_import import import_peft
+from mlx_lora.export.peft.export import export_peft
+from mlx_lora.export.peft.reader import read_peft
+from mlx_lora.export.peft.settings import IRRELEVANT, PLAIN_STARTS, READ, REFUSED, is_selected
 from mlx_lora.models.resolve import BUILT_IN
 
 

@@ -9,15 +9,15 @@ import shutil
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lora.export.peft.export.adapter_import import import_peft
-from mlx_lora.export.peft.export.export import export_peft
-from mlx_lora.export.peft.export.settings import is_selected
 from run_fixtures import make_run, mlx_logits, sharpen
 
 from mlx_lora.errors import UserError
 from mlx_lora.export import module_names
 from mlx_lora.export.module_names import class_prefix, is_same_part
-from mlx_lora.export.peft.export import comparison
+from mlx_lora.export.peft import comparison
+from mlx_lora.export.peft.adapter_import import import_peft
+from mlx_lora.export.peft.export import export_peft
+from mlx_lora.export.peft.settings import is_selected
 from mlx_lora.models.resolve import BUILT_IN, resolve_model
 
 TOKENS = [5, 17, 300, 42, 7, 811, 64, 12, 99, 250]
