@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from ..reporting import Line, Mark, write_page
+from ..reporting import Line, Mark, line_chart, write_page
 from ..reporting.numbers import duration, rounded
 from ..reporting.pages import responsive_chart
 from ..runs.directory import REPORT_FILE
@@ -43,10 +44,7 @@ def write_report(
         samples: (prompt, reference answer, the adapter's answer).
         missing: why there are none.
     """
-    events = read_metrics(out / "metrics.jsonl")
-    by_kind: dict[str, list[Event]] = {}
-    for event in events:
-        by_kind.setdefault(event["event"], []).append(event)
+    by_kind = _by_kind(read_metrics(out / "metrics.jsonl"))
     complete = (by_kind.get("complete") or [{}])[-1]
     write_page(
         out / REPORT_FILE,
@@ -100,13 +98,25 @@ def _cards(by_kind: dict[str, list[Event]], complete: Event) -> list[tuple[str, 
     return cards
 
 
-def _charts(by_kind: dict[str, list[Event]]) -> list[Markup]:
-    """Return the loss first, then what explains it; a chart without anything to show is left out."""
+def draw_loss(out: Path) -> Markup:
+    """Return the loss of a run as an SVG file of its own."""
+    losses, marks = _losses(_by_kind(read_metrics(out / "metrics.jsonl")))
+    return line_chart("Loss", losses, unit="nats a token", marks=marks, standalone=True)
+
+
+def _by_kind(events: Sequence[Event]) -> dict[str, list[Event]]:
+    kinds: dict[str, list[Event]] = {}
+    for event in events:
+        kinds.setdefault(event["event"], []).append(event)
+    return kinds
+
+
+def _line(by_kind: dict[str, list[Event]], name: str, key: str) -> Line:
     progress = by_kind.get("progress", [])
+    return Line(name, [(event["step"], event[key]) for event in progress if event.get(key) is not None])
 
-    def line(name: str, key: str) -> Line:
-        return Line(name, [(event["step"], event[key]) for event in progress if event.get(key) is not None])
 
+def _losses(by_kind: dict[str, list[Event]]) -> tuple[list[Line], list[Mark]]:
     validation = [(event["step"], event["validation_loss"]) for event in by_kind.get("evaluation", [])]
     marks = [
         *(Mark(event["step"], f"checkpoint of step {event['step']}") for event in by_kind.get("checkpoint", [])),
@@ -116,7 +126,13 @@ def _charts(by_kind: dict[str, list[Event]]) -> list[Markup]:
             if event.get("step")
         ),
     ]
-    losses = [line("training", "loss"), Line("validation", validation, dots=True)]
+    return [_line(by_kind, "training", "loss"), Line("validation", validation, dots=True)], marks
+
+
+def _charts(by_kind: dict[str, list[Event]]) -> list[Markup]:
+    """Return the loss first, then what explains it; a chart without anything to show is left out."""
+    line = partial(_line, by_kind)
+    losses, marks = _losses(by_kind)
     drawn = [
         responsive_chart("Loss", losses, unit="nats a token", marks=marks),
         responsive_chart("Gradient norm", [line("largest since the last report", "grad_norm")]),
