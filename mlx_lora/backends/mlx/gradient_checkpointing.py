@@ -31,7 +31,7 @@ def _checkpointed(plain: type) -> Any:
         if not self.training:
             # Nothing is recomputed without a gradient.
             return call(self, *given, **options)
-        # What a checkpointed function captures or leaves in a cache has no gradient: every array goes in and out.
+        # Values that a checkpointed function captures or caches get no gradient: pass every array in and out.
         leaves = [leaf for _, leaf in tree_flatten((given, options))]
         caches = [leaf for leaf in leaves if _is_cache(leaf)]
         before = copies(caches)
