@@ -72,7 +72,7 @@ def copies(caches: Iterable[Any]) -> list[Any]:
 
 
 def windows(model: nn.Module) -> list[int]:
-    """Return the window lengths of the sliding-window caches, shortest first."""
+    """Return the lengths of the sliding or chunked windows of the KV caches, shortest first."""
     lengths = (
         getattr(cache, name, None) for cache in _single(make_prompt_cache(model)) for name in ("max_size", "chunk_size")
     )
