@@ -1,4 +1,4 @@
-"""Adapters at rest, whichever backend trains them: mlx-lm's format, and the values that a fresh one begins with."""
+"""On-disk adapter format: mlx-lm's adapter files, shared by both backends, and the initial LoRA values."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..models.resolve import ResolvedModel
 from ..user_files import read_text
 
 ADAPTER_FILE, ADAPTER_CONFIG = "adapters.safetensors", "adapter_config.json"
-# The symbolic link to the generation in use, where several follow each other in one directory.
+# Symbolic link to the live generation, in a directory with several generations.
 LIVE = "live"
 
 
 def initial_a(seed: int, name: str, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
-    """float32, even in ±1/√fan_in, drawn on the host from the seed and the parameter's name.
+    """Return initial LoRA A values: float32, uniform in ±1/√fan_in, drawn on the host from seed and parameter name.
 
-    The bound is that of Kaiming's rule with a = √5, which mlx-lm and PEFT use.
+    The bound is Kaiming's uniform initialization with a = √5, which mlx-lm and PEFT use.
     """
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
@@ -38,11 +38,11 @@ def matching_keys(layers: Sequence[Sequence[str]], names: list[str] | str) -> li
     """Return the paths within a layer (``self_attn.q_proj``) whose last part is one of ``names``, sorted.
 
     Args:
-        layers: of each layer the paths of its linear modules.
+        layers: paths of the linear modules of each layer.
         names: ``auto`` for every path.
 
     Raises:
-        UserError: a name that no path has; the ones there are named.
+        UserError: a name matches no path; the message lists the existing ones.
     """
     paths = {path for layer in layers for path in layer}
     if names == "auto":
@@ -59,9 +59,9 @@ def matching_keys(layers: Sequence[Sequence[str]], names: list[str] | str) -> li
 
 
 def settled_modules(config: TrainingConfig, layers: Sequence[Sequence[str]]) -> tuple[TrainingConfig, list[str]]:
-    """Return the config with its modules settled for a base, and what the user should know of it.
+    """Return the config with its target modules resolved for a base, and notes for the user.
 
-    Where a config names no modules and the base does not have all of the default's in every layer, ``auto`` applies.
+    ``auto`` applies if the config names no modules and some layer of the base lacks a default one.
     """
     names = config.lora_target_modules
     if not isinstance(names, DefaultModules) or config.fine_tune_type == "full":
@@ -80,7 +80,7 @@ def coverage(layers: Sequence[Sequence[str]], adapter: dict[str, Any]) -> str:
     """Return the part of a model that an adapter trains, such as "12 of 48 layers, 7 modules".
 
     Args:
-        layers: of each layer the paths of its linear modules.
+        layers: paths of the linear modules of each layer.
         adapter: see ``describe``.
     """
     keys = set(adapter["lora_parameters"]["keys"])
@@ -97,11 +97,11 @@ def _last_part(path: str) -> str:
 
 
 def describe(config: TrainingConfig, depth: int, keys: list[str]) -> dict[str, Any]:
-    """What ``adapter_config.json`` says of a fresh adapter.
+    """Return the ``adapter_config.json`` of a fresh adapter.
 
     Args:
-        depth: layers of the model.
-        keys: paths within a layer of the modules to adapt; none where whole layers are trained.
+        depth: number of layers of the model.
+        keys: paths within a layer of the modules to adapt; none for full fine-tuning.
     """
     scale = config.lora_alpha / (math.sqrt(config.lora_rank) if config.use_rslora else config.lora_rank)
     return {
@@ -117,10 +117,10 @@ def describe(config: TrainingConfig, depth: int, keys: list[str]) -> dict[str, A
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """A directory's ``adapter_config.json``.
+    """Read the ``adapter_config.json`` of a directory.
 
     Raises:
-        OSError, ValueError: it is missing, no JSON, or describes no adapter.
+        OSError, ValueError: it is missing, not JSON, or does not describe an adapter.
     """
     described = json.loads(read_text(directory / ADAPTER_CONFIG))
     parameters = described.get("lora_parameters", {}) if isinstance(described, dict) else None
@@ -130,7 +130,7 @@ def read_description(directory: Path) -> dict[str, Any]:
 
 
 def published(directory: Path) -> Path:
-    """Return the directory of an adapter's files: the generation that is live, or the directory itself.
+    """Return the directory of an adapter's files: the live generation, or the directory itself.
 
     A generation never changes. Whoever reads more than one file of an adapter finds its directory once, and reads
     them all there, while the next generation may go live.
@@ -140,7 +140,7 @@ def published(directory: Path) -> Path:
 
 
 def base_recorded(directory: Path) -> str | None:
-    """Return the fingerprint of the base that an adapter was trained on; ``None`` where no file says so."""
+    """Return the fingerprint of the base that an adapter was trained on; ``None`` if none is recorded."""
     try:
         recorded = read_description(directory).get("base_fingerprint")
     except (OSError, ValueError, AttributeError, RecursionError):
@@ -149,26 +149,26 @@ def base_recorded(directory: Path) -> str | None:
 
 
 def write_description(directory: Path, base: ResolvedModel, adapter: dict[str, Any]) -> None:
-    """Write ``adapter_config.json``, with the base that the adapter is for and continues on."""
+    """Write ``adapter_config.json``, with the base that the adapter was trained on."""
     model = str(base.path) if base.revision is None else base.name
     about = {"model": model, "base_fingerprint": base.fingerprint}
     write_json(directory / ADAPTER_CONFIG, {**about, **adapter})
 
 
 def check_can_begin_from(described: dict[str, Any], adapter: dict[str, Any]) -> None:
-    """Raises ValueError if an adapter is of another kind or size than the one that is to begin from it."""
+    """Raise ValueError if an adapter differs in kind or size from the one that starts from it."""
     different = [key for key in adapter if _shape(described.get(key)) != _shape(adapter[key])]
     if different:
         raise ValueError(f"its {different[0]} differs from this run's config")
 
 
 def _shape(described: Any) -> Any:
-    """What two adapters must share for one to begin from the other: all but dropout."""
+    """Return the settings that two adapters must share for one to start from the other: all but dropout."""
     return {k: v for k, v in described.items() if k != "dropout"} if isinstance(described, dict) else described
 
 
 def check_shapes(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
-    """Raises ValueError, with one that differs, unless names and shapes are the same."""
+    """Raise ValueError unless names and shapes are the same; the message gives one that differs."""
     if found != expected:
         odd = sorted(set(found) ^ set(expected)) or [name for name in found if found[name] != expected[name]]
         raise ValueError(f"{odd[0]} is missing, unknown or of another shape")

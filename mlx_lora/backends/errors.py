@@ -1,4 +1,4 @@
-"""What every backend refuses, in the same words."""
+"""Backend errors: the error sentences that both backends share."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ NO_MEMORY = (
 
 
 def beginning_from(directory: Path) -> AbstractContextManager[None]:
-    """Say so if an ``init_adapter`` does not fit."""
+    """Raise UserError if an ``init_adapter`` does not fit, from errors in the block."""
     return guarded(
         f"init_adapter {directory}: this run cannot start from it", "; use its settings, or leave init_adapter out"
     )
 
 
 def fitting_its_base(directory: Path) -> AbstractContextManager[None]:
-    """Say so if an adapter is not one for this base."""
+    """Raise UserError if an adapter does not fit its base, from errors in the block."""
     return guarded(f"{directory}: this adapter does not fit its base model")
 
 
 def going_on_from(file: Path) -> AbstractContextManager[None]:
-    """Say so if a checkpoint is of other parameters than the model's: some architectures' differ by backend."""
+    """Raise UserError if a checkpoint has other parameters than the model; some architectures' differ by backend."""
     advice = "; go on with the backend that wrote it, or start over with --fresh"
     return guarded(f"{file}: this checkpoint does not fit this run", advice)
 
 
 def check_full(quantized: bool, float16: bool) -> None:
-    """Raises UserError if a base of this kind cannot be trained in full."""
+    """Raise UserError if a base of this kind does not allow full fine-tuning."""
     if quantized:
         raise UserError("fine_tune_type: a quantized base cannot be trained in full; use lora, or an unquantized base")
     if float16:

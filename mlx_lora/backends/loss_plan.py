@@ -1,4 +1,4 @@
-"""How a model's losses may be computed: found by each backend, with the same words for what is slower."""
+"""Loss plan: the optimizations that a model allows in its loss, found by each backend, and the note if it is slow."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LossPath:
-    """How losses are computed for a model.
+    """Loss computation that a model allows.
 
     Attributes:
-        plain: whether every position's logits must be computed, by the model itself.
-        share_prefix: whether a prefix may be computed once for a batch.
-        narrow: whether the last layer's MLP may see supervised positions only.
-        checkpoint: whether a layer's activations are computed again in the backward pass instead of kept; of the
+        plain: True if the model itself must compute the logits of every position.
+        share_prefix: True if a common prefix may be computed once for a batch.
+        narrow: True if the last layer's MLP may see supervised positions only.
+        checkpoint: True if gradient checkpointing recomputes a layer's activations in the backward pass; of the
             torch backend, MLX's does it in the layers themselves.
         trunk: the path of the part that ends before the logits, empty where they are ``plain``; of the MLX backend.
         vocabulary: the length of the logits; of the MLX backend.
@@ -31,7 +31,7 @@ class LossPath:
 
     @property
     def note(self) -> str | None:
-        """What the user should know, if something is slower than it could be."""
+        """Note for the user if something is slower than it could be, or ``None``."""
         slower = []
         if self.plain:
             slower.append("its logits cannot be computed at chosen positions alone: every position's are computed")
@@ -41,11 +41,11 @@ class LossPath:
 
 
 def agrees(attempt: Callable[[], np.ndarray], expected: np.ndarray, float32: bool) -> bool:
-    """Whether another way of computing logits works and gives the same, but for rounding.
+    """Return True if another way of computing logits works and gives the same logits, but for rounding.
 
     Args:
         expected: the model's own logits, of the shape that ``attempt`` gives.
-        float32: whether they were computed in float32, or in a shorter type.
+        float32: True if they were computed in float32, False if in a narrower type.
     """
     try:
         difference = np.abs(attempt().reshape(expected.shape) - expected).max()

@@ -1,4 +1,4 @@
-"""Which backend trains on this machine: the one that was asked for, or the one that suits it."""
+"""Backend registry: the backend that the config requests, or the one that suits this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..errors import UserError, first_line
 
-# What the torch backend imports; the extra of the same name brings them.
+# Packages that the torch backend imports; the extra ``torch`` installs them.
 TORCH_PACKAGES = ("torch", "transformers", "peft", "accelerate")
 NEEDS_TORCH = "the torch backend needs the extra torch; pip install 'mlx-lora[torch]'"
 NEEDS_MLX = "the MLX backend needs MLX, which has no wheel for this machine; use --backend torch"
@@ -18,20 +18,20 @@ NEEDS_MLX = "the MLX backend needs MLX, which has no wheel for this machine; use
 
 @dataclass(frozen=True)
 class Choice:
-    """A backend's name, ``mlx`` or ``torch``, and why it is this one."""
+    """Selected backend, ``mlx`` or ``torch``, with the reason for the selection."""
 
     name: str
     why: str
 
 
 def choose(asked: str = "auto") -> Choice:
-    """The backend to load: what was asked for, or what this machine is best at.
+    """Return the backend to load: the requested one, or the one that suits this machine.
 
     Args:
         asked: ``auto``, ``mlx`` or ``torch``.
 
     Raises:
-        UserError: what was asked for, or any at all, is not installed.
+        UserError: the requested backend is not installed, or no backend is.
     """
     has_mlx = importlib.util.find_spec("mlx") is not None
     has_torch = all(importlib.util.find_spec(name) is not None for name in TORCH_PACKAGES)
@@ -57,13 +57,13 @@ def choose(asked: str = "auto") -> Choice:
 
 
 def library_fails(error: Exception) -> UserError:
-    """The sentence for a library of the torch backend that is installed and cannot be imported."""
+    """Return the error for a library of the torch backend that is installed and cannot be imported."""
     said = f"a library of the torch backend does not load ({first_line(error)})"
     return UserError(f"{said}; `mlx-lora doctor` says which to repair")
 
 
 def has_cuda() -> bool:
-    """Whether torch, which must be installed, sees a CUDA device."""
+    """Return True if torch, which must be installed, sees a CUDA device."""
     try:
         import torch
     except (ImportError, OSError) as error:

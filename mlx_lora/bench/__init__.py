@@ -1,1 +1,1 @@
-"""Our trainer against another on the same backend, models, data and hyper-parameters, in turns on one machine."""
+"""Benchmarks: our trainer against a baseline on the same backend, models, data and hyper-parameters, alternating."""

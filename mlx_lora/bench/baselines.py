@@ -1,4 +1,4 @@
-"""Whom each backend is measured against, and what a comparison with them needs."""
+"""Baselines: the trainer that each backend is measured against, and the packages that a comparison needs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..errors import UserError
 
 @dataclass(frozen=True)
 class Rival:
-    """Another trainer on the same backend.
+    """Baseline: another trainer on the same backend.
 
     Attributes:
-        name: how tables and pictures call it.
-        worker: the module that runs either side in a process of its own.
-        versions: the distributions whose versions belong to a result, by the names they are shown under.
-        modules: what must be importable.
-        needs: the sentence if something is not.
+        name: name in tables and pictures.
+        worker: module that runs either side in a separate process.
+        versions: distributions whose versions belong to a result, by display name.
+        modules: modules that must be importable.
+        needs: error sentence if one is not.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Rival:
     needs: str
 
     def check(self) -> None:
-        """Raises UserError with ``needs`` if a module is missing."""
+        """Raise UserError with ``needs`` if a module is missing."""
         if any(importlib.util.find_spec(module) is None for module in self.modules):
             raise UserError(self.needs)
 

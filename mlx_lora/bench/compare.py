@@ -1,4 +1,4 @@
-"""Rounds of both sides in turns, and the ratios between them."""
+"""Comparison of both trainers: alternating rounds, and the ratios between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .worker import ask_new
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison; ``packing`` and ``dtype`` are torch's, ``by_length`` the rival's, as in ``Spec``."""
+    """Benchmark case; ``packing`` and ``dtype`` apply to torch, ``by_length`` to the baseline, as in ``Spec``."""
 
     data: str
     shape: str
@@ -30,7 +30,7 @@ class Case:
     by_length: bool = False
 
     def spec(self, side: str, steps: int, seed: int) -> Spec:
-        """A side's task."""
+        """Return a side's task."""
         return Spec(
             side=side,
             data=self.data,
@@ -40,16 +40,16 @@ class Case:
             rows=steps * self.batch_size,
             seed=seed,
             grad_checkpoint=self.grad_checkpoint,
-            # Ours is the same whether the rival packs or not.
+            # Our side is the same whether the baseline packs or not.
             packing=self.packing and side == "theirs",
             dtype=self.dtype,
-            # TRL shuffles all rows: there the first steps of each side are left out, whichever rows they hold.
+            # TRL shuffles all rows: the first steps of each side are excluded, whichever rows they hold.
             own_warm_up=WARM_UP if self.backend == "mlx" else 0,
             by_length=self.by_length and side == "theirs",
         )
 
 
-# What the project promises to be measured by; scaled down to a machine of two cores.
+# Standard cases, by which the project is measured; scaled down to a machine with two cores.
 STANDARD = {
     "mlx": [
         Case("eisv", "llama-3.2-1b", 16, layers=4, hidden=256),
@@ -73,12 +73,12 @@ STANDARD = {
 
 
 class Rounds:
-    """Reports of both sides, round after round; cases that differ only in the rival share our side's.
+    """Reports of both sides by round; cases that differ only in the baseline share the reports of our side.
 
     Args:
-        steps: timed steps a round.
-        warm_up: steps before those.
-        ask: gets a backend's report of a spec.
+        steps: timed steps per round.
+        warm_up: untimed steps before those.
+        ask: returns a backend's report for a spec.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Rounds:
         self.reports: dict[tuple[Case, str], list[Report]] = {}
 
     def run(self, case: Case, number: int, advance: Callable[[], None] = lambda: None) -> None:
-        """Both sides of a case for round ``number`` from 0, theirs first in even rounds.
+        """Run both sides of a case for round ``number``, counted from 0, theirs first in even rounds.
 
         Raises:
             UserError: a side failed, or packing leaves no step to time.
@@ -112,17 +112,17 @@ class Rounds:
         return self.reports.setdefault((key, side), [])
 
     def result(self, case: Case) -> dict[str, Any]:
-        """Medians over the rounds so far; ratios are ours over theirs."""
+        """Return the medians over the rounds so far; ratios are ours over theirs."""
         return summary(case, list(zip(self._of(case, "ours"), self._of(case, "theirs"), strict=False)))
 
 
 def compare(
     cases: Sequence[Case], rounds: int, steps: int, seed: int, advance: Callable[[], None] = lambda: None
 ) -> list[dict[str, Any]]:
-    """Both sides of every case ``rounds`` times, alternating; see ``summary`` for what a result holds.
+    """Run both sides of every case ``rounds`` times, alternating; see ``summary`` for the content of a result.
 
     Raises:
-        UserError: a rival is not installed, or a run failed.
+        UserError: a baseline is not installed, or a run failed.
     """
     for backend in {case.backend for case in cases}:
         RIVALS[backend].check()
@@ -134,10 +134,10 @@ def compare(
 
 
 def summary(case: Case, pairs: list[tuple[Report, Report]]) -> dict[str, Any]:
-    """A case's figures from (ours, theirs) of each round.
+    """Return a case's figures from the (ours, theirs) reports of each round.
 
-    ``step_time_ratio`` is of the mean step on MLX, where both sides' hold equally many examples, and of a thousand
-    real tokens on torch, where a packed step holds another number of them.
+    ``step_time_ratio`` compares the mean step on MLX, where steps of both sides hold equally many examples, and the
+    time per 1000 real tokens on torch, where a packed step holds another number of examples.
     """
 
     def cost(report: Report) -> float:
@@ -176,7 +176,7 @@ def _described(case: Case) -> str:
 
 
 def _speed(reports: list[Report]) -> dict[str, Any]:
-    """A side's medians over rounds, the first two steps of each left out, and what it says of itself."""
+    """Return a side's medians over rounds, without the first two steps of each, and its ``about`` entries."""
     first = reports[0]
     seconds, peak = median(report.step_seconds for report in reports), first.about.get("peak_tflops")
     whole = len(first.timed) * seconds
@@ -186,7 +186,7 @@ def _speed(reports: list[Report]) -> dict[str, Any]:
         "supervised_tokens_per_second": sum(step.supervised for step in first.timed) / whole,
         "real_tokens_per_second": sum(step.real for step in first.timed) / whole,
         "peak_mb": first.peak_bytes / 1e6,
-        # The share of the device's dense bfloat16 products that this arithmetic is.
+        # MFU: this arithmetic as a share of the device's peak dense bfloat16 FLOPs.
         "mfu": sum(step.flops for step in first.timed) / whole / (peak * 1e12) if peak else None,
         **first.about,
     }

@@ -1,4 +1,4 @@
-"""Time and memory of a torch process, on CUDA or the CPU."""
+"""Memory meter of a torch process on CUDA or the CPU, and facts about its device."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-# Dense bfloat16 TFLOP/s by the name that CUDA gives: NVIDIA's datasheets of the H100 SXM and the H200 SXM.
+# Peak dense bfloat16 TFLOP/s by CUDA device name: NVIDIA's datasheets of the H100 SXM and the H200 SXM.
 PEAK_TFLOPS = {"NVIDIA H100 80GB HBM3": 989.0, "NVIDIA H200": 989.0}
 
 
 class Gauge:
-    """The most memory in use above what is there when it is made.
+    """Peak memory above the memory in use at construction.
 
-    On CUDA that of tensors. On Linux' CPUs the resident set less the files mapped into it, such as libraries, whose
-    pages arrive as code is first run; elsewhere the growth of the largest resident set.
+    On CUDA, the memory of tensors. On a CPU under Linux, the resident set less mapped files such as libraries, whose
+    pages are loaded as code first runs; elsewhere the growth of the largest resident set.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -33,7 +33,7 @@ class Gauge:
             torch.cuda.reset_peak_memory_stats(self.device)
             return torch.cuda.memory_allocated(self.device)
         if sys.platform == "linux":
-            # What was freed goes back to the system first, or a step could use it unseen.
+            # Return freed memory to the system first, or a step could reuse it unmeasured.
             ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         return self._most()
@@ -47,26 +47,26 @@ class Gauge:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def peak(self) -> int:
-        """Bytes above the start."""
+        """Return the peak in bytes above the start."""
         return self._most() - self.start
 
 
 def _resident() -> dict[str, int]:
-    """Bytes by the names that Linux gives them: VmHWM is the largest resident set, RssFile its part that is files."""
+    """Return memory in bytes by Linux' names: VmHWM is the largest resident set, RssFile its file-backed part."""
     lines = (line.split() for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
     return {words[0][:-1]: int(words[1]) * 1024 for words in lines if len(words) == 3 and words[2] == "kB"}
 
 
 def finish(device: torch.device) -> None:
-    """Wait until the device has done everything."""
+    """Wait until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def about_device(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What a torch process computes on, and the most it could, where that is known.
+    """Return the device of a torch process and its peak performance, where known.
 
-    ``peak_tflops`` is that of dense bfloat16 products, ``None`` for other dtypes and devices.
+    ``peak_tflops`` applies to dense bfloat16 products; ``None`` for other dtypes and devices.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     peak = PEAK_TFLOPS.get(name) if dtype == torch.bfloat16 else None

@@ -1,4 +1,4 @@
-"""Our side's steps, timed: the same loop over every backend's step."""
+"""Runner of our side: the timed training loop over either backend's step."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def timed_steps(
     path: LossPath,
     finish: Callable[[], None] = lambda: None,
 ) -> list[Step]:
-    """Train for the spec's steps.
+    """Train for the spec's steps and return each step with its time.
 
     Args:
         step: a backend's ``TrainStep``.
-        finish: wait until the device has done everything.
+        finish: waits until the device has finished all work.
     """
     done: list[Step] = []
     for part, count in spec.parts(rows):
@@ -54,10 +54,10 @@ def timed_steps(
 
 
 def first_loss(spec: Spec, rows: list[Row], config: TrainingConfig, step: Callable[..., Any]) -> float:
-    """Return the mean loss over the answers of rows as our step computes it, at a rate of 0.
+    """Return the mean loss over the answers of rows as our step computes it, at learning rate 0.
 
     Args:
-        step: a ``TrainStep`` that is not used again, since its optimizer has seen gradients.
+        step: a ``TrainStep`` that is not used again, since its optimizer state has changed.
     """
     steps = training_steps(config, [row.encoded() for row in rows])
     results = [step(next(steps)[2], number + 1, 0.0) for number in range(len(rows) // spec.batch_size)]
@@ -65,7 +65,7 @@ def first_loss(spec: Spec, rows: list[Row], config: TrainingConfig, step: Callab
 
 
 def in_our_order(spec: Spec, rows: list[Row], config: TrainingConfig) -> list[Row]:
-    """The rows as our steps take them."""
+    """Return the rows in the order of our steps."""
     steps = training_steps(config, [row.encoded() for row in rows])
     taken = [next(steps)[1] for _ in range(spec.steps)]
     return [rows[i] for members in taken for batch in members for i in batch]

@@ -1,4 +1,4 @@
-"""A side of a comparison on MLX, with mlx-lm's own trainer, in a process of its own."""
+"""Worker process for MLX: runs our trainer or mlx-lm's own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .synthetic_data import Row
 
 
 def build(config: dict[str, Any]) -> Any:
-    """A model of a config with random weights, frozen."""
+    """Return a frozen model of a config with random weights."""
     model_class, arguments = _get_classes(config)
     mx.random.seed(0)
     model = model_class(arguments.from_dict(config))
@@ -37,7 +37,7 @@ def build(config: dict[str, Any]) -> Any:
 
 
 def ours(spec: Spec, rows: list[Row]) -> Report:
-    """Our trainer's step."""
+    """Run our trainer and return its report."""
     config = training_config(spec)
     model = build(spec.config)
     start_adapter(model, config)
@@ -55,12 +55,12 @@ def ours(spec: Spec, rows: list[Row]) -> Report:
 
 
 def judged(spec: Spec, rows: list[Row]) -> list[Row]:
-    """Return the first rows, as many as whole batches hold."""
+    """Return the first rows, a whole number of batches."""
     return rows[: max(1, JUDGED // spec.batch_size) * spec.batch_size]
 
 
 class Rows:
-    """A dataset as mlx-lm's trainer takes it."""
+    """Dataset in the form that mlx-lm's trainer expects."""
 
     def __init__(self, rows: list[Row]) -> None:
         self.rows = rows
@@ -72,28 +72,31 @@ class Rows:
         return {"messages": self.rows[index]}
 
     def process(self, row: dict[str, Any]) -> tuple[list[int], int]:
+        """Return (token ids, length of the prompt) of a row."""
         return row["messages"].ids.tolist(), row["messages"].prompt
 
 
 class Timer:
-    """mlx-lm's callback: its own measurement of each step."""
+    """Training callback of mlx-lm: its own measurement of each step."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def on_train_loss_report(self, info: dict[str, Any]) -> None:
+        """Record the duration of a step in seconds."""
         self.times.append(1 / info["iterations_per_second"])
 
     def on_val_loss_report(self, info: dict[str, Any]) -> None:
-        pass
+        """Ignore validation reports."""
+        pass  # noqa: PIE790
 
 
 def theirs(spec: Spec, rows: list[Row]) -> Report:
-    """mlx-lm's trainer."""
+    """Run mlx-lm's trainer and return its report."""
     model = build(spec.config)
     keys = [f"self_attn.{name}" for name in MODULES]
     linear_to_lora_layers(model, len(model.layers), {"rank": 16, "scale": 2.0, "dropout": 0.0, "keys": keys})
-    # The very same initial values as ours.
+    # Same initial values as ours.
     twin = build(spec.config)
     start_adapter(twin, training_config(spec))
     load_weights(model, dict(tree_flatten(twin.trainable_parameters())))
@@ -142,15 +145,15 @@ def theirs(spec: Spec, rows: list[Row]) -> Report:
 
 
 def dataset_of(rows: list[Row]) -> CacheDataset:
-    """Return rows as mlx-lm's commands give them to its trainer.
+    """Return rows in the dataset that mlx-lm's commands pass to its trainer.
 
-    It means to sort them by length, and takes the number of an unprocessed row's keys for it: they stay in order.
+    mlx-lm intends to sort them by length, but uses the number of keys of an unprocessed row: they keep their order.
     """
     return CacheDataset(Rows(rows))
 
 
 def their_first_losses(model: Any, spec: Spec, rows: list[Row]) -> dict[str, float]:
-    """Return mlx-lm's own mean loss over the answers, and the same without the padding after each that it trains."""
+    """Return mlx-lm's own mean loss over the answers, with and without the padding after each that it trains."""
     sums = {"theirs": 0.0, "theirs_without_padding": 0.0}
     counts = dict(sums)
     for batch, lengths in iterate_batches(dataset_of(rows), spec.batch_size, 8192):
@@ -167,7 +170,7 @@ def _report(model: Any, rows: list[Row], steps: list[Step], peak: int, before: d
 
 
 def loss_after(model: Any, rows: list[Row]) -> float:
-    """Mean loss over the answers of the first rows, by the plain computation, whoever trained."""
+    """Return the mean loss over the answers of the first rows, by the plain computation for both sides."""
     model.eval()
     batches = [BatchArrays.of(collate([row.encoded()])) for row in rows[:JUDGED]]
     plain = [float(plain_loss_sums(model, batch)[1]) for batch in batches]

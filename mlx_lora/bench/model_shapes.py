@@ -1,4 +1,4 @@
-"""The shapes of real models, and smaller ones with the same proportions, all with random weights."""
+"""Model shapes: configs of real models, and smaller ones of the same proportions, for random weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UserError
 
-# hidden, intermediate, layers, heads, key-value heads, head dimension, vocabulary, tied: from the models' config.json.
+# hidden, intermediate, layers, heads, KV heads, head dimension, vocabulary, tied: from the models' config.json.
 SHAPES: dict[str, tuple[str, int, int, int, int, int, int, int, bool]] = {
     "llama-3.2-1b": ("llama", 2048, 8192, 16, 32, 8, 64, 128256, True),
     "llama-3.2-3b": ("llama", 3072, 8192, 28, 24, 8, 128, 128256, True),
@@ -21,21 +21,21 @@ SHAPES: dict[str, tuple[str, int, int, int, int, int, int, int, bool]] = {
 
 
 def body_parameters(config: dict[str, Any]) -> int:
-    """Weights of all layers' matrices: what a token through the body is multiplied by."""
+    """Return the number of weights in the matrices of all layers, the body of the model."""
     hidden, heads, kv = config["hidden_size"], config["num_attention_heads"], config["num_key_value_heads"]
     attention = hidden * config["head_dim"] * (2 * heads + 2 * kv)
     return config["num_hidden_layers"] * (attention + 3 * hidden * config["intermediate_size"])
 
 
 def shape_config(name: str, layers: int | None = None, hidden: int | None = None) -> dict[str, Any]:
-    """A model config.
+    """Return the model config of a shape.
 
     Args:
-        layers: fewer layers; without ``hidden`` the rest stays as it is.
-        hidden: a smaller model of the same proportions, the ratio of head to body included.
+        layers: reduced number of layers; without ``hidden`` the rest is unchanged.
+        hidden: hidden size of a smaller model of the same proportions, including the ratio of head to body.
 
     Raises:
-        UserError: an unknown shape; the known ones are named.
+        UserError: the shape is unknown; the message lists the known ones.
     """
     if name not in SHAPES:
         raise UserError(f"--shape {name}: there is no such shape; use one of {', '.join(SHAPES)}")

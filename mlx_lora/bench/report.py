@@ -1,4 +1,4 @@
-"""What a side of a comparison is asked for and what it reports, and the arithmetic of a step, counted."""
+"""Spec and report of a worker process, and the FLOP count of a step."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from .synthetic_data import Row, make_rows
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
 RATE = 1e-3
-# Gradients longer than this are shortened, where a rival does so by default.
+# Gradient clipping norm, where a baseline clips by default.
 CLIP = 1.0
-# Steps that compile or warm caches; both sides' are left out.
+# Warm-up steps (compilation, caches), excluded on both sides.
 WARM_UP = 2
-# Rows whose loss both sides are asked for afterwards.
+# Rows on which both sides report their loss after training.
 JUDGED = 32
 
 
 @dataclass
 class Spec:
-    """One side's task.
+    """Task of one side.
 
     Attributes:
         side: ``ours`` or ``theirs``.
         config: a model's config.json.
-        steps: optimizer steps of ``batch_size`` rows each; with ``packing`` as many as the same rows give.
-        rows: how many rows of ``data`` are drawn.
-        packing: the rival puts several rows into one (torch).
-        dtype: of the base's weights; ``None`` is float32 on the CPU and bfloat16 on CUDA (torch).
-        in_our_order: the rival takes the rows as we do, instead of as it shuffles them (torch).
+        steps: optimizer steps of ``batch_size`` rows each; with ``packing``, as many as the same rows fill.
+        rows: number of rows drawn from ``data``.
+        packing: the baseline packs several rows into one (torch).
+        dtype: dtype of the base's weights; ``None`` is float32 on the CPU and bfloat16 on CUDA (torch).
+        in_our_order: the baseline takes the rows in our order, instead of its own shuffle (torch).
         own_warm_up: the first steps take the first rows, and the steps after them the others, on both sides; otherwise
             each side takes all rows in its own order.
-        by_length: the rival's batches hold rows of about one length.
+        by_length: the baseline's batches are bucketed by length.
     """
 
     side: str
@@ -58,7 +58,7 @@ class Spec:
     by_length: bool = False
 
     def parts(self, rows: list[Row]) -> list[tuple[list[Row], int]]:
-        """Return the rows of the warm-up and those that are timed, each with its number of steps."""
+        """Return the warm-up rows and the timed rows, each with the number of steps."""
         warm = self.own_warm_up
         parts = [(rows[: warm * self.batch_size], warm), (rows[warm * self.batch_size :], self.steps - warm)]
         return [part for part in parts if part[1]]
@@ -66,7 +66,7 @@ class Spec:
 
 @dataclass
 class Step:
-    """An optimizer step as it was timed.
+    """Timed optimizer step.
 
     Attributes:
         flops: multiplications and additions, as ``flops`` counts them.
@@ -82,14 +82,14 @@ class Step:
 
 @dataclass
 class Report:
-    """What a side did.
+    """Report of a side.
 
     Attributes:
-        loss: mean over the answers of the first rows afterwards, by the plain computation.
-        first_losses: the means that the side's own loss gives for those rows before anything is learned, by name.
-        peak_bytes: the most memory in use above the weights.
-        about: what else should be known of the side.
-        warm_up: the first steps, which are left out of what is timed.
+        loss: mean over the answers of the first rows after training, by the plain computation.
+        first_losses: means of the side's own loss over those rows before training, by name.
+        peak_bytes: peak memory above the weights.
+        about: further facts about the side.
+        warm_up: number of first steps that are not timed.
     """
 
     steps: list[Step]
@@ -101,26 +101,27 @@ class Report:
 
     @property
     def timed(self) -> list[Step]:
+        """Steps after the warm-up."""
         return self.steps[self.warm_up :]
 
     @property
     def step_seconds(self) -> float:
-        """The mean, since lengths differ from step to step; each side's sum is over the same examples."""
+        """Mean seconds per step: lengths differ from step to step, but each side's sum is over the same examples."""
         return sum(step.seconds for step in self.timed) / len(self.timed)
 
     @property
     def token_seconds(self) -> float:
-        """Seconds for a thousand real tokens, whatever a step holds."""
+        """Seconds per 1000 real tokens, whatever a step holds."""
         return 1000 * sum(step.seconds for step in self.timed) / sum(step.real for step in self.timed)
 
     @property
     def token_flops(self) -> float:
-        """Arithmetic for a real token, over all steps: both sides see the same examples."""
+        """FLOPs per real token, over all steps: both sides see the same examples."""
         return sum(step.flops for step in self.steps) / sum(step.real for step in self.steps)
 
 
 def training_config(spec: Spec, clip: float | None = None) -> TrainingConfig:
-    """The hyper-parameters of a comparison, as ours."""
+    """Return the hyper-parameters of a comparison as our training config."""
     return TrainingConfig(
         lora_rank=16,
         lora_alpha=32,
@@ -136,17 +137,17 @@ def training_config(spec: Spec, clip: float | None = None) -> TrainingConfig:
 def flops(
     config: dict[str, Any], body: int, head: int, attended: int, narrowed: int | None = None, head_passes: int = 2
 ) -> float:
-    """Multiplications and additions of a step's products, forward and backward; the adapter's own are left out.
+    """Return the FLOPs of a step's matrix products, forward and backward, without the adapter's own.
 
-    A product with a frozen weight is made twice, a product of attention three times. What checkpointing computes
-    again is not counted.
+    A product with a frozen weight counts twice, a product of attention three times. Recomputation by gradient
+    checkpointing does not count.
 
     Args:
         body: tokens through the layers.
         head: positions through the head.
         attended: (query, key) pairs, summed over rows.
         narrowed: tokens through the last layer's MLP, if not all.
-        head_passes: how often the head's product is made: a third time where logits are computed again.
+        head_passes: number of products of the head: three where logits are recomputed.
     """
     mlp = 3 * config["hidden_size"] * config["intermediate_size"]
     logits = config["hidden_size"] * config["vocab_size"]
@@ -157,10 +158,10 @@ def flops(
 
 
 def batch_flops(config: dict[str, Any], batch: Batch, path: LossPath, again: bool = False) -> float:
-    """Return ``flops`` of one of our micro-batches, computed as the path says.
+    """Return the ``flops`` of one of our micro-batches, computed by the loss path.
 
     Args:
-        again: its prefix was counted with another micro-batch of the step.
+        again: True if its prefix was counted with another micro-batch of the step.
     """
     (count, length), prefix = batch.ids.shape, len(batch.prefix)
     if path.share_prefix:
@@ -175,9 +176,9 @@ def batch_flops(config: dict[str, Any], batch: Batch, path: LossPath, again: boo
 
 
 def serve(sides: dict[str, Callable[[Spec, list[Row]], Report]]) -> None:
-    """The main function of a worker: a spec a line on standard input, its report a line on standard output.
+    """Serve specs as a worker's main function: one per line on standard input, one report per line on standard output.
 
-    What fails is answered with ``{"error": ...}``. Both are JSON; whatever a trainer prints goes to standard error.
+    A failure is answered with ``{"error": ...}``. Both are JSON; the output of a trainer goes to standard error.
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -186,12 +187,12 @@ def serve(sides: dict[str, Callable[[Spec, list[Row]], Report]]) -> None:
         rows = make_rows(spec.data, spec.rows, spec.config["vocab_size"], spec.seed)
         try:
             answer = asdict(sides[spec.side](spec, rows))
-        except Exception as error:  # whatever a library raises: the comparison says it
+        except Exception as error:  # any error of a library: the comparison reports it
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 
 def report_of(answer: dict[str, Any]) -> Report:
-    """A report as ``serve`` writes it."""
+    """Return the report from an answer of ``serve``."""
     return Report(**{**answer, "steps": [Step(**step) for step in answer["steps"]]})

@@ -1,4 +1,4 @@
-"""A bench's results in a directory: JSON for scripts, Markdown and a picture for people."""
+"""Benchmark results: JSON for scripts, a Markdown table and an SVG picture for people."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RATIOS: dict[str, Cell] = {
     "loss ours": lambda r: f"{r['loss_ours']:.3f}",
     "loss theirs": lambda r: f"{r['loss_theirs']:.3f}",
 }
-# Where a file has room for them: the losses of the same rows at a rate of 0, on MLX.
+# Wide tables only: losses of the same rows at learning rate 0, on MLX.
 FIRST: dict[str, Cell] = {
     "first loss ours": lambda r: f"{r['first_losses']['ours']:.4f}",
     "theirs": lambda r: f"{r['first_losses']['theirs']:.4f}",
@@ -46,7 +46,7 @@ FIRST_NOTE = (
     "**first loss**: of the same rows before anything is learned, as each side computes it. mlx-lm trains the padding "
     "after each answer as well; without it the two are the same."
 )
-# Of torch, where a file has room for them; MFU is known for few devices.
+# Wide tables only, on torch; MFU is known for few devices.
 SPEEDS: dict[str, Cell] = {
     "tokens/s ours": lambda r: f"{r['ours']['real_tokens_per_second']:,.0f}",
     "tokens/s theirs": lambda r: f"{r['theirs']['real_tokens_per_second']:,.0f}",
@@ -60,11 +60,11 @@ MFU: dict[str, Cell] = {
 
 
 def table(results: Sequence[dict[str, Any]], speeds: bool = False) -> tuple[list[str], list[list[str]]]:
-    """(column names, the cells of each comparison); ratios are ours over theirs.
+    """Return (column names, the cells of each comparison); ratios are ours over theirs.
 
     Args:
-        results: of one backend.
-        speeds: also what the ratios are of, on torch.
+        results: results of one backend.
+        speeds: also include the absolute figures (torch) and the first losses (MLX).
     """
     columns = dict(RATIOS)
     if speeds and all("theirs" in r["first_losses"] for r in results):
@@ -75,12 +75,12 @@ def table(results: Sequence[dict[str, Any]], speeds: bool = False) -> tuple[list
 
 
 def title(backend: str) -> str:
-    """What the ratios are of."""
+    """Return the title of a comparison: the two trainers of the ratios."""
     return f"mlx-lora ({backend}) / {RIVALS[backend].name}"
 
 
 def machine(results: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """What the figures were taken on, and when (UTC)."""
+    """Return the date (UTC), machine and versions of the measurements."""
     backend = results[0]["backend"]
     devices = sorted({r["ours"].get("device", "cpu") for r in results} - {"cpu"})
     return {
@@ -96,8 +96,8 @@ def write_results(out: Path, results: Sequence[dict[str, Any]], how: str) -> Non
     """Write ``bench.json``, ``bench.md`` and ``bench.svg``, replacing earlier ones.
 
     Args:
-        results: of one backend.
-        how: the command line that was run.
+        results: results of one backend.
+        how: command line of the benchmark.
 
     Raises:
         UserError: the directory cannot be written.

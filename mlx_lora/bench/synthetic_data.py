@@ -1,4 +1,4 @@
-"""Datasets for timing: (token ids, length of the prompt, weight) rows, and what they stand for."""
+"""Synthetic datasets for timing: rows of (token ids, length of the prompt, weight), shaped like real datasets."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from ..errors import UserError
 
 @dataclass
 class Row:
-    """A prompt and one answer; the answer is supervised."""
+    """Prompt and one answer; the answer is supervised."""
 
     ids: np.ndarray
     prompt: int
     weight: float = 1.0
 
     def encoded(self) -> EncodedExample:
+        """Return the row as an encoded example."""
         supervised = np.arange(len(self.ids)) >= self.prompt
         return EncodedExample(self.ids.astype(np.int32), supervised, self.weight)
 
@@ -27,7 +28,7 @@ class Row:
 def _drawn(
     lengths: Callable[[np.random.Generator], tuple[int, int, int]], weighted: bool = False
 ) -> Callable[[int, int, np.random.Generator], list[Row]]:
-    """Rows of tokens as unevenly frequent as words are; ``lengths`` gives (common, own prompt, answer)."""
+    """Return a maker of rows with Zipf-like token frequencies; ``lengths`` gives (common, own prompt, answer)."""
 
     def make(count: int, vocabulary: int, rng: np.random.Generator) -> list[Row]:
         def tokens(length: int) -> np.ndarray:
@@ -45,12 +46,12 @@ def _drawn(
 
 
 def _eisv(rng: np.random.Generator) -> tuple[int, int, int]:
-    # As Llama 3's tokenizer and template give them, measured on 180 examples of `mlx-lora data eisv`.
+    # Lengths with Llama 3's tokenizer and template, measured on 180 examples of `mlx-lora data eisv`.
     return 80, int(rng.integers(119, 128)), int(rng.integers(22, 36))
 
 
 def _salience(rng: np.random.Generator) -> tuple[int, int, int]:
-    # As real buffers have them: 94 to 565 tokens, a short question under a system prompt, and a long answer.
+    # Lengths of real buffers: 94 to 565 tokens, a short question under a system prompt, and a long answer.
     total, own = int(np.clip(rng.lognormal(5.3, 0.45), 94, 565)), int(rng.integers(8, 20))
     return 70, own, total - 70 - own
 
@@ -72,10 +73,10 @@ DATASETS: dict[str, Callable[[int, int, np.random.Generator], list[Row]]] = {
 
 
 def make_rows(data: str, count: int, vocabulary: int, seed: int) -> list[Row]:
-    """The rows of a dataset; the same seed gives the same.
+    """Return the rows of a dataset; the same seed gives the same rows.
 
     Raises:
-        UserError: an unknown dataset; the known ones are named.
+        UserError: the dataset is unknown; the message lists the known ones.
     """
     if data not in DATASETS:
         raise UserError(f"--data {data}: there is no such dataset; use one of {', '.join(DATASETS)}")

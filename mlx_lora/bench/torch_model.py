@@ -1,4 +1,4 @@
-"""The model that both sides of a comparison on torch train."""
+"""Torch model that both sides of a comparison train."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from .synthetic_data import Row
 
 
 def device_of() -> torch.device:
-    """The CUDA device, or the CPU."""
+    """Return the CUDA device, or the CPU."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def dtype_of(spec: Spec, device: torch.device) -> torch.dtype:
-    """The dtype of a spec's weights."""
+    """Return the dtype of a spec's weights."""
     return getattr(torch, spec.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
 
 
 def build(spec: Spec, device: torch.device) -> Any:
-    """A model of the spec's config with random weights, the same each time, frozen."""
-    # What a worker did before this spec.
+    """Return a frozen model of the spec's config with random weights, the same each time."""
+    # Free the memory of earlier specs of this worker.
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     values = dict(spec.config)
     dtype = dtype_of(spec, device)
     config = AutoConfig.for_model(values.pop("model_type"), **values)
-    # As our backend has it; the rival gets the same, and with FlashAttention packs without masking.
+    # Same attention as in our backend; with FlashAttention, the baseline packs without masking.
     flash = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
     torch.manual_seed(0)
     with device:
@@ -46,7 +46,7 @@ def build(spec: Spec, device: torch.device) -> Any:
 
 @torch.no_grad()
 def loss_after(model: Any, rows: list[Row]) -> float:
-    """Mean loss over the answers of the first rows, by the plain computation, whoever trained."""
+    """Return the mean loss over the answers of the first rows, by the plain computation for both sides."""
     model.eval()
     batches = [BatchArrays.of(collate([row.encoded()]), model.device) for row in rows[:JUDGED]]
     plain = [float(plain_loss_sums(model, batch)[1]) for batch in batches]

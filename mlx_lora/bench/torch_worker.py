@@ -1,4 +1,4 @@
-"""A side of a comparison on torch, with TRL's SFTTrainer, in a process of its own."""
+"""Worker process for torch: runs our trainer or TRL's SFTTrainer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .report import CLIP, Report, Spec, serve, training_config
 from .synthetic_data import Row
 from .torch_model import build, loss_after
 
-# What fills a large GPU; its memory does not ask for the default's small parts.
+# Micro-batch size that fills a large GPU; its memory does not need the small default.
 GPU_TOKENS = 2**14
 
 
 def ours(spec: Spec, rows: list[Row]) -> Report:
-    """Our trainer's step."""
+    """Run our trainer and return its report."""
     config = training_config(spec, CLIP)
     device = find_device()
     if device.type == "cuda":
@@ -36,7 +36,7 @@ def ours(spec: Spec, rows: list[Row]) -> Report:
 
 
 def theirs(spec: Spec, rows: list[Row]) -> Report:
-    """TRL's trainer."""
+    """Run TRL's trainer and return its report."""
     from .trl_runner import train
 
     return train(spec, rows)

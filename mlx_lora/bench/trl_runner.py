@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer on a comparison's rows: PEFT's LoRA, completion-only loss, with or without packing."""
+"""Runner of TRL's SFTTrainer on a comparison's rows: PEFT's LoRA, completion-only loss, with or without packing."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from .report import CLIP, MODULES, RATE, Report, Spec, Step, flops, training_con
 from .synthetic_data import Row
 from .torch_model import build, device_of, loss_after
 
-# TRL's default length of a packed row, in tokens; longer only where an example is, so that none is cut.
+# TRL's default length of a packed row, in tokens; longer only for a longer example, so that none is truncated.
 PACKED = 1024
-# TRL's head makes its logits, makes them again in the backward pass, and then the gradient of the hidden states.
+# TRL's head computes its logits, recomputes them in the backward pass, then the gradient of the hidden states.
 HEAD_PASSES = 3
 
 
 def train(spec: Spec, rows: list[Row]) -> Report:
-    """Train on every row once, each step timed from TRL's own callbacks."""
+    """Train on every row once, each step timed by a TRL callback."""
     device = device_of()
     with tempfile.TemporaryDirectory() as directory:
         trainer = make_trainer(spec, rows, device, directory)
@@ -58,7 +58,7 @@ def train(spec: Spec, rows: list[Row]) -> Report:
 
 
 def make_trainer(spec: Spec, rows: list[Row], device: torch.device, directory: str) -> Any:
-    """TRL's trainer with our hyper-parameters and initial values, and its own defaults for all else."""
+    """Return TRL's trainer with our hyper-parameters and initial values, and its own defaults otherwise."""
     datasets.disable_progress_bars()
     ours = training_config(spec)
     if spec.in_our_order:
@@ -83,7 +83,7 @@ def make_trainer(spec: Spec, rows: list[Row], device: torch.device, directory: s
         ),
     )
     with torch.no_grad():
-        # The very same as ours; the other matrix is zero on both sides.
+        # Same initial values as ours; the other matrix is zero on both sides.
         for name, value in trained(trainer.model.get_base_model()).items():
             if name.endswith(".lora_a"):
                 drawn = initial_a(ours.seed, name, tuple(value.T.shape), value.shape[1])
@@ -94,7 +94,7 @@ def make_trainer(spec: Spec, rows: list[Row], device: torch.device, directory: s
 def _arguments(spec: Spec, rows: list[Row], model: Any, directory: str) -> SFTConfig:
     lengths = [len(row.ids) for row in rows]
     width, mean = max(PACKED, *lengths), sum(lengths) / len(lengths)
-    # A packed row holds several examples: as many rows a step as hold a batch's tokens.
+    # A packed row holds several examples: a step takes as many rows as hold a batch's tokens.
     packed_rows = max(1, round(spec.batch_size * mean / width))
     return SFTConfig(
         output_dir=directory,
@@ -123,13 +123,13 @@ def _arguments(spec: Spec, rows: list[Row], model: Any, directory: str) -> SFTCo
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """TRL wants one, though the rows are token ids already; it gives the id that pads."""
+    """Return a dummy tokenizer: TRL requires one for the padding id, though the rows are token ids already."""
     words = Tokenizer(WordLevel({"<pad>": 0}, unk_token="<pad>"))
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<pad>")
 
 
 class Clock(TrainerCallback):
-    """Seconds of each optimizer step, from when its batch is there; the memory gauge starts with the first."""
+    """Training callback that times each optimizer step from a ready batch on; the memory meter starts at the first."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -138,21 +138,23 @@ class Clock(TrainerCallback):
         self.gauge: Any = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock, and at the first step the memory meter."""
         self.gauge = self.gauge or Gauge(self.device)
         finish(self.device)
         self.started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Record the duration of the step in seconds."""
         finish(self.device)
         self.seconds.append(time.perf_counter() - self.started)
 
 
 @dataclass
 class Shape:
-    """What TRL's trainer computes in a step.
+    """Shape of the batch that TRL's trainer computes in a step.
 
     Attributes:
-        rows: rows of the batch, or 1 where several are laid end to end.
+        rows: rows of the batch, or 1 if several are concatenated.
         length: tokens of a row, padding included.
         examples: tokens of each example.
         supervised: tokens with a loss.
@@ -165,14 +167,15 @@ class Shape:
 
     @property
     def real(self) -> int:
+        """Tokens of the examples, without padding."""
         return sum(self.examples)
 
     def flops(self, config: dict[str, Any], triton: bool, varlen: bool) -> float:
-        """The step's arithmetic.
+        """Return the FLOPs of the step.
 
         Args:
-            triton: with Triton the head sees supervised positions only, elsewhere every one but each row's last.
-            varlen: the attention knows where examples end, instead of masking all pairs of a row.
+            triton: True if Triton is used: the head sees supervised positions only, else all but the last of each row.
+            varlen: True if attention uses the bounds of examples, instead of masking all pairs of a row.
         """
         head = self.supervised if triton else self.rows * (self.length - 1)
         pairs = sum(n * n for n in self.examples) if varlen else self.rows * self.length**2
@@ -180,13 +183,14 @@ class Shape:
 
 
 class Counter:
-    """TRL's collator, with the shape of each batch noted."""
+    """Wrapper of TRL's collator that records the shape of each batch."""
 
     def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
         self.collator = collator
         self.shapes: list[Shape] = []
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate examples and record the shape of the batch."""
         batch = self.collator(examples)
         rows, length = batch["input_ids"].shape
         packed = [n for example in examples for n in example.get("seq_lengths", [len(example["input_ids"])])]

@@ -1,4 +1,4 @@
-"""A side's own process, which answers one spec after another."""
+"""Worker process of one side, which answers one spec after another."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..processes import python_command, python_environment
 from .baselines import RIVALS
 from .report import Report, Spec, report_of
 
-# Characters of a last line that are shown.
+# Maximum characters shown of the last line.
 LAST = 200
 
 
 def _named(status: int) -> str:
-    """Return the name of a process's end: its exit status, or the signal that killed it."""
+    """Return the cause of a process's exit: its status, or the signal that killed it."""
     if status >= 0:
         return f"it ended with status {status}"
     name = {known.value: known.name for known in signal.Signals}.get(-status, f"signal {-status}")
@@ -30,7 +30,7 @@ def _named(status: int) -> str:
 
 
 class Worker:
-    """A process of a backend's worker module; a context manager that ends it."""
+    """Process of a backend's worker module; a context manager that ends it."""
 
     def __init__(self, backend: str) -> None:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 closed at exit
@@ -40,15 +40,15 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            # Nothing has to be fetched, and nobody told.
+            # No downloads and no telemetry.
             env=python_environment(HF_HUB_OFFLINE="1"),
         )
 
     def ask(self, spec: Spec) -> Report:
-        """Let it do a spec and wait.
+        """Run a spec in the process and return its report.
 
         Raises:
-            UserError: it failed; says why.
+            UserError: the run failed; the message says why.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -64,18 +64,18 @@ class Worker:
         return report_of(answer)
 
     def log(self) -> list[str]:
-        """The lines it has written to standard error."""
-        # By its descriptor: the process writes where this file's own position is.
+        """Return the lines that the process has written to standard error."""
+        # Read by descriptor: the process shares the position of this file.
         size = os.fstat(self.errors.fileno()).st_size
         return os.pread(self.errors.fileno(), size, 0).decode(errors="replace").strip().splitlines()
 
     def _last_words(self) -> str:
         status, lines = self.process.wait(), self.log()
-        # What an error says may go on for several lines.
+        # An error message may continue over several lines.
         raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
         if status >= 0 and raised:
             return raised[-1]
-        # The last line may be a scrap of a progress bar, which says nothing of the end.
+        # The last line may be part of a progress bar, which does not explain the exit.
         return _named(status) + (f"; its last line: {lines[-1][-LAST:]}" if status > 0 and lines else "")
 
     def __enter__(self) -> Worker:
@@ -91,6 +91,6 @@ class Worker:
 
 
 def ask_new(backend: str, spec: Spec) -> Report:
-    """``Worker.ask`` of a process that ends with it, so that no side finds another's memory."""
+    """Run a spec in a new process that ends with it, so that no side inherits another's memory."""
     with Worker(backend) as worker:
         return worker.ask(spec)

@@ -1,1 +1,1 @@
-"""Base models: where they are found, and the tiny one that comes with the package."""
+"""Base models: resolving, inspection, tokenizers and chat templates, and the built-in tiny model."""

@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 
 from .parameters import data_start, read_header
 
-# Of the scheme below; fingerprints of different schemes say nothing about each other.
+# Version of the scheme below; fingerprints of different schemes are not comparable.
 SCHEME = "weights-1"
-# Up to so many bytes of weights are hashed as a whole; of larger bases, windows of each tensor.
+# Weights of up to N bytes are hashed as a whole; of larger bases, windows of each tensor.
 WHOLE = 64 << 20
 WINDOW, WINDOWS, FEWEST = 4096, 16, 2
 MOST_WINDOWS = 1 << 14
@@ -21,10 +21,10 @@ def base_fingerprint(directory: Path) -> str:
 
     Tensors are taken in the order of their names, so that neither sharding nor metadata matters. Above ``WHOLE`` bytes,
     up to ``WINDOWS`` windows of each tensor, evenly spaced from its first to its last byte, stand for its bytes:
-    bases that were trained apart differ in nearly every number.
+    bases that were trained separately differ in nearly every value.
 
     Raises:
-        OSError, ValueError: a file cannot be read, or is no safetensors file.
+        OSError, ValueError: a file cannot be read, or is not a safetensors file.
     """
     tensors: dict[str, tuple[Path, dict[str, Any]]] = {}
     for file in sorted(directory.glob("model*.safetensors")):
@@ -46,7 +46,7 @@ def base_fingerprint(directory: Path) -> str:
 
 
 def another_base(recorded: Any, now: str) -> bool:
-    """Return True if a recorded fingerprint is of other weights; one that is missing or of another scheme is not."""
+    """Return True if a recorded fingerprint differs from the current one; False if missing or of another scheme."""
     scheme = f"{SCHEME}:"
     return isinstance(recorded, str) and recorded.startswith(scheme) and recorded != now
 

@@ -1,4 +1,4 @@
-"""Inspection of a base at load: where two of its files contradict each other, and what follows from that."""
+"""Inspection of a base at load: contradictions between its files, and how they are resolved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..user_files import read_text
 from .parameters import read_header
 from .templates import stored_templates
 
-# The names of token embeddings in published checkpoints; not of images, sounds or positions.
+# Names of token embeddings in published checkpoints; not of images, sounds or positions.
 EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|token_embd|embeddings?|shared|emb)\.weight$"
 )
@@ -25,17 +25,17 @@ QUESTION, ANSWER = "mlx1question", "mlx2answer"
 
 @dataclass
 class BaseFacts:
-    """The result of an inspection; kept on the tokenizer as ``base_facts``.
+    """Result of an inspection; kept on the tokenizer as ``base_facts``.
 
     Attributes:
-        ends: ids of the tokens that end an answer: those of config.json, generation_config.json and the tokenizer, and
+        ends: ids of the end-of-turn tokens: those of config.json, generation_config.json and the tokenizer, and
             the one that the chat template ends answers with.
-        embedding_rows: rows of the model's embedding, ``None`` where the directory does not say.
-        tokens_beyond: tokens of the tokenizer that have no row there.
-        dtypes: safetensors' names of the types that the weights are stored in.
+        embedding_rows: rows of the model's embedding, ``None`` if unknown.
+        tokens_beyond: tokens of the tokenizer without an embedding row.
+        dtypes: stored dtypes of the weights, by safetensors' names.
         system_role: ``merge`` or ``refuse``, for templates without a system role.
-        given_template: the chat template that the config gave; ``None`` for the base's own.
-        notes: what the user should know, a sentence each.
+        given_template: chat template from the config; ``None`` for the base's own.
+        notes: notes for the user, one sentence each.
     """
 
     ends: list[int] = field(default_factory=list)
@@ -59,7 +59,7 @@ def inspect_base(path: Path, tokenizer: Any, name: str, facts: BaseFacts) -> Non
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Return the JSON object in a file of a base; an empty one where there is no file."""
+    """Return the JSON object in a file of a base; an empty one if the file is missing."""
     if not file.exists():
         return {}
     with guarded(f"{file}: this is not readable JSON", "; download the model again"):
@@ -70,7 +70,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def _embedding(path: Path) -> tuple[int | None, set[str]]:
-    """(rows of the token embedding, types of the weights), by the weights' headers or else by config.json."""
+    """Return (rows of the token embedding, dtypes of the weights) from safetensors headers or else config.json."""
     rows: list[int] = []
     dtypes: set[str] = set()
     for file in sorted(path.glob("model*.safetensors")):
@@ -115,10 +115,10 @@ def _ends(path: Path, tokenizer: Any, name: str, facts: BaseFacts) -> list[int]:
 
 
 def learned_end(tokenizer: Any, named: Sequence[int] = ()) -> int | None:
-    """Return the token that the chat template writes after an answer; ``None`` if it ends answers with no such token.
+    """Return the end-of-turn token that the chat template writes after an answer; ``None`` if it writes none.
 
     Args:
-        named: further ids that may end an answer, beside the tokenizer's added ones.
+        named: further ids that may end an answer, in addition to the tokenizer's added tokens.
     """
     chat = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
     try:

@@ -1,4 +1,4 @@
-"""How many parameters a config trains on a model: computed from its config.json, without its weights."""
+"""Parameter counts: trainable parameters from a config.json without weights, and safetensors headers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from ..config import TrainingConfig
 from ..user_files import open_regular
 
-# The architectures whose layers are the seven projections below and nothing else that LoRA adapts.
+# Architectures whose layers have the seven projections below and no other module that LoRA adapts.
 MOST_HEADER = 100_000_000
 PLAIN_TYPES = {"llama", "mistral", "qwen2", "qwen3"}
 
 
 def projections(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """(out, in) of each matrix of one layer, by its name.
+    """Return (out, in) of each matrix of one layer, by its name.
 
     Args:
         config: a model's ``config.json``; ``head_dim`` and ``num_key_value_heads`` may be missing, as they may there.
@@ -37,13 +37,13 @@ def projections(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def trainable_parameters(config: dict[str, Any], training: TrainingConfig) -> int | None:
-    """Numbers that LoRA or DoRA trains: rank · (in + out) a matrix, and for DoRA its out magnitudes besides.
+    """Return the number of trainable parameters: rank · (in + out) per matrix, for DoRA its out magnitudes as well.
 
     Args:
         config: a model's ``config.json``.
 
     Returns:
-        ``None`` where it cannot be said without the weights: full fine-tuning, other architectures, other modules.
+        ``None`` if it cannot be determined without the weights: full fine-tuning, other architectures, other modules.
     """
     if training.fine_tune_type == "full" or config.get("model_type") not in PLAIN_TYPES:
         return None
@@ -60,14 +60,14 @@ def trainable_parameters(config: dict[str, Any], training: TrainingConfig) -> in
 
 
 def read_header_bytes(file: Path) -> bytes:
-    """Return the JSON at the beginning of a safetensors file, after its 8 bytes of length.
+    """Return the safetensors header as JSON bytes, without its 8-byte length.
 
     Raises:
         OSError, ValueError: it cannot be read, or is not a safetensors file.
     """
     with open_regular(file) as stream:
         length = int.from_bytes(stream.read(8), "little")
-        # The format's own limit; a larger number is some other file's beginning.
+        # The format's own limit; a larger number means that this is another kind of file.
         header = stream.read(min(length, MOST_HEADER + 1))
     if len(header) != length or length > MOST_HEADER:
         raise ValueError(f"{file} is not a safetensors file")
@@ -75,7 +75,7 @@ def read_header_bytes(file: Path) -> bytes:
 
 
 def read_header(file: Path) -> dict[str, Any]:
-    """Return the header of a safetensors file: dtype and shape of each tensor by its name.
+    """Return the safetensors header: dtype and shape of each tensor by its name.
 
     Raises:
         OSError, ValueError: it cannot be read, or is not a safetensors file.
@@ -85,7 +85,7 @@ def read_header(file: Path) -> dict[str, Any]:
 
 
 def data_start(file: Path) -> int:
-    """Return the position of the first tensor's first byte in a safetensors file."""
+    """Return the offset of the tensor data in a safetensors file."""
     with open(file, "rb") as stream:
         return 8 + int.from_bytes(stream.read(8), "little")
 

@@ -1,4 +1,4 @@
-"""From a model's name to a local directory of safetensors: built-in, local, or from the hub."""
+"""Model resolution: from a name to a local directory of safetensors, built-in, local, or from the hub."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from .fingerprint import base_fingerprint
 from .parameters import read_header
 
 BUILT_IN = {"builtin/tiny-lumen": Path(__file__).parent / "tiny_lumen"}
-# Weights as safetensors and the tokenizer's files; never pickles, never code.
+# Safetensors weights and tokenizer files; never pickles, never code.
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken"]
-# What a base's files may have at most, by their suffix; the largest tokenizers have some 40 MB.
+# Maximum size of a base's files, by suffix; the largest tokenizers have some 40 MB.
 MOST_BYTES = dict.fromkeys((".json", ".txt", ".model", ".tiktoken", ".jinja"), 2**28) | {".safetensors": None}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass
 class ResolvedModel:
-    """A base model at hand.
+    """Base model in a local directory.
 
     Attributes:
-        name: as the user gave it.
-        path: the local directory, absolute.
-        revision: the commit on the hub, ``None`` for a local or built-in model.
-        config_overrides: what mlx-lm's reading of ``config.json`` would miss.
+        name: name as the user gave it.
+        path: absolute path of the local directory.
+        revision: commit on the hub, ``None`` for a local or built-in model.
+        config_overrides: keys that mlx-lm would not find in ``config.json``.
         chat_template, system_role: as in the config.
     """
 
@@ -43,12 +43,12 @@ class ResolvedModel:
 
     @property
     def reference(self) -> str:
-        """The name that finds this model from any working directory: an absolute path for a local one."""
+        """Name that resolves to this model from any working directory: an absolute path for a local one."""
         return self.name if self.name in BUILT_IN or self.revision is not None else str(self.path)
 
     @cached_property
     def fingerprint(self) -> str:
-        """The fingerprint of the weights; an adapter continues only on the base that it was trained on."""
+        """Fingerprint of the weights; an adapter continues only on the base that it was trained on."""
         with guarded(f"{self.name}: this model's weights cannot be read", "; download the model again"):
             return base_fingerprint(self.path)
 
@@ -66,10 +66,10 @@ def resolve_model(
     system_role: str = "merge",
     local: bool = False,
 ) -> ResolvedModel:
-    """Find a model and check its files before anything is loaded.
+    """Resolve a model and check its files before anything is loaded.
 
     Args:
-        local: it is known to be a directory of this machine, so that the hub is not asked for it.
+        local: True if the name is known to be a local directory, so that the hub is not queried.
 
     Raises:
         UserError: not found, gated, no network, no safetensors, only pickled weights, or a broken file.
@@ -108,7 +108,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except errors.RepositoryNotFoundError:
         reason = "the hub has no such model, or it is private; check the name, or run `hf auth login`"
     except errors.LocalEntryNotFoundError as error:
-        # Raised too when the hub answered, but with an error.
+        # Also raised if the hub answered with an error.
         answered = isinstance(error.__cause__, errors.HfHubHTTPError)
         reason = (
             _failed(error.__cause__)
@@ -138,7 +138,7 @@ def check_files(path: Path) -> None:
         try:
             with open_regular(entry.path, MOST_BYTES[suffix]):
                 pass
-        except FileNotFoundError:  # a link to nowhere
+        except FileNotFoundError:  # a broken link
             continue
         except OSError as error:
             raise UserError(
@@ -165,7 +165,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _known_types() -> set[str]:
-    """The architectures mlx-lm has, without importing them."""
+    """Return the architectures that mlx-lm supports, without importing them."""
     import importlib.util
 
     spec = importlib.util.find_spec("mlx_lm")
@@ -174,10 +174,10 @@ def _known_types() -> set[str]:
 
 
 def check_weights(path: Path) -> None:
-    """Every safetensors file has the length its header promises.
+    """Check that every safetensors file has the length that its header declares.
 
     Raises:
-        UserError: no safetensors, only pickles, a shard missing, or a broken file.
+        UserError: no safetensors, only pickles, a missing shard, or a broken file.
     """
     files = sorted(path.glob("model*.safetensors"))
     if not files:
@@ -204,7 +204,7 @@ def check_weights(path: Path) -> None:
 
 
 def _check_layers(path: Path, config: dict[str, Any]) -> None:
-    """Raise UserError if the config promises more layers than there are weights: libraries would build them all."""
+    """Raise UserError if the config declares more layers than the weights have: libraries would build them all."""
     tensors = sum(len(read_header(file)) for file in path.glob("model*.safetensors"))
     parts = [config, *(part for part in config.values() if isinstance(part, dict))]
     for key in ("num_hidden_layers", "num_layers", "n_layers", "n_layer"):
@@ -217,7 +217,7 @@ def _check_layers(path: Path, config: dict[str, Any]) -> None:
 
 
 def check_safetensors(file: Path) -> None:
-    """Raises UserError if the file is truncated or no safetensors file; reads its header only."""
+    """Raise UserError if the file is truncated or not a safetensors file; only its header is read."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -230,7 +230,7 @@ def check_safetensors(file: Path) -> None:
 
 
 def _rope_overrides(config: dict[str, Any]) -> dict[str, Any]:
-    """transformers 5 writes ``rope_parameters``; most of mlx-lm's models read ``rope_theta`` and ``rope_scaling``."""
+    """Return transformers 5's ``rope_parameters`` as ``rope_theta`` and ``rope_scaling``, which mlx-lm reads."""
     rope = config.get("rope_parameters")
     if not isinstance(rope, dict) or "rope_theta" not in rope or "rope_theta" in config:
         return {}

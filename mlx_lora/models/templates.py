@@ -1,4 +1,4 @@
-"""The chat template of a base: its own, ChatML, or a file of the user's."""
+"""Chat template of a base: its own, ChatML, or the user's file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ GENERATION = re.compile(r"(\{%-?\s*)(end)?generation(\s*-?%\})")
 
 
 def chosen_template(tokenizer: Any, choice: str, name: str) -> str:
-    """Return the text of the config key ``chat_template``: ``chatml``, or what a file says.
+    """Return the chat template of the config key ``chat_template``: ``chatml``, or the text of a file.
 
     Args:
-        name: the base, in what is said.
+        name: name of the base in messages.
 
     Raises:
-        UserError: the file cannot be read or is not a Jinja template, or the tokenizer has no token to end answers.
+        UserError: the file cannot be read or is not a Jinja template, or the tokenizer has no end-of-turn token.
     """
     if choice == CHATML:
         return chatml(tokenizer, name)
@@ -41,7 +41,7 @@ def chosen_template(tokenizer: Any, choice: str, name: str) -> str:
 def chatml(tokenizer: Any, name: str) -> str:
     """Return ChatML for a tokenizer, with its BOS in front where the tokenizer itself adds one.
 
-    The end of an answer must be one token, since no text can be learned as an end: ``<|im_end|>``, or else the
+    The end of turn must be one token, since generation stops only at a token: ``<|im_end|>``, or else the
     tokenizer's EOS in its place.
     """
     ids = tokenizer.backend_tokenizer.encode(END, add_special_tokens=False).ids
@@ -62,7 +62,7 @@ def _quoted(text: str) -> str:
 
 
 def check_template(text: str, where: str) -> None:
-    """Raise UserError if a text is not a Jinja template, or draws at random."""
+    """Raise UserError if a text is not a Jinja template, or uses random values."""
     from jinja2 import nodes
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -70,7 +70,7 @@ def check_template(text: str, where: str) -> None:
     if len(text) > MOST_SETTINGS:
         raise UserError(f"{where}: this chat template has more than {MOST_SETTINGS:,} characters; use another")
     with guarded(f"{where}: this is not a Jinja template", "; correct it"):
-        # Only to look at it: transformers' own environment, which renders it, knows this tag.
+        # Parsing only: transformers' own environment, which renders the template, supports this tag.
         plain = GENERATION.sub(lambda tag: f"{tag[1]}{'endif' if tag[2] else 'if true'}{tag[3]}", text)
         tree = ImmutableSandboxedEnvironment(extensions=[loopcontrols]).parse(plain)
         drawn = any(f.name == "random" for f in tree.find_all(nodes.Filter))
@@ -80,7 +80,7 @@ def check_template(text: str, where: str) -> None:
 
 
 def stored_templates(path: Path) -> dict[str, str]:
-    """Return the default chat template of each file of a base that has one, in the order in which they are used."""
+    """Return the default chat template of each file of a base that has one, in order of precedence."""
     found = {}
     file = path / "chat_template.jinja"
     if file.exists():

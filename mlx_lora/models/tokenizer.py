@@ -1,4 +1,4 @@
-"""A base model's tokenizer and chat template: one loader for both backends and for the checks."""
+"""Tokenizer loading: a base model's tokenizer and chat template, for both backends and the checks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ UNLIMITED = 10**30
 def load_tokenizer(
     name: str, revision: str | None = None, chat_template: str | None = None, system_role: str = "merge"
 ) -> Any:
-    """Return the tokenizer of a model by name or directory; a local directory needs no weights in it.
+    """Return the tokenizer of a model by name or directory; a local directory needs no weights.
 
     Args:
         chat_template, system_role: as in the config.
 
     Raises:
-        UserError: there is no such model, or its tokenizer cannot be loaded.
+        UserError: the model does not exist, or its tokenizer cannot be loaded.
     """
     local = Path(name).expanduser()
     if name not in BUILT_IN and local.is_dir():
@@ -34,16 +34,16 @@ def load_tokenizer(
 
 
 def open_tokenizer(model: ResolvedModel) -> Any:
-    """Return the tokenizer of a base at hand, with the inspection's result as its attribute ``base_facts``.
+    """Return the tokenizer of a resolved base, with the result of the inspection as attribute ``base_facts``.
 
     Raises:
-        UserError: it cannot be loaded, has no fast form, or brings its own code.
+        UserError: it cannot be loaded, has no fast version, or requires remote code.
     """
-    # Transformers would tell, at import, that a tokenizer is all it can do without torch.
+    # Transformers warns at import that without torch only tokenizers work.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer, logging
 
-    # Contradictions in a base's files are told by its inspection, not by a logger.
+    # The inspection reports contradictions in a base's files, not a logger.
     logging.set_verbosity_error()
     own_code = "auto_map" in read_object(model.path / "tokenizer_config.json")
     advice = "; it brings its own code, which is never run here" if own_code else "; check the model's files"
@@ -63,7 +63,7 @@ def open_tokenizer(model: ResolvedModel) -> Any:
 
 
 def _reset(tokenizer: Any, name: str) -> list[str]:
-    """Undo what a tokenizer.json may hold beside the tokenizer: the state that some run left it in."""
+    """Reset the state that a tokenizer.json may hold from an earlier use (truncation, padding, BPE-dropout)."""
     backend, found = tokenizer.backend_tokenizer, []
     if backend.truncation is not None:
         found.append(f"truncation to {backend.truncation['max_length']} tokens")
@@ -72,14 +72,14 @@ def _reset(tokenizer: Any, name: str) -> list[str]:
     backend.no_truncation()
     backend.no_padding()
     if getattr(backend.model, "dropout", None):
-        # Merges left out at random (BPE-dropout): the same text would have other tokens each time.
+        # BPE-dropout omits merges at random: the same text would have other tokens each time.
         found.append(f"dropout of {backend.model.dropout:g}")
         backend.model.dropout = None
     if getattr(tokenizer, "split_special_tokens", False):
         found.append("split_special_tokens")
         tokenizer.split_special_tokens = False
     backend.encode_special_tokens = False
-    # Only good for a warning about long texts; how long they may be is max_seq_length's to say.
+    # Only used for a warning about long texts; max_seq_length sets the limit.
     tokenizer.model_max_length = UNLIMITED
     return [f"{name}: its tokenizer was saved with {' and '.join(found)}, which is not used"] if found else []
 

@@ -1,6 +1,6 @@
-"""The MLX backend. Importing it loads a fast BLAS on Linux, which has to happen before MLX itself is loaded."""
+"""MLX backend: importing it loads a fast BLAS on Linux, which must happen before MLX itself is loaded."""
 
 from .blas import load_fast_blas
 
-# Why products are slow on this machine, or None.
+# Reason that matrix products are slow on this machine, or None.
 SLOW_BLAS = load_fast_blas()

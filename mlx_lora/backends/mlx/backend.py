@@ -1,4 +1,4 @@
-"""The MLX backend: mlx-lm's models, with our training step."""
+"""MLX backend: mlx-lm's models, LoRA layers and generation, with our training step."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ GROUP_SIZE = 64
 
 
 class MLXBackend:
-    """A base model of mlx-lm in memory; see :class:`mlx_lora.backends.Backend`.
+    """Base model of mlx-lm in memory; see :class:`mlx_lora.backends.Backend`.
 
     Args:
         load_in_4bit: quantize the base to four bits, in groups of 64 (MLX's affine format).
         wide: compute in float32 where the stored type has no BLAS; see ``widen``.
 
     Raises:
-        UserError: mlx-lm does not have the architecture, or the weights do not fit it.
+        UserError: mlx-lm does not support the architecture, or the weights do not fit it.
     """
 
     name = "mlx"
@@ -74,14 +74,16 @@ class MLXBackend:
         self.rank, self.ranks = self._group.rank(), self._group.size()
         self._step: TrainStep | None = None
         self.coverage = ""
-        # Not known before several prompts are answered.
+        # Unknown until several prompts are answered.
         self._batches: bool | None = None
         self._adapter: dict[str, Any] = {}
 
     def layer_modules(self) -> list[list[str]]:
+        """Return the paths of the adaptable linear modules in each layer."""
         return layer_modules(self.model)
 
     def attach_lora(self, config: TrainingConfig) -> int:
+        """Add fresh LoRA layers and an optimizer; return the number of trainable parameters."""
         self.path = check_windows(self.model, self.path, config.max_seq_length)
         if self.path.note:
             self.notes.append(f"{self._name}: {self.path.note}")
@@ -105,12 +107,14 @@ class MLXBackend:
         load_weights(self.model, mx.load(str(directory / ADAPTER_FILE)))
 
     def load_adapter(self, directory: Path) -> None:
+        """Load a trained adapter in mlx-lm's format."""
         with fitting_its_base(directory):
             add_adapter(self.model, read_description(directory))
             self._load(directory)
         self.model.eval()
 
     def train_step(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
+        """Run one optimizer step over the micro-batches."""
         with explained():
             return self._training(micro_batches, step, learning_rate)
 
@@ -121,26 +125,33 @@ class MLXBackend:
         return self._step
 
     def summed(self, values: Sequence[float]) -> list[float]:
+        """Return the all-reduce sums of values over all processes."""
         return summed(values, self._group)
 
     def from_leader(self, message: bytes) -> bytes:
+        """Broadcast the message of rank 0."""
         return message_from_leader(message, self._group)
 
     def share_state(self) -> None:
+        """Broadcast the trained parameters and optimizer state of rank 0."""
         self._training.share()
 
     def save_state(self, file: Path) -> None:
+        """Write the trained parameters and optimizer state."""
         save_arrays(file, self._training.state())
 
     def load_state(self, file: Path) -> None:
+        """Read the trained parameters and optimizer state."""
         with going_on_from(file):
             self._training.set_state(mx.load(str(file)))  # type: ignore[arg-type]
 
     def evaluate(self, batch: Batch) -> float:
+        """Return the summed unweighted cross-entropy over a batch's supervised tokens."""
         self.model.eval()
         return float(loss_sums(self.model, self.path, BatchArrays.of(batch))[1])
 
     def save_adapter(self, directory: Path, base: ResolvedModel) -> None:
+        """Write the adapter in mlx-lm's format."""
         weights = dict(tree_flatten(self.model.trainable_parameters()))
         write_description(directory, base, self._adapter)
         temporary = directory / f".{ADAPTER_FILE}.tmp.safetensors"
@@ -150,9 +161,10 @@ class MLXBackend:
         replace_file(temporary, directory / ADAPTER_FILE)
 
     def generate(self, prompts: Sequence[list[int]], max_tokens: int, temperature: float, seed: int) -> list[str]:
+        """Return the answers to prompts of token ids."""
         self.model.eval()
         mx.random.seed(seed)
-        # Only mlx-lm's own wrapper of a tokenizer knows several ends.
+        # Only mlx-lm's tokenizer wrapper supports several EOS tokens.
         tokenizer = TokenizerWrapper(self.tokenizer)
         tokenizer.eos_token_ids = self.base.ends
         if self._batches is None and len(prompts) > 1:
@@ -161,9 +173,11 @@ class MLXBackend:
         return answer(self.model, tokenizer, prompts, max_tokens, make_sampler(temp=temperature))
 
     def peak_memory(self) -> int:
+        """Return the peak memory in bytes since the model was loaded."""
         return mx.get_peak_memory()
 
     def machine_memory(self) -> int:
+        """Return the memory in bytes that this machine has for a model."""
         return usable_memory()
 
 
@@ -171,7 +185,7 @@ def save_arrays(file: Path, arrays: dict[str, mx.array]) -> None:
     """Write safetensors and read their header back: MLX does not say when the disk was full.
 
     Raises:
-        UserError: the disk is full, or refuses.
+        UserError: the disk is full, or the write fails.
     """
     with writing(file):
         try:

@@ -1,4 +1,4 @@
-"""Matrix products on Linux: prefer the system's OpenBLAS to the reference BLAS inside MLX's wheel."""
+"""BLAS selection on Linux: the system's OpenBLAS in place of the reference BLAS inside MLX's wheel."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def load_fast_blas() -> str | None:
     Call before the first ``import mlx.core``: its symbols are bound when it is loaded.
 
     Returns:
-        Why products are slow, or ``None`` where they are fast: always on macOS.
+        The reason that products are slow, or ``None`` where they are fast: always on macOS.
     """
     if sys.platform != "linux":
         return None
-    # The process was started with OpenBLAS already there, e.g. by LD_PRELOAD.
+    # OpenBLAS is already loaded, e.g. by LD_PRELOAD.
     preloaded = any("libopenblas" in name for name in os.environ.get("LD_PRELOAD", "").split(":"))
     if "mlx.core" in sys.modules and not preloaded:
         return TOO_LATE
@@ -44,10 +44,10 @@ def load_fast_blas() -> str | None:
 
 @contextmanager
 def one_core_free() -> Iterator[None]:
-    """Let OpenBLAS use all cores but one in the block.
+    """Limit OpenBLAS to all cores but one in the block.
 
     Its threads wait without sleeping: where one has to share its core with another program, all take several times the
-    time. Elsewhere than with OpenBLAS nothing changes.
+    time. Without OpenBLAS nothing changes.
     """
     library = _loaded()
     before = library.openblas_get_num_threads() if library else 0
@@ -61,7 +61,7 @@ def one_core_free() -> Iterator[None]:
 
 
 def _loaded() -> ctypes.CDLL | None:
-    """OpenBLAS, if this process has it."""
+    """Return OpenBLAS if this process has loaded it."""
     for name in LIBRARIES if sys.platform == "linux" else ():
         try:
             return ctypes.CDLL(name, mode=os.RTLD_NOLOAD)

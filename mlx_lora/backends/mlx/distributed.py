@@ -1,4 +1,4 @@
-"""Several processes that train one adapter, each on its own examples (MLX's distributed layer, `mlx.launch`)."""
+"""Distributed training on MLX: data-parallel processes, all-reduce and broadcast (`mx.distributed`, `mlx.launch`)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import mlx.core as mx
 
 
 def summed(values: Sequence[float], group: mx.distributed.Group) -> list[float]:
-    """Sums over all processes; float32, exact for counts below 16 million."""
+    """Return the all-reduce sums over all processes; float32, exact for counts below 16 million."""
     if group.size() == 1:
         return list(values)
     return mx.distributed.all_sum(mx.array(list(values), mx.float32), group=group).tolist()  # type: ignore[return-value]
 
 
 def from_leader(array: mx.array, group: mx.distributed.Group) -> mx.array:
-    """The first process's array; shape and dtype are the same everywhere."""
+    """Broadcast the array of rank 0; shape and dtype are the same on every process."""
     return mx.distributed.all_sum(array if group.rank() == 0 else mx.zeros_like(array), group=group)
 
 
 def message_from_leader(message: bytes, group: mx.distributed.Group) -> bytes:
-    """The first process's bytes, whatever the others give."""
+    """Broadcast the bytes of rank 0; those that other processes pass are ignored."""
     if group.size() == 1:
         return message
     length = int(from_leader(mx.array(len(message)), group).item())  # type: ignore[arg-type]

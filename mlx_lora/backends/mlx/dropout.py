@@ -1,4 +1,4 @@
-"""Dropout that can be computed again: within a checkpointed layer the masks follow from a key that is passed to it."""
+"""Reproducible dropout: the masks of a checkpointed layer follow from a PRNG key that is passed to it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import mlx.core as mx
 import mlx.nn as nn
 
-# The keys that masks are drawn from, innermost last; MLX's own state where there is none.
+# PRNG keys of the masks, innermost last; MLX's global state where there is none.
 _keys: list[mx.array] = []
 
 
 @contextmanager
 def drawn_from(key: mx.array) -> Iterator[None]:
-    """Draw the masks in the block from a key."""
-    # It may be an input of what is differentiated, and has no gradient.
+    """Draw the dropout masks in the block from a PRNG key."""
+    # The key may be an input of a differentiated function, and has no gradient.
     _keys.append(mx.stop_gradient(key))
     try:
         yield
@@ -24,18 +24,19 @@ def drawn_from(key: mx.array) -> Iterator[None]:
 
 
 def new_key() -> mx.array:
-    """Draw a key from MLX's own state."""
+    """Draw a PRNG key from MLX's global state."""
     return mx.random.randint(0, 2**31 - 1, (2,)).astype(mx.uint32)
 
 
 class Dropout(nn.Module):
-    """MLX's dropout, with masks that ``drawn_from`` can repeat."""
+    """Dropout as in MLX, with masks that ``drawn_from`` can repeat."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self._kept = 1 - p
 
     def __call__(self, x: mx.array) -> mx.array:
+        """Return the input with dropout applied in training mode."""
         if self._kept == 1 or not self.training:
             return x
         key = None

@@ -1,4 +1,4 @@
-"""Answers to prompts: several at a time where the model's caches allow it, or else one by one."""
+"""Generation of answers: in batches where the model's KV caches allow it, or else one by one."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Sampler = Callable[[mx.array], mx.array]
 def answer_together(
     model: nn.Module, tokenizer: TokenizerWrapper, prompts: Sequence[list[int]], max_tokens: int, sampler: Sampler
 ) -> list[str]:
-    """Return the answers to prompts, computed as batches."""
+    """Return the answers to prompts, generated in batches."""
     return batch_generate(model, tokenizer, list(prompts), max_tokens=max_tokens, sampler=sampler).texts
 
 
 def answer_in_turn(
     model: nn.Module, tokenizer: TokenizerWrapper, prompts: Sequence[list[int]], max_tokens: int, sampler: Sampler
 ) -> list[str]:
-    """Return the answers to prompts, one after the other."""
+    """Return the answers to prompts, generated one by one."""
     answers = []
     for prompt in prompts:
         tokens = []
@@ -39,7 +39,7 @@ def answer_in_turn(
 
 
 class _Numbers:
-    """A tokenizer whose texts are the tokens' numbers, none of which ends an answer."""
+    """Tokenizer whose texts are token ids, without an EOS token."""
 
     eos_token_ids: tuple[int, ...] = ()
 
@@ -48,9 +48,9 @@ class _Numbers:
 
 
 def can_batch(model: nn.Module, vocabulary: int) -> bool:
-    """Return True if prompts of different lengths have the same answers together as one by one.
+    """Return True if a batch of prompts of different lengths has the same answers as one by one.
 
-    Some caches cannot be put together, and some models take a batch's positions from its first row.
+    Some caches cannot be batched, and some models take a batch's positions from its first row.
     """
     numbers = [number % vocabulary for number in range(3, 23)]
     prompts = [numbers[:7], numbers]

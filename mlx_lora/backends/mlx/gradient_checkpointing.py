@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a layer's activations are computed again in the backward pass instead of kept."""
+"""Gradient checkpointing: a layer's activations are recomputed in the backward pass instead of kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .prefix import arrays_of, copies, set_arrays
 
 
 def checkpoint_layers(model: nn.Module) -> None:
-    """Checkpoint every layer of this model, and of no other that shares its class."""
+    """Checkpoint every layer of this model, without changing other models of its class."""
     for layer in model.layers:
         if isinstance(layer, nn.Module):
             plain = type(layer)
@@ -29,9 +29,9 @@ def _checkpointed(plain: type) -> Any:
 
     def forward(self: nn.Module, *given: Any, **options: Any) -> Any:
         if not self.training:
-            # Nothing is computed again where there is no gradient.
+            # Nothing is recomputed without a gradient.
             return call(self, *given, **options)
-        # What a checkpointed function captures or leaves in a cache has no gradient: every array goes in and out.
+        # Values that a checkpointed function captures or caches get no gradient: pass every array in and out.
         leaves = [leaf for _, leaf in tree_flatten((given, options))]
         caches = [leaf for leaf in leaves if _is_cache(leaf)]
         before = copies(caches)
@@ -70,7 +70,7 @@ def _arrays(tree: Any) -> list[mx.array]:
 
 
 def _distinct(arrays: list[mx.array]) -> list[mx.array]:
-    """Return the arrays with repetitions as new ones: of an output that is there twice, MLX drops one's gradient."""
+    """Return the arrays with repeated ones copied: MLX drops a gradient of an output that occurs twice."""
     seen: set[int] = set()
     made = []
     for array in arrays:

@@ -1,4 +1,4 @@
-"""The gradient of an optimizer step, part by part; a prefix that several parts share is computed once.
+"""Gradients of an optimizer step, part by part; a prefix that several parts share is computed once.
 
 The caches' states after the prefix are an input of each part. Their gradient is summed over the parts and goes back
 through the prefix at the end, which is computed a second time for it, so that no part's memory holds the prefix's.
@@ -19,12 +19,12 @@ from ..loss_plan import LossPath
 from .loss import BatchArrays, loss_sums
 from .prefix import arrays_of, caches_after, copies, set_arrays
 
-# ((weighted, plain) sums, gradient of the weighted one) of a part.
+# ((weighted, plain) loss sums, gradient of the weighted sum) of a part.
 Part = tuple[tuple[mx.array, mx.array], Any]
 
 
 class Gradients:
-    """The gradients of a step's parts by the trainable parameters.
+    """Gradients of a step's parts by the trainable parameters.
 
     Args:
         compiled: compile for each shape of batch.
@@ -32,7 +32,7 @@ class Gradients:
 
     def __init__(self, model: nn.Module, path: LossPath, compiled: bool) -> None:
         self.model, self.path = model, path
-        # The caches after a prefix of some length: what is no array in them depends on the length alone.
+        # Caches by length of the prefix: the values in them that are not arrays depend on the length alone.
         self._caches: dict[int, list[Any]] = {}
         state = [model.state, mx.random.state]
         compile_: Callable[[Any], Any] = partial(mx.compile, inputs=state, outputs=state) if compiled else lambda f: f
@@ -40,10 +40,10 @@ class Gradients:
         self._after, self._through = compile_(self._after_of), compile_(self._through_of)
 
     def __call__(self, batches: Sequence[Batch], seed: int) -> Iterator[Part]:
-        """Yield the parts of a step; their sums and gradients are the step's.
+        """Yield the parts of a step; their sums and gradients add up to the step's.
 
         Args:
-            seed: dropout follows from it.
+            seed: seed of the dropout masks.
         """
         for number, together in enumerate(with_same_prefix(batches)):
             own_seed = (seed + number * 982_451_653_000_003) % 2**63
@@ -64,7 +64,7 @@ class Gradients:
             total = by_states if total is None else tree_map(mx.add, total, by_states)
             mx.eval(total)
             yield sums, gradient
-        # The same dropout as in the first computation.
+        # Same dropout masks as in the first computation.
         mx.random.seed(seed)
         yield (mx.array(0.0), mx.array(0.0)), self._through(prefix, total)
 

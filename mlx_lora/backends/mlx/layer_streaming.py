@@ -1,6 +1,6 @@
-"""Logits of a model whose blocks are in memory one at a time, computed in float32.
+"""Layer streaming: float32 logits of a model whose blocks are in memory one at a time.
 
-A block's weights are read when it is called and dropped after it, so that a model larger than the memory can be run.
+A block's weights are read when it is called and dropped afterwards, so that a model larger than memory can run.
 All prompts go through a block together: each weight is read once. On a CPU, float32 is the only type that MLX
 multiplies with a BLAS.
 """
@@ -25,52 +25,55 @@ from ..errors import fitting_its_base
 from .blas import one_core_free
 from .lora import add_adapter, load_weights
 
-# Numbers of a vocabulary's matrix that are float32 at a time.
+# Elements of an embedding or head matrix held in float32 at a time.
 PIECE = 1 << 24
 # Freed buffers kept for reuse.
 CACHE = 256 << 20
-# Prompts share a pass while padding at most doubles the shortest.
+# Prompts share a forward pass while padding at most doubles the shortest.
 PADDING = 2
 
 
 class Rows(Protocol):
-    """A weight that is read when it is needed, in float32."""
+    """Lazily read weight matrix, in float32."""
 
     def take(self, rows: np.ndarray) -> mx.array:
-        """Some rows, float32 [rows, columns]."""
+        """Return selected rows, float32 [rows, columns]."""
 
     def pieces(self) -> Iterator[mx.array]:
-        """All rows in order, some at a time, float32 [rows, columns]."""
+        """Yield all rows in order, in chunks, float32 [rows, columns]."""
 
     def whole(self) -> mx.array:
-        """The weight, float32."""
+        """Return the whole weight, float32."""
 
 
 @dataclass
 class ArrayRows:
-    """Rows of an array of MLX, which may not have been read yet."""
+    """Rows of an MLX array, which may not have been read yet."""
 
     array: mx.array
 
     def take(self, rows: np.ndarray) -> mx.array:
+        """Return selected rows, float32 [rows, columns]."""
         return self.array[mx.array(rows)].astype(mx.float32)
 
     def pieces(self) -> Iterator[mx.array]:
+        """Yield all rows in order, in chunks, float32 [rows, columns]."""
         step = max(1, PIECE // self.array.shape[-1])
         for first in range(0, self.array.shape[0], step):
             yield self.array[first : first + step].astype(mx.float32)
 
     def whole(self) -> mx.array:
+        """Return the whole array, float32 if it is floating-point."""
         # Indices and packed weights stay as they are.
         return self.array.astype(mx.float32) if mx.issubdtype(self.array.dtype, mx.floating) else self.array
 
 
-# A weight by its full name, or ``None`` for the model's own.
+# Lookup of a weight by its full name; ``None`` selects the model's own.
 Find = Callable[[str], Rows | None]
 
 
 def load_lazily(base: ResolvedModel, adapter: Path | None = None) -> nn.Module:
-    """A model with its adapter whose weights are read from their files when they are used.
+    """Load a model with its adapter lazily: weights are read from their files when they are used.
 
     Raises:
         UserError: mlx-lm cannot load it, or the adapter does not fit.
@@ -92,11 +95,11 @@ def streamed_logits(
     positions: Sequence[Sequence[int]],
     find: Find | None = None,
 ) -> list[np.ndarray]:
-    """float32 [positions, vocabulary] of each prompt, after the tokens at its positions.
+    """Return the logits of each prompt after the tokens at its positions, float32 [positions, vocabulary].
 
     Args:
-        load: makes the model, its weights not read yet; called once a pass.
-        find: weights to use in place of the model's own.
+        load: builds the model, its weights not read yet; called once per forward pass.
+        find: lookup of weights that replace the model's own.
     """
     found: dict[int, np.ndarray] = {}
     before = mx.set_cache_limit(CACHE)
@@ -109,7 +112,7 @@ def streamed_logits(
             except (ValueError, TypeError, AttributeError, IndexError):
                 if find is not None:
                     raise
-                # Something follows the last block that needs every position, or a block is called twice.
+                # A module after the last block needs every position, or a block is called twice.
                 answers = _whole(load(), *chosen)
             found.update(zip(group, answers, strict=True))
             mx.clear_cache()
@@ -119,7 +122,7 @@ def streamed_logits(
 
 
 def _groups(lengths: Sequence[int]) -> list[list[int]]:
-    """Prompts of similar length together, by number."""
+    """Return the indices of prompts, bucketed by length."""
     groups: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if not groups or lengths[i] > PADDING * lengths[groups[-1][0]]:
@@ -131,7 +134,7 @@ def _groups(lengths: Sequence[int]) -> list[list[int]]:
 def _pass(
     model: nn.Module, prompts: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], find: Find
 ) -> list[np.ndarray]:
-    """One pass; attention is causal, so that padding on the right changes nothing."""
+    """Run one forward pass; attention is causal, so that right padding changes nothing."""
     tokens = np.zeros((len(prompts), max(map(len, prompts))), dtype=np.int32)
     places = np.zeros((len(prompts), max(map(len, positions))), dtype=np.int32)
     for i, (prompt, chosen) in enumerate(zip(prompts, positions, strict=True)):
@@ -149,7 +152,7 @@ def _pass(
 
 
 def _whole(model: nn.Module, prompts: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """The same with the whole model in memory."""
+    """Run one forward pass with the whole model in memory."""
     model.set_dtype(mx.float32)
     pairs = zip(prompts, positions, strict=True)
     with guarded("mlx-lm cannot compute with this model", "; check its config.json"):
@@ -157,7 +160,7 @@ def _whole(model: nn.Module, prompts: Sequence[Sequence[int]], positions: Sequen
 
 
 def _prepare(model: nn.Module, find: Find, at_places: Callable[[Any], Any]) -> None:
-    """Make blocks, embeddings and large matrices read their weights when they are called."""
+    """Patch blocks, embeddings and large matrices to read their weights when they are called."""
     blocks = {id(block): i for i, block in enumerate(model.layers) if isinstance(block, nn.Module)}
     last = len(model.layers) - 1
     inside: tuple[str, ...] = ()
@@ -175,7 +178,7 @@ def _prepare(model: nn.Module, find: Find, at_places: Callable[[Any], Any]) -> N
 
 
 def _read(parameters: Any, prefix: str, find: Find, own: bool = False) -> list[tuple[str, mx.array]]:
-    """Parameters in float32, only a module's own if ``own``."""
+    """Return the parameters in float32; only a module's own if ``own``."""
     named = [(name, value) for name, value in tree_flatten(parameters) if not (own and "." in name)]
     return [(name, (find(prefix + name) or ArrayRows(value)).whole()) for name, value in named]
 
@@ -185,7 +188,7 @@ def _set(module: nn.Module, parameters: list[tuple[str, mx.array]]) -> None:
 
 
 def _become(module: nn.Module, methods: dict[str, Any]) -> None:
-    """Replace methods of one module; to everything else it stays what it is."""
+    """Replace methods of one module, without changing other modules of its class."""
     kind = type(module)
     module.__class__ = type(kind.__name__, (kind,), methods)
 
@@ -199,7 +202,7 @@ def _stream_block(block: nn.Module, path: str, find: Find, after: Callable[[Any]
         found = call(self, *arguments, **options)
         found = found if after is None else after(found)
         mx.eval(found)
-        # Gone, and a second call of the same block fails for its shapes.
+        # Dropped: a second call of the same block fails with a shape error.
         _set(self, [(name, mx.zeros((0,))) for name in names])
         return found
 

@@ -1,4 +1,4 @@
-"""What trains: LoRA or DoRA layers on the named modules, or whole layers; in mlx-lm's names and format."""
+"""LoRA and DoRA layers on MLX, and full fine-tuning of the last layers; mlx-lm's names and format."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ EXPERTS = (SwitchLinear, QuantizedSwitchLinear)
 
 
 class LoRALinear(nn.Module):
-    """W·x + scale·B·A·x, with mlx-lm's parameter names.
+    """LoRA linear layer W·x + scale·B·A·x, with mlx-lm's parameter names.
 
-    Unlike mlx-lm's, the two products are made in the dtype of ``x``, from float32 master values.
+    Unlike mlx-lm's, both LoRA products are computed in the dtype of ``x``, from float32 master weights.
 
     Attributes:
         lora_a: float32 [in, rank].
-        lora_b: float32 [rank, out], zero at first.
+        lora_b: float32 [rank, out], initialised to zero.
     """
 
     def __init__(self, linear: nn.Module, rank: int, scale: float, dropout: float) -> None:
@@ -43,12 +43,13 @@ class LoRALinear(nn.Module):
         self.lora_b = mx.zeros((rank, rows))
 
     def __call__(self, x: mx.array) -> mx.array:
+        """Return W·x + scale·B·A·x in the dtype of the input."""
         update = (self.dropout(x) @ self.lora_a.astype(x.dtype)) @ self.lora_b.astype(x.dtype)
         return self.linear(x) + self.scale * update
 
 
 def layer_modules(model: nn.Module) -> list[list[str]]:
-    """Return for each layer the paths within it of the linear modules that mlx-lm adapts."""
+    """Return the paths of the linear modules in each layer that mlx-lm adapts."""
     return [sorted(path for path, module in layer.named_modules() if _is_linear(module)) for layer in model.layers]
 
 
@@ -58,7 +59,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _adapted(module: nn.Module, kind: str, parameters: dict[str, Any]) -> nn.Module:
     made = _with_lora(module, kind, parameters)
-    # Of mlx-lm's own layers, as of ours.
+    # mlx-lm's LoRA layers and ours.
     made.dropout = Dropout(parameters["dropout"])
     return made
 
@@ -68,7 +69,7 @@ def _with_lora(module: nn.Module, kind: str, parameters: dict[str, Any]) -> nn.M
     if kind == "dora" and not isinstance(module, LINEAR):
         raise UserError("fine_tune_type: dora does not work on this model's experts; use lora, or other modules")
     if kind != "dora" and hasattr(module, "to_lora"):
-        # Several products in one, or another of the architecture's own.
+        # A fused linear layer, or another one specific to the architecture.
         return module.to_lora(r=rank, scale=scale, dropout=dropout)
     if isinstance(module, EXPERTS):
         return LoRASwitchLinear.from_base(module, rank, dropout, scale)
@@ -78,10 +79,10 @@ def _with_lora(module: nn.Module, kind: str, parameters: dict[str, Any]) -> nn.M
 
 
 def add_adapter(model: nn.Module, adapter: dict[str, Any]) -> None:
-    """Make trainable what mlx-lm's ``adapter_config.json`` describes; everything else is frozen.
+    """Add the adapter that an mlx-lm ``adapter_config.json`` describes; freeze all other parameters.
 
     Args:
-        adapter: ``fine_tune_type`` (lora, dora or full), ``num_layers`` (the last so many) and ``lora_parameters``.
+        adapter: ``fine_tune_type`` (lora, dora or full), ``num_layers`` (the last N) and ``lora_parameters``.
     """
     model.freeze()
     layers = model.layers[-adapter["num_layers"] :]
@@ -101,10 +102,10 @@ def add_adapter(model: nn.Module, adapter: dict[str, Any]) -> None:
 
 
 def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
-    """A fresh adapter as the config asks for it; returns what ``adapter_config.json`` says of it.
+    """Add a fresh adapter by the config; return its ``adapter_config.json``.
 
     Raises:
-        UserError: a target module the model does not have, or full fine-tuning of a base that does not allow it.
+        UserError: the model lacks a target module, or full fine-tuning of a base that does not allow it.
     """
     full = config.fine_tune_type == "full"
     if full:
@@ -117,7 +118,7 @@ def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
         # A LoRA of experts is [experts · rank, in], a plain one [in, rank].
         (name, mx.array(initial_a(config.seed, name, value.shape, value.shape[0 if value.ndim == 2 else -1])))
         for name, value in tree_flatten(model.trainable_parameters())
-        # Where several products are in one, each has its own.
+        # Each product of a fused layer has its own LoRA.
         if "lora_a" in name.split(".")
     ]
     model.update(tree_unflatten(drawn))

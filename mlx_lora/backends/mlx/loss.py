@@ -1,7 +1,7 @@
-"""The loss of a batch: logits at supervised positions only, a common prefix computed once; exact, and proved so.
+"""Cross-entropy loss of a batch on MLX: logits at supervised positions only, a common prefix computed once; exact.
 
-What a model allows is found by asking it: at load, a few tokens go through both ways and must agree. Where they do
-not, the plain computation is used.
+The optimizations that a model allows are found by a probe at load: a few tokens go through both computations, which
+must agree. Where they do not, the plain computation is used.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ..loss_plan import LossPath, agrees
 from .prefix import broadcast, caches_after, windows
 from .trunk import UNFIT, hidden_states, logits_from, trunk_candidates
 
-# Logits held at once, in elements: 64 MB in float32 on a GPU, and what fits a CPU's caches, whatever the vocabulary.
+# Logits held at once, in elements: 64 MB in float32 on a GPU, the size of a CPU's caches, for any vocabulary.
 LOGITS_AT_ONCE = {mx.gpu: 2**24, mx.cpu: 2**20}
-# Fewer positions than these at once make slow products.
+# Fewer positions per chunk make slow products.
 LEAST_POSITIONS = 16
-# Tokens of a row that is tried at load, and those of them that all rows share.
+# Tokens of a probe row at load, and those of its prefix that all rows share.
 PROBE, PREFIX = 12, 5
 
 
 @contextmanager
 def narrowed(layer: nn.Module, positions: mx.array) -> Iterator[None]:
-    """Let the MLP of a model's last layer see only the positions that predict a supervised token: no other is used.
+    """Restrict the MLP of a model's last layer to the positions that predict a supervised token.
 
     Args:
         layer: a pre-norm layer, as in Llama, Qwen and Mistral.
@@ -52,7 +52,7 @@ def narrowed(layer: nn.Module, positions: mx.array) -> Iterator[None]:
 
 
 def find_path(model: nn.Module) -> LossPath:
-    """Find what the model allows by trying it on a few tokens."""
+    """Find the loss computation that the model allows, by a probe of a few tokens."""
     rows = [[*range(1, PREFIX + 1), *range(start, start + PROBE - PREFIX)] for start in (6, 13)]
     tokens = mx.array(rows)
     expected = model(tokens)
@@ -72,7 +72,7 @@ def check_windows(model: nn.Module, path: LossPath, longest: int) -> LossPath:
     """Return the path without the shared prefix where rows longer than a cache's window do not agree.
 
     Args:
-        longest: tokens of the longest row. Windows beyond it, and those that ``find_path`` has passed, are left out.
+        longest: tokens of the longest row. Windows beyond it, and those that ``find_path`` has tested, are skipped.
     """
     for window in windows(model) if path.share_prefix else ():
         if not PROBE <= window < longest:
@@ -85,10 +85,10 @@ def check_windows(model: nn.Module, path: LossPath, longest: int) -> LossPath:
 
 
 def _same_logits(model: nn.Module, trunk: str, tokens: mx.array, expected: mx.array) -> bool:
-    """Return True if the trunk's hidden states give the model's logits: bit for bit, chosen ones but for rounding."""
+    """Return True if the trunk gives the model's logits: all bit for bit, selected ones but for rounding."""
     try:
         hidden = hidden_states(model, trunk, tokens)
-        # The very same operations: not one bit may differ.
+        # Identical operations: not one bit may differ.
         if not mx.array_equal(logits_from(model, trunk, hidden), expected).item():
             return False
     except UNFIT:
@@ -99,7 +99,7 @@ def _same_logits(model: nn.Module, trunk: str, tokens: mx.array, expected: mx.ar
 
 
 def _same_after_prefix(model: nn.Module, path: LossPath, tokens: mx.array, length: int, expected: mx.array) -> bool:
-    """Return True if rows after a common prefix of ``length`` tokens have the logits of whole rows."""
+    """Return True if rows after a shared prefix of ``length`` tokens have the logits of whole rows."""
 
     def after() -> mx.array:
         caches = caches_after(model, path, tokens[0, :length])
@@ -117,7 +117,7 @@ def _agree(attempt: Callable[[], mx.array], expected: mx.array) -> bool:
 
 
 def _hidden(model: nn.Module, path: LossPath, ids: mx.array, positions: mx.array, caches: list[Any] | None) -> mx.array:
-    """The trunk's output [positions, hidden] at flat positions of ``ids`` [batch, length]."""
+    """Return the trunk's output [positions, hidden] at flat positions of ``ids`` [batch, length]."""
     if not path.narrow:
         hidden = hidden_states(model, path.trunk, ids, caches)
         return hidden.reshape(-1, hidden.shape[-1])[positions]
@@ -127,7 +127,7 @@ def _hidden(model: nn.Module, path: LossPath, ids: mx.array, positions: mx.array
 
 @dataclass
 class BatchArrays:
-    """A :class:`Batch` on the device."""
+    """Arrays of a :class:`Batch` on the device."""
 
     prefix: mx.array
     ids: mx.array
@@ -141,7 +141,7 @@ class BatchArrays:
         return cls(*map(mx.array, (batch.prefix, batch.ids, batch.positions, batch.targets, batch.weights)))
 
     def arrays(self) -> tuple[mx.array, ...]:
-        """The fields in order."""
+        """Return the fields in order."""
         return self.prefix, self.ids, self.positions, self.targets, self.weights
 
 
@@ -149,7 +149,7 @@ Head = Callable[[mx.array], mx.array]
 
 
 def _chunk(head: Head, hidden: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """(weighted sum, plain sum, gradient of the weighted sum by ``hidden``), each exponential computed once."""
+    """Return (weighted sum, plain sum, gradient of the weighted sum by ``hidden``), each exponential computed once."""
     logits, columns, rows = head(hidden).astype(mx.float32), targets[:, None], weights[:, None]
     highest = logits.max(axis=-1, keepdims=True)
     powers = mx.exp(logits - highest)
@@ -166,12 +166,12 @@ def _chunk(head: Head, hidden: mx.array, targets: mx.array, weights: mx.array) -
 def head_sums(
     head: Head, hidden: mx.array, targets: mx.array, weights: mx.array, rows: int, in_turn: bool
 ) -> tuple[mx.array, mx.array]:
-    """(weighted, plain) sums of the cross-entropy of a frozen head, ``rows`` positions at a time.
+    """Return (weighted, plain) cross-entropy sums of a frozen head, fused, ``rows`` positions per chunk.
 
-    A chunk's gradient is taken while its logits are there, so that none are kept or computed again.
+    A chunk's gradient is computed while its logits are in memory, so that none are kept or recomputed.
 
     Args:
-        in_turn: let a chunk wait for the gradient of the one before.
+        in_turn: make a chunk wait for the gradient of the previous one.
     """
 
     @mx.custom_function
@@ -198,10 +198,10 @@ def head_sums(
 def loss_sums(
     model: nn.Module, path: LossPath, batch: BatchArrays, caches: list[Any] | None = None
 ) -> tuple[mx.array, mx.array]:
-    """(weighted, plain) sums of the cross-entropy over a batch's supervised tokens, in float32.
+    """Return (weighted, plain) cross-entropy sums over a batch's supervised tokens, in float32.
 
     Args:
-        caches: the model's caches after the batch's prefix, if it has been computed.
+        caches: the model's KV caches after the batch's prefix, if it has been computed.
     """
     ids, positions = batch.ids, batch.positions
     if batch.prefix.size and path.share_prefix:
@@ -224,7 +224,7 @@ def _with_prefix(batch: BatchArrays) -> mx.array:
 
 
 def plain_loss_sums(model: nn.Module, batch: BatchArrays) -> tuple[mx.array, mx.array]:
-    """The same sums from every position's logits: what any model allows, and what the fast path must equal."""
+    """Return the sums of ``loss_sums`` from the logits of every position: the reference, which any model allows."""
     logits = model(_with_prefix(batch))[:, batch.prefix.size :]
     return _sums(logits.reshape(-1, logits.shape[-1])[batch.positions], batch)
 

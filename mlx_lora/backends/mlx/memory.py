@@ -1,4 +1,4 @@
-"""What keeps a Mac usable while it trains: bounded caches, wired memory, and the display's watchdog explained."""
+"""MLX memory limits: bounded caches, wired memory, and errors of the Metal watchdog and allocator."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import mlx.core as mx
 from ...errors import UserError
 from ..errors import NO_MEMORY
 
-# Freed buffers kept for reuse, as a share of what the machine has for a model.
+# Cache of freed buffers, as a share of usable memory.
 CACHE_SHARE = 8
-# Metal's words when macOS ends GPU work that kept the display waiting.
+# Metal's error text when the watchdog of macOS ends GPU work that blocked the display.
 WATCHDOG = ("ImpactingInteractivity", "GPU Timeout", "GPU Hang")
 
 
 def usable_memory() -> int:
-    """Bytes this machine has for a model: the GPU's recommended working set, or all memory where there is none."""
+    """Return the usable memory in bytes: the GPU's recommended working set, or all memory without a GPU."""
     recommended = mx.device_info().get("max_recommended_working_set_size")
     return int(recommended or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def set_limits() -> None:
-    """Bound the cache, and keep the model's memory wired where there is a Metal GPU."""
+    """Set the cache limit, and wire the model's memory on a Metal GPU."""
     memory = usable_memory()
     mx.set_cache_limit(memory // CACHE_SHARE)
     if mx.metal.is_available():
@@ -33,10 +33,10 @@ def set_limits() -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what the GPU refuses into one sentence.
+    """Raise UserError if the GPU fails in the block, in one sentence.
 
     Raises:
-        UserError: the watchdog stopped the work, or there was no memory left.
+        UserError: the watchdog stopped the work, or memory ran out.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Float32 in place of narrower floats on a CPU: MLX has a BLAS for float32 alone, and is many times slower without."""
+"""Precision on a CPU: float32 in place of narrower floats, since MLX has a BLAS for float32 alone."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ...memory import memory_sizes
 
 NARROW = {mx.bfloat16: "bfloat16", mx.float16: "float16"}
-# The share of the machine's memory that a base may take in float32. Not of what is free: a run resumes in the same.
+# Share of total memory that a base may take in float32. Free memory would vary: a run must resume in the same dtype.
 SHARE = 0.5
 
 
 def widen(model: nn.Module, name: str) -> tuple[bool, list[str]]:
-    """Make a base's narrow floats float32 if this is a CPU and they fit; a quantized base stays as it is.
+    """Convert a base's narrow floats to float32 if this is a CPU and they fit; leave a quantized base as it is.
 
     Returns:
-        True if they are float32 now, and the sentence that says so, or why they are not.
+        True if they are float32 now, and a note that says so, or why they are not.
     """
     found = dict(tree_flatten(model.parameters()))
     narrow = {key: value for key, value in found.items() if value.dtype in NARROW}
@@ -32,7 +32,7 @@ def widen(model: nn.Module, name: str) -> tuple[bool, list[str]]:
         ]
     del found
     for key in list(narrow):
-        # One by one, so that no more than one tensor is there in both.
+        # One by one, so that at most one tensor exists in both types.
         wide = narrow.pop(key).astype(mx.float32)
         mx.eval(wide)
         model.update(tree_unflatten([(key, wide)]))

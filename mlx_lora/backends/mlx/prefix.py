@@ -1,7 +1,7 @@
-"""A common prefix through the model's own caches: computed once as a batch of one, then broadcast over the rows.
+"""Shared prefix through the model's own KV caches: computed once as a batch of one, then broadcast over the rows.
 
-Generation relies on the same caches, so that windows, recurrent and latent states are right by the model's own code.
-Their arrays are ordinary ones, which gradients flow through.
+Generation uses the same caches, so that the model's own code handles windows, recurrent and latent states.
+Gradients flow through their arrays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .trunk import hidden_states
 
 
 def caches_after(model: nn.Module, path: LossPath, prefix: mx.array) -> list[Any]:
-    """Return the model's caches, one for each layer, after a prefix [length]."""
+    """Return the model's KV caches, one for each layer, after a prefix [length]."""
     caches = make_prompt_cache(model)
     if path.trunk:
         hidden_states(model, path.trunk, prefix[None], caches)
@@ -41,7 +41,7 @@ def arrays_of(caches: Iterable[Any]) -> list[mx.array]:
 
 
 def set_arrays(caches: Iterable[Any], arrays: Iterable[mx.array]) -> None:
-    """Put arrays where ``arrays_of`` took them from."""
+    """Set arrays in the order of ``arrays_of`` as the caches' states."""
     following = iter(arrays)
     for cache in _single(caches):
         cache.state = tree_map(lambda leaf: next(following) if isinstance(leaf, mx.array) else leaf, cache.state)
@@ -58,21 +58,21 @@ def broadcast(caches: Sequence[Any], rows: int) -> None:
 
 
 def copies(caches: Iterable[Any]) -> list[Any]:
-    """Return caches with the same states, none of which changes with the other."""
+    """Return independent copies of caches with the same states."""
     made = []
     for cache in caches:
         twin = copy.copy(cache)
         if hasattr(cache, "caches"):
             twin.caches = tuple(copies(cache.caches))
         else:
-            # Lists within the state are made anew.
+            # Lists within the state are copied.
             twin.state = tree_map(lambda leaf: leaf, cache.state)
         made.append(twin)
     return made
 
 
 def windows(model: nn.Module) -> list[int]:
-    """Return the lengths beyond which a cache forgets, shortest first."""
+    """Return the lengths of the sliding or chunked windows of the KV caches, shortest first."""
     lengths = (
         getattr(cache, name, None) for cache in _single(make_prompt_cache(model)) for name in ("max_size", "chunk_size")
     )

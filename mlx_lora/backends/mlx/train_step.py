@@ -1,4 +1,4 @@
-"""One optimizer step on MLX: exact accumulation over micro-batches, clipping, AdamW."""
+"""Training step on MLX: exact gradient accumulation over micro-batches, gradient clipping, AdamW."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .gradients import Gradients
 
 
 def make_optimizer(config: TrainingConfig) -> optim.Optimizer:
-    """The optimizer of a config; its learning rate is set at each step."""
+    """Return the optimizer of a config; its learning rate is set at each step."""
     if config.optimizer == "adafactor":
         return optim.Adafactor(
             learning_rate=0.0, weight_decay=config.weight_decay, relative_step=False, scale_parameter=False
@@ -30,10 +30,10 @@ def make_optimizer(config: TrainingConfig) -> optim.Optimizer:
 
 
 class TrainStep:
-    """One optimizer over the trainable parameters of a model, gradients summed over micro-batches.
+    """Optimizer step over the trainable parameters of a model, with gradients accumulated over micro-batches.
 
     Args:
-        group: the processes whose gradients are summed.
+        group: distributed group whose gradients are all-reduced.
         compiled: compile the gradient for each shape of batch; by default only on a GPU.
     """
 
@@ -48,13 +48,14 @@ class TrainStep:
         self.model, self.config, self.group = model, config, group or mx.distributed.init()
         self.optimizer = make_optimizer(config)
         self.optimizer.init(model.trainable_parameters())
-        # On the CPU compiling costs half a second a shape and gains nothing.
+        # On the CPU, compiling costs half a second per shape and gains nothing.
         compiled = mx.default_device() == mx.Device(mx.gpu) if compiled is None else compiled
         self._gradients = Gradients(model, path, compiled)
 
     def __call__(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
+        """Run one optimizer step over the micro-batches."""
         self.model.train()
-        # Dropout of a step is a function of seed, step and process, so nothing random has to be carried along.
+        # Dropout is a function of seed, step and rank, so that no PRNG state has to be saved.
         seed = (self.config.seed * 1_000_003 + step + self.group.rank() * 7_919_000_011) % 2**63
         loss = plain = mx.array(0.0)
         total: Any = None
@@ -62,7 +63,7 @@ class TrainStep:
             total = gradient if total is None else tree_map(mx.add, total, gradient)
             loss, plain = loss + weighted, plain + unweighted
             mx.eval(total, loss, plain)
-        if total is None:  # no example of this step is this process's
+        if total is None:  # this process has no example of the step
             total = tree_map(mx.zeros_like, self.model.trainable_parameters())
         counts = [sum(batch.tokens for batch in micro_batches), sum(batch.seen for batch in micro_batches)]
         tokens, seen, *sums = summed([*counts, float(loss), float(plain)], self.group)
@@ -77,20 +78,20 @@ class TrainStep:
         return result
 
     def state(self) -> dict[str, mx.array]:
-        """Trained parameters and optimizer state, by name."""
+        """Return the trained parameters and optimizer state, by name."""
         return {
             **{f"model.{name}": value for name, value in tree_flatten(self.model.trainable_parameters())},
             **{f"optimizer.{name}": value for name, value in tree_flatten(self.optimizer.state)},
         }
 
     def set_state(self, arrays: dict[str, mx.array]) -> None:
-        """Go on from what ``state`` gave, here or on torch.
+        """Restore what ``state`` returned, here or on torch.
 
         Raises:
             ValueError: names or shapes differ from this model's.
         """
         expected = {name: value.shape for name, value in self.state().items()}
-        # Torch's adamw8bit writes its state a second time, in eight bits.
+        # The torch backend writes the adamw8bit state twice, the second time in eight bits.
         arrays = {name: value for name, value in arrays.items() if not name.startswith("eight_bit.")}
         check_shapes({name: value.shape for name, value in arrays.items()}, expected)
 
@@ -102,7 +103,7 @@ class TrainStep:
         mx.eval(self.model.trainable_parameters(), self.optimizer.state)
 
     def share(self) -> None:
-        """Give every process the first one's state."""
+        """Broadcast the state of rank 0."""
         if self.group.size() > 1:
-            # In one order everywhere: a state that was loaded has its names in another than a fresh one.
+            # Same order on every process: a loaded state orders its names differently from a fresh one.
             self.set_state({name: from_leader(value, self.group) for name, value in sorted(self.state().items())})

@@ -1,7 +1,7 @@
-"""The trunk of a model: the part that ends before its logits.
+"""Model trunk: the part of a model that ends before its logits (embeddings, layers and final norm).
 
 It is found by calling the model: the child that is called once with the tokens and returns one vector for each. Logits
-at chosen positions are the model's own, computed with the hidden states there in the trunk's place, so that scaled,
+at selected positions are the model's own, computed with the hidden states there in the trunk's place, so that scaled,
 capped and tied heads need no code here.
 """
 
@@ -14,12 +14,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-# What a model raises where a part of it is called in a way that it does not know.
+# Exceptions that a model raises if a module is called with unexpected arguments.
 UNFIT = (AttributeError, TypeError, ValueError, RuntimeError, KeyError, IndexError)
 
 
 class StandIn:
-    """An object in a module's place: ``answer`` is called with the module first, attributes are the module's own."""
+    """Proxy of a module: calls go to ``answer`` with the module first, attributes are the module's own."""
 
     def __init__(self, module: nn.Module, answer: Callable[..., Any]) -> None:
         self.module, self.answer = module, answer
@@ -34,11 +34,12 @@ class StandIn:
         return name in self.module
 
     def __call__(self, *given: Any, **options: Any) -> Any:
+        """Call ``answer`` with the module and the arguments."""
         return self.answer(self.module, *given, **options)
 
 
 class _Reached(Exception):
-    """The trunk has returned: the rest of the model is not needed."""
+    """Exception raised once the trunk has returned: the rest of the model is not needed."""
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def _replaced(model: nn.Module, path: str, answer: Callable[..., Any]) -> Iterat
     for part in above:
         owner = owner[part]
     module = owner[name]
-    # Set as an item, not as an attribute: the order of the model's parameters stays.
+    # Set as an item, not as an attribute, to keep the order of the model's parameters.
     owner[name] = StandIn(module, answer)
     try:
         yield
@@ -78,11 +79,11 @@ def logits_from(model: nn.Module, path: str, hidden: mx.array) -> mx.array:
 
 
 def trunk_candidates(model: nn.Module, tokens: mx.array, logits: mx.array) -> Iterator[str]:
-    """Yield the paths of what may be the trunk.
+    """Yield the paths of the modules that may be the trunk.
 
     Args:
         tokens: int [batch, length].
-        logits: the model's own for ``tokens``. A child that returns them is a wrapper, and searched in its turn.
+        logits: the model's own for ``tokens``. A child that returns them is a wrapper, and is searched as well.
     """
     inside: list[tuple[str, nn.Module]] = [("", model)]
     for above, module in inside:
@@ -98,7 +99,7 @@ def trunk_candidates(model: nn.Module, tokens: mx.array, logits: mx.array) -> It
 
 
 def _result(model: nn.Module, path: str, tokens: mx.array) -> mx.array | None:
-    """The output of a module that is called once, with the tokens, and returns one vector for each."""
+    """Return the output of a module that is called once, with the tokens, and returns one vector for each."""
     calls: list[tuple[tuple, Any]] = []
 
     def answer(module: nn.Module, *given: Any, **options: Any) -> Any:

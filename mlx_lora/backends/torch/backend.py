@@ -1,4 +1,4 @@
-"""The torch backend: transformers' models and PEFT's layers, with our training step."""
+"""Torch backend: transformers' models and PEFT's layers, with our training step."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from .train_step import TrainStep
 
 
 class TorchBackend:
-    """A base model of transformers in memory; see :class:`mlx_lora.backends.Backend`.
+    """Base model of transformers in memory; see :class:`mlx_lora.backends.Backend`.
 
     Args:
         load_in_4bit: quantize the base to NF4 (bitsandbytes).
 
     Raises:
-        UserError: transformers does not have the architecture, or the weights do not fit it.
+        UserError: transformers does not support the architecture, or the weights do not fit it.
     """
 
     name = "torch"
@@ -58,7 +58,7 @@ class TorchBackend:
         self.base = self.tokenizer.base_facts
         self.model, self.notes = load_model(model, self.device, load_in_4bit)
         self.notes += self.base.notes
-        # Only what is asked for decides how answers are drawn, not what the model's author preferred.
+        # Only the requested sampling parameters apply, not the defaults in the model's generation_config.json.
         self.model.generation_config = GenerationConfig(eos_token_id=self.base.ends or None, pad_token_id=0)
         with guarded(f"{model.name}: transformers cannot run this model"):
             self.path = find_path(self.model)
@@ -70,9 +70,11 @@ class TorchBackend:
         self._adapter: dict[str, Any] = {}
 
     def layer_modules(self) -> list[list[str]]:
+        """Return the paths of the adaptable linear modules in each layer."""
         return layer_modules(self.model)
 
     def attach_lora(self, config: TrainingConfig) -> int:
+        """Add fresh LoRA layers and an optimizer; return the number of trainable parameters."""
         layers = self.layer_modules()
         self._adapter = start_adapter(self.model, config)
         self.coverage = coverage(layers, self._adapter)
@@ -89,12 +91,14 @@ class TorchBackend:
         load_weights(self.model, load_file(directory / ADAPTER_FILE))
 
     def load_adapter(self, directory: Path) -> None:
+        """Load a trained adapter in mlx-lm's format."""
         with fitting_its_base(directory):
             add_adapter(self.model, read_description(directory))
             self._load(directory)
         self.model.eval()
 
     def train_step(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
+        """Run one optimizer step over the micro-batches."""
         with explained():
             return self._training(micro_batches, step, learning_rate)
 
@@ -105,28 +109,35 @@ class TorchBackend:
         return self._step
 
     def summed(self, values: Sequence[float]) -> list[float]:
+        """Return the all-reduce sums of values over all processes."""
         return summed(values, self._processes)
 
     def from_leader(self, message: bytes) -> bytes:
+        """Broadcast the message of rank 0."""
         return message_from_leader(message, self._processes)
 
     def share_state(self) -> None:
+        """Broadcast the trained parameters and optimizer state of rank 0."""
         self._training.share()
 
     def save_state(self, file: Path) -> None:
+        """Write the trained parameters and optimizer state."""
         save_arrays(file, self._training.state())
 
     def load_state(self, file: Path) -> None:
+        """Read the trained parameters and optimizer state."""
         with going_on_from(file):
             self._training.set_state(load_file(file))
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> float:
+        """Return the summed unweighted cross-entropy over a batch's supervised tokens."""
         self.model.eval()
         with explained():
             return float(loss_sums(self.model, self.path, BatchArrays.of(batch, self.device))[1])
 
     def save_adapter(self, directory: Path, base: ResolvedModel) -> None:
+        """Write the adapter in mlx-lm's format."""
         write_description(directory, base, self._adapter)
         temporary = directory / f".{ADAPTER_FILE}.tmp.safetensors"
         with writing(directory / ADAPTER_FILE):
@@ -136,12 +147,13 @@ class TorchBackend:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[list[int]], max_tokens: int, temperature: float, seed: int) -> list[str]:
+        """Return the answers to prompts of token ids."""
         self.model.eval()
         torch.manual_seed(seed)
         length = max(map(len, prompts))
         rows = [[0] * (length - len(prompt)) + list(prompt) for prompt in prompts]
         seen = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        # Without top-k and top-p, which transformers would add.
+        # No top-k and top-p, which transformers would add.
         drawn = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
         with in_base_dtype(self.model), explained():
             found = self.model.generate(
@@ -158,9 +170,11 @@ class TorchBackend:
         return self.tokenizer.decode(tokens[:end])
 
     def peak_memory(self) -> int:
+        """Return the peak memory in bytes since the model was loaded."""
         return peak_memory(self.device)
 
     def machine_memory(self) -> int:
+        """Return the memory in bytes that this machine has for a model."""
         return usable_memory(self.device)
 
 
@@ -168,7 +182,7 @@ def save_arrays(file: Path, arrays: dict[str, torch.Tensor]) -> None:
     """Write safetensors.
 
     Raises:
-        UserError: the disk is full, or refuses.
+        UserError: the disk is full, or the write fails.
     """
     with writing(file):
         try:

@@ -1,4 +1,4 @@
-"""The device that torch trains on, its memory, and what it refuses, explained."""
+"""Torch device: selection, memory, and errors for a lack of memory or of a compiler."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from ..errors import NO_MEMORY
 
 
 def find_device() -> torch.device:
-    """This process's CUDA device, or the CPU.
+    """Return this process's CUDA device, or the CPU.
 
-    On CUDA the kernels are those whose results do not depend on the order in which threads finish.
+    On CUDA, deterministic kernels are selected.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    # cuBLAS reads this when it is first used, see torch's notes on reproducibility; transformers reads the other.
+    # cuBLAS reads this at its first use, see torch's notes on reproducibility; transformers reads the other variable.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # That is for finding what reads memory before it is written, and costs a pass over it.
+    # Filling new memory helps to find reads of uninitialised memory, and costs a pass over it.
     torch.utils.deterministic.fill_uninitialized_memory = False
     return torch.device("cuda", torch.cuda.current_device())
 
 
 def usable_memory(device: torch.device) -> int:
-    """Bytes this machine has for a model: the GPU's, or all memory where there is none."""
+    """Return the usable memory in bytes: the GPU's, or all memory without a GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes in use: on the GPU by tensors, on the CPU by the whole process."""
+    """Return the peak memory in bytes: on the GPU of tensors, on the CPU of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -47,10 +47,10 @@ def peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn a lack of memory, or of a compiler, into one sentence.
+    """Raise UserError if memory, or a compiler, is lacking in the block, in one sentence.
 
     Raises:
-        UserError: there was none.
+        UserError: out of memory, or no compiler.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Several processes that train one adapter, each on its own examples (torch.distributed, torchrun, accelerate)."""
+"""Distributed training on torch: data-parallel processes, all-reduce and broadcast (torchrun, accelerate)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ...errors import UserError, first_line
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that were launched together."""
+    """Rank and world size of this process."""
 
     rank: int = 0
     size: int = 1
 
 
 def join() -> Processes:
-    """Meet the processes that torchrun or accelerate launched with this one; alone where none did.
+    """Join the process group that torchrun or accelerate launched; without one, return rank 0 of 1.
 
     Raises:
-        UserError: the environment speaks of other processes, and not of how to meet them.
+        UserError: the environment names a world size, but not how to reach the other processes.
     """
     try:
         return _join(int(os.environ.get("WORLD_SIZE", "1")))
@@ -42,14 +42,14 @@ def _join(size: int) -> Processes:
     if not distributed.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        # What lies on the host goes through gloo, in either case.
+        # Host tensors go through gloo in either case.
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(distributed.destroy_process_group)
     return Processes(distributed.get_rank(), distributed.get_world_size())
 
 
 def summed(values: Sequence[float], processes: Processes) -> list[float]:
-    """Sums over all processes, in float64."""
+    """Return the all-reduce sums over all processes, in float64."""
     if processes.size == 1:
         return list(values)
     total = torch.tensor(list(values), dtype=torch.float64)
@@ -58,7 +58,7 @@ def summed(values: Sequence[float], processes: Processes) -> list[float]:
 
 
 def sum_all(tensors: Iterable[torch.Tensor], processes: Processes) -> None:
-    """Replace tensors of one dtype by their sums over all processes, in one message."""
+    """All-reduce tensors of one dtype in place, in one message."""
     if processes.size == 1:
         return
     tensors = list(tensors)
@@ -69,16 +69,16 @@ def sum_all(tensors: Iterable[torch.Tensor], processes: Processes) -> None:
 
 
 def from_leader(tensor: torch.Tensor, processes: Processes) -> torch.Tensor:
-    """The first process's tensor, on the host; shape and dtype are the same everywhere."""
+    """Broadcast the tensor of rank 0; return it on the host. Shape and dtype are the same on every process."""
     if processes.size > 1:
         tensor = tensor.contiguous()
-        # As bytes, since gloo does not know every dtype.
+        # As bytes, since gloo does not support every dtype.
         distributed.broadcast(tensor.view(-1).view(torch.uint8), src=0)
     return tensor
 
 
 def message_from_leader(message: bytes, processes: Processes) -> bytes:
-    """The first process's bytes, whatever the others give."""
+    """Broadcast the bytes of rank 0; those that other processes pass are ignored."""
     if processes.size == 1:
         return message
     length = int(from_leader(torch.tensor(len(message)), processes))

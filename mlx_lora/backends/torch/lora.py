@@ -1,4 +1,4 @@
-"""What trains: PEFT's LoRA or DoRA layers on the named modules, or whole layers; named and kept as mlx-lm does."""
+"""LoRA and DoRA layers on torch (PEFT), and full fine-tuning of the last layers; mlx-lm's names and layout."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..adapter_format import check_shapes, describe, initial_a, matching_keys
 from ..errors import check_full
 from ..registry import library_fails
 
-# PEFT's name of the one adapter in a model.
+# PEFT's name for the only adapter in a model.
 NAME = "default"
-# PEFT's parameters of a module, and mlx-lm's, whose two matrices are the transposed ones.
+# PEFT's parameter names of a module, and mlx-lm's; mlx-lm transposes the two matrices.
 PARTS = {
     f"lora_A.{NAME}.weight": "lora_a",
     f"lora_B.{NAME}.weight": "lora_b",
@@ -29,10 +29,10 @@ TRANSPOSED = ("lora_a", "lora_b")
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """A model's decoder layers.
+    """Return a model's decoder layers.
 
     Raises:
-        ValueError: the architecture keeps them elsewhere than Llama and its kin do.
+        ValueError: the architecture keeps them elsewhere than Llama-like models do.
     """
     layers = getattr(model.get_decoder(), "layers", None)
     if not isinstance(layers, nn.ModuleList):
@@ -41,7 +41,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def layer_modules(model: nn.Module) -> list[list[str]]:
-    """Return for each layer the paths within it of its linear modules; none where the layers are not found."""
+    """Return the paths of the linear modules in each layer; an empty list if the layers are not found."""
     try:
         layers = decoder_layers(model)
     except (AttributeError, ValueError):
@@ -50,9 +50,9 @@ def layer_modules(model: nn.Module) -> list[list[str]]:
 
 
 def add_adapter(model: nn.Module, adapter: dict[str, Any]) -> None:
-    """Make trainable what mlx-lm's ``adapter_config.json`` describes; everything else is frozen.
+    """Add the adapter that an mlx-lm ``adapter_config.json`` describes; freeze all other parameters.
 
-    LoRA's values are float32, whatever the base's dtype.
+    LoRA weights are float32, whatever the base's dtype.
     """
     model.requires_grad_(False)
     layers = decoder_layers(model)
@@ -75,12 +75,12 @@ def add_adapter(model: nn.Module, adapter: dict[str, Any]) -> None:
     try:
         inject_adapter_in_model(config, model, NAME)
     except ImportError as error:
-        # PEFT asks each library that quantizes whether a module is its own.
+        # PEFT imports each quantization library to test whether a module belongs to it.
         raise library_fails(error) from error
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.scaling[NAME] = parameters["scale"]
-            # Under autocast the two products are made in the base's dtype.
+            # Under autocast the two LoRA products are computed in the base's dtype.
             module.cast_input_dtype_enabled = False
             if kind == "dora":
                 module.lora_magnitude_vector[NAME].get_weight_norm = _row_lengths
@@ -89,17 +89,17 @@ def add_adapter(model: nn.Module, adapter: dict[str, Any]) -> None:
 
 
 def _row_lengths(weight: torch.Tensor, lora_weight: torch.Tensor, scaling: float, **_: Any) -> torch.Tensor:
-    """What DoRA divides by, in float32 as on MLX: PEFT rounds it to the base's dtype, which changes every row."""
+    """Return DoRA's weight norms in float32, as on MLX: PEFT rounds them to the base's dtype, changing every row."""
     return torch.linalg.norm(weight.float() + scaling * lora_weight.float(), dim=1)
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable parameters by mlx-lm's names."""
+    """Return the trainable parameters by mlx-lm's names."""
     return {own_name(name): value for name, value in model.named_parameters() if value.requires_grad}
 
 
 def own_name(name: str) -> str:
-    """mlx-lm's name of a parameter of PEFT, or of the model itself."""
+    """Return mlx-lm's name for a parameter of PEFT or of the model itself."""
     for ending, part in PARTS.items():
         if name.endswith(f".{ending}"):
             return f"{name.removesuffix(ending)}{part}"
@@ -107,16 +107,16 @@ def own_name(name: str) -> str:
 
 
 def in_mlx_layout(name: str, value: torch.Tensor) -> torch.Tensor:
-    """A parameter, or something of its shape, as mlx-lm keeps it, and back again: A is [in, rank], B [rank, out]."""
+    """Convert an array of a parameter's shape to mlx-lm's layout, or back: A is [in, rank], B [rank, out]."""
     turned = value.ndim == 2 and name.rsplit(".", 1)[-1] in TRANSPOSED
     return value.T.contiguous() if turned else value
 
 
 def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
-    """A fresh adapter as the config asks for it; returns what ``adapter_config.json`` says of it.
+    """Add a fresh adapter by the config; return its ``adapter_config.json``.
 
     Raises:
-        UserError: a target module the model does not have, layers that are not found, or full fine-tuning of a base
+        UserError: the model lacks a target module, its layers are not found, or full fine-tuning of a base
             that does not allow it.
     """
     try:
@@ -142,7 +142,7 @@ def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
 
 
 def _set_magnitudes(model: nn.Module) -> None:
-    """DoRA begins with the lengths of the base's rows, in float32 whatever its dtype."""
+    """Initialise DoRA magnitudes with the row norms of the base, in float32 whatever its dtype."""
     for module in model.modules():
         if isinstance(module, LoraLayer):
             weight = dequantize_module_weight(module.get_base_layer()).float()
@@ -161,10 +161,10 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     check_shapes({name: tuple(value.shape) for name, value in weights.items()}, expected)
     for name, value in parameters.items():
         value.copy_(in_mlx_layout(name, weights[name]))
-    # What DoRA derived from the values before is kept until the mode changes.
+    # DoRA caches values derived from the old weights until the mode changes.
     model.train()
 
 
 def stored_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The trainable parameters by name in mlx-lm's layout, on the host."""
+    """Return the trainable parameters by name in mlx-lm's layout, on the host."""
     return {name: in_mlx_layout(name, value.detach()).cpu() for name, value in trained(model).items()}

@@ -1,7 +1,7 @@
-"""The loss of a batch: logits at supervised positions only, a common prefix computed once; exact, and proved so.
+"""Cross-entropy loss of a batch on torch: logits at supervised positions only, a common prefix computed once; exact.
 
-The same ways as on MLX, found in the same way: at load a few tokens go through each of them, and where one does not
-agree with the model's own logits (scaled logits, sliding windows, recurrent layers), it is not used.
+The optimizations are those of the MLX backend, found by the same probe: at load, a few tokens go through each of them.
+One that does not agree with the model's own logits (scaled logits, sliding windows, recurrent layers) is not used.
 """
 
 from __future__ import annotations
@@ -24,30 +24,33 @@ from ...data.collate import Batch
 from ..loss_plan import LossPath, agrees
 from .lora import decoder_layers
 
-# Logits held at once, in elements: 256 MB in float32 on a GPU, and what fits a CPU's caches, whatever the vocabulary.
+# Logits held at once, in elements: 256 MB in float32 on a GPU, the size of a CPU's caches, for any vocabulary.
 LOGITS_AT_ONCE = {"cuda": 2**26, "cpu": 2**20}
-# Fewer positions than these at once make slow products.
+# Fewer positions per chunk make slow products.
 LEAST_POSITIONS = 16
 PROBE = 12
 
 
 class Prefix(DynamicLayer):
-    """A layer's keys and values of the common prefix, [1, heads, length, dimension], left in the graph."""
+    """KV cache of a layer for the common prefix, [1, heads, length, dimension], attached to the autograd graph."""
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        # Set, not appended to: a checkpointed layer is computed twice.
+        """Set the keys and values of the prefix and return them."""
+        # Set, not appended: a checkpointed layer is computed twice.
         self.keys, self.values, self.is_initialized = keys, values, True
         return keys, values
 
 
 class AfterPrefix(DynamicLayer):
-    """The same in front of each row of a batch."""
+    """KV cache of a layer with the common prefix in front of each row of a batch."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()
         self.keys, self.values, self.is_initialized = keys, values, True
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values with the prefix's in front."""
+
         def prepend(prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
             return torch.cat([prefix.expand(own.shape[0], -1, -1, -1), own], dim=-2)
 
@@ -55,7 +58,7 @@ class AfterPrefix(DynamicLayer):
 
 
 def narrowed(layer: nn.Module, positions: torch.Tensor, hidden_states: torch.Tensor, **options: Any) -> torch.Tensor:
-    """A model's last layer whose MLP sees only the positions that will be spoken from: no other is used after it.
+    """Compute a model's last layer with its MLP restricted to the positions that predict a supervised token.
 
     Args:
         layer: a pre-norm layer, as in Llama, Qwen and Mistral.
@@ -68,7 +71,7 @@ def narrowed(layer: nn.Module, positions: torch.Tensor, hidden_states: torch.Ten
 
 @contextmanager
 def _computed_as(layers: nn.ModuleList, path: LossPath, positions: torch.Tensor | None) -> Iterator[None]:
-    """The layers as the path wants them, for one pass: the last one narrowed, all of them checkpointed."""
+    """Patch the layers by the loss path for one forward pass: narrow the last one, checkpoint all of them."""
     forwards: dict[nn.Module, Callable] = {}
     if positions is not None and path.narrow:
         forwards[layers[-1]] = partial(narrowed, layers[-1], positions)
@@ -85,13 +88,13 @@ def _computed_as(layers: nn.ModuleList, path: LossPath, positions: torch.Tensor 
 
 
 def find_path(model: nn.Module) -> LossPath:
-    """What the model allows, by trying it on a few tokens."""
+    """Find the loss computation that the model allows, by a probe of a few tokens."""
     with torch.no_grad(), in_base_dtype(model):
         tokens = torch.arange(1, PROBE + 1, device=model.device)[None]
         expected = model(input_ids=tokens, use_cache=False).logits
         head = model.get_output_embeddings()
         try:
-            # The very same operations: not one bit may differ.
+            # Identical operations: not one bit may differ.
             if type(head) is not nn.Linear or not torch.equal(head(_decoded(model, tokens)), expected):
                 return LossPath(plain=True)
         except (AttributeError, TypeError, ValueError):
@@ -115,20 +118,20 @@ def _after_prefix(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def in_base_dtype(model: nn.Module) -> AbstractContextManager:
-    """Products in the base's dtype where that is half as long as the adapter's float32."""
+    """Return an autocast to the base's dtype if that is half as wide as the adapter's float32."""
     return nullcontext() if model.dtype == torch.float32 else torch.autocast(model.device.type, model.dtype)
 
 
 def _decoded(model: nn.Module, ids: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
-    """Post-norm hidden states [batch, length, hidden]."""
+    """Return the post-norm hidden states [batch, length, hidden]."""
     decoder = model.get_decoder()
-    # Older versions of transformers call it past_key_values; newer ones warn of that name.
+    # Older versions of transformers name it past_key_values; newer ones warn about that name.
     name = "cache" if "cache" in signature(decoder.forward).parameters else "past_key_values"
     return decoder(input_ids=ids, use_cache=cache is not None, **{name: cache}).last_hidden_state
 
 
 def _prefix_of(model: nn.Module, ids: torch.Tensor, path: LossPath) -> Cache:
-    """The cache that a batch sees after a prefix [1, length]."""
+    """Return the KV cache that a batch sees after a prefix [1, length]."""
     layers = decoder_layers(model)
     cache = Cache(layers=[Prefix() for _ in layers])
     with _computed_as(layers, path, None):
@@ -137,7 +140,7 @@ def _prefix_of(model: nn.Module, ids: torch.Tensor, path: LossPath) -> Cache:
 
 
 class SharedPrefix:
-    """A prefix that several batches of a step share: computed once, its gradient summed over them."""
+    """Prefix that several batches of a step share: computed once, its gradient summed over them."""
 
     def __init__(self, model: nn.Module, path: LossPath, ids: torch.Tensor) -> None:
         with in_base_dtype(model):
@@ -146,12 +149,12 @@ class SharedPrefix:
         self._leaves = [tensor.detach().requires_grad_() for tensor in self._made]
 
     def cache(self) -> Cache:
-        """Return the cache that one of the batches sees."""
+        """Return the KV cache that one of the batches sees."""
         pairs = zip(self._leaves[::2], self._leaves[1::2], strict=True)
         return Cache(layers=[AfterPrefix(keys, values) for keys, values in pairs])
 
     def backward(self) -> None:
-        """Add the gradient of the batches so far by the prefix."""
+        """Backpropagate the gradient summed over the batches so far through the prefix."""
         pairs = zip(self._made, self._leaves, strict=True)
         given = [(made, leaf.grad) for made, leaf in pairs if made.requires_grad and leaf.grad is not None]
         if given:
@@ -161,7 +164,7 @@ class SharedPrefix:
 def _hidden(
     model: nn.Module, path: LossPath, ids: torch.Tensor, positions: torch.Tensor, cache: Cache | None
 ) -> torch.Tensor:
-    """Post-norm hidden states [positions, hidden] at flat positions of ``ids`` [batch, length]."""
+    """Return the post-norm hidden states [positions, hidden] at flat positions of ``ids`` [batch, length]."""
     layers = decoder_layers(model)
     with _computed_as(layers, path, positions):
         hidden = _decoded(model, ids, cache)
@@ -170,7 +173,7 @@ def _hidden(
 
 @dataclass
 class BatchArrays:
-    """A :class:`Batch` on the device."""
+    """Tensors of a :class:`Batch` on the device."""
 
     prefix: torch.Tensor
     ids: torch.Tensor
@@ -187,15 +190,16 @@ class BatchArrays:
 
 
 class HeadSums(torch.autograd.Function):
-    """(weighted, plain) sums of the cross-entropy of a frozen head, so many positions at a time.
+    """Fused linear cross-entropy of a frozen head: (weighted, plain) sums, N positions at a time.
 
-    A chunk's gradient is taken while its logits are there, so that none are kept or computed again.
+    A chunk's gradient is computed while its logits are in memory, so that none are kept or recomputed.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: torch.Tensor, head: nn.Linear, targets: torch.Tensor, weights: torch.Tensor, rows: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the (weighted, plain) sums; save the gradient by ``hidden``."""
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         weighted, plain = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
         for start in range(0, len(hidden), rows):
@@ -217,6 +221,7 @@ class HeadSums(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, by_weighted: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the saved gradient by ``hidden``, scaled."""
         (gradient,) = ctx.saved_tensors
         return (by_weighted.to(gradient.dtype) * gradient, None, None, None, None)
 
@@ -224,7 +229,7 @@ class HeadSums(torch.autograd.Function):
 def loss_sums(
     model: nn.Module, path: LossPath, batch: BatchArrays, shared: SharedPrefix | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(weighted, plain) sums of the cross-entropy over a batch's supervised tokens, in float32.
+    """Return (weighted, plain) cross-entropy sums over a batch's supervised tokens, in float32.
 
     Args:
         shared: the batch's prefix, if it has been computed.
@@ -251,7 +256,7 @@ def _with_prefix(batch: BatchArrays) -> torch.Tensor:
 def plain_loss_sums(
     model: nn.Module, batch: BatchArrays, path: LossPath | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same sums from every position's logits: what any model allows, and what the fast path must equal."""
+    """Return the sums of ``loss_sums`` from the logits of every position: the reference, which any model allows."""
     layers = decoder_layers(model)
     with in_base_dtype(model), _computed_as(layers, path or LossPath(), None):
         logits = model(input_ids=_with_prefix(batch), use_cache=False).logits[:, len(batch.prefix) :]

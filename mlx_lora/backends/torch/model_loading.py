@@ -1,4 +1,4 @@
-"""A base model through transformers: plain weights, MLX's quantized ones, or quantized here to four bits."""
+"""Model loading through transformers: plain weights, MLX's quantized ones, or quantized here to four bits."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 def load_model(model: ResolvedModel, device: torch.device, load_in_4bit: bool) -> tuple[Any, list[str]]:
-    """(the model on the device, frozen; what the user should know of it, a sentence each).
+    """Return (the model on the device, frozen; notes for the user, one sentence each).
 
     Raises:
-        UserError: transformers does not have the architecture, or the weights do not fit it.
+        UserError: transformers does not support the architecture, or the weights do not fit it.
     """
     notes: list[str] = []
     with guarded(f"{model.name}: transformers cannot load this model"), _missing_library(model.name):
@@ -53,15 +53,15 @@ def _missing_library(name: str) -> Iterator[None]:
 
 
 def attend_fast(model: Any, device: torch.device) -> None:
-    """FlashAttention where it is installed and the model can; otherwise the attention it has."""
+    """Enable FlashAttention if it is installed and the model supports it."""
     if device.type == "cuda" and model.dtype != torch.float32 and is_flash_attn_2_available():
-        # Some architectures cannot, and say so by raising.
+        # Architectures without support raise.
         with suppress(ValueError, ImportError):
             model.set_attn_implementation("flash_attention_2")
 
 
 def _drop_nothing(config: Any) -> None:
-    """As in mlx-lm: nothing of the base is dropped at random, whatever the architecture calls it."""
+    """Disable the dropout of the base, as in mlx-lm, whatever the architecture calls it."""
     for part in (config, config.get_text_config()):
         for name, value in part.to_dict().items():
             if "drop" in name and isinstance(value, float):
@@ -89,24 +89,24 @@ def _loaded(path: Path, config: Any, device: torch.device, load_in_4bit: bool) -
         **options,
     )
     for module in model.modules():
-        # On some CPUs bitsandbytes would pack a weight anew at its first use, for a product without a gradient.
+        # On some CPUs bitsandbytes would repack a weight at its first use, for a product without a gradient.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    # Transformers would go on with random values there.
+    # Transformers would continue with random values there.
     if missing := found["missing_keys"]:
         raise ValueError(f"{len(missing)} of its weights are missing: {min(missing)}")
     return model
 
 
 def _stored_dtype(path: Path) -> torch.dtype | str:
-    """The dtype of the weights as they lie there, as MLX has it: a config may name another."""
+    """Return the dtype of the stored weights, as MLX uses it: a config may name another."""
     with safe_open(str(min(path.glob("model*.safetensors"))), framework="pt") as tensors:
         found = {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118  no mapping
     return DTYPES[found.pop()] if len(found) == 1 and found <= set(DTYPES) else "auto"
 
 
 def _dequantized(path: Path, config: Any, device: torch.device) -> Any:
-    """A model from a directory that mlx-lm quantized: the very values that MLX computes with."""
+    """Load a model from a directory that mlx-lm quantized, with exactly the values that MLX computes with."""
     weights = dict(_dequantized_arrays(path, config.quantization))
     del config.quantization
     if hasattr(config, "quantization_config"):
@@ -117,13 +117,13 @@ def _dequantized(path: Path, config: Any, device: torch.device) -> Any:
     missing = [name for name in missing if name != "lm_head.weight" or not config.tie_word_embeddings]
     if missing or unknown:
         raise ValueError(f"{(missing + unknown)[0]} is missing or unknown")
-    # Transformers' own mark: its layers in full would not fit the base as it lies there.
+    # Transformers' own flag: its full-precision layers would not fit the stored base.
     model.is_quantized = True
     return model
 
 
 def _dequantized_arrays(path: Path, quantization: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    # MLX itself, since it alone knows all of its formats; this module's other half needs none of it.
+    # MLX itself dequantizes, since it alone supports all of its formats; the rest of this module works without it.
     import mlx.core as mx
     import numpy as np
 

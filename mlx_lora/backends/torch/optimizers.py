@@ -1,4 +1,4 @@
-"""Optimizers by their config names, and their state in the one form that every backend reads: MLX's."""
+"""Optimizers on torch by their config names; their state is saved in MLX's format, which both backends read."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ...errors import UserError
 from .lora import TRANSPOSED, in_mlx_layout
 
 ROW, COLUMN = "exp_avg_sq_row", "exp_avg_sq_col"
-# Values that share one scale in bitsandbytes' 8-bit state.
+# Block size of bitsandbytes' 8-bit state: values that share one scale.
 BLOCK = 256
 
 
 def make_optimizer(config: TrainingConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of a config, its state all there; its learning rate is set at each step.
+    """Return the optimizer of a config with its state allocated; its learning rate is set at each step.
 
     Raises:
         UserError: adamw8bit without bitsandbytes.
     """
     optimizer = _named(config, parameters)
-    # An update by nothing, at rate 0: each library makes its state at its first update.
+    # A zero update at learning rate 0: each library allocates its state at its first update.
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -51,21 +51,21 @@ def _named(config: TrainingConfig, parameters: list[nn.Parameter]) -> torch.opti
 
 
 def set_steps(optimizer: torch.optim.Optimizer, steps: int) -> None:
-    """Let it count on from so many updates."""
+    """Set the step count of the optimizer."""
     for state in optimizer.state.values():
         state["step"] = torch.full_like(state["step"], steps) if torch.is_tensor(state["step"]) else steps
 
 
 def steps_of(optimizer: torch.optim.Optimizer) -> int:
-    """Updates made."""
+    """Return the step count of the optimizer."""
     return int(next(iter(optimizer.state.values()))["step"])
 
 
 def state_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
-    """What the optimizer remembers, by MLX's names and in its layout, float32 on the host.
+    """Return the optimizer state by MLX's names and in its layout, float32 on the host.
 
     Args:
-        parameters: what it trains, by mlx-lm's names.
+        parameters: the trained parameters, by mlx-lm's names.
     """
     counted = {"step": torch.tensor(steps_of(optimizer), dtype=torch.uint64), "learning_rate": torch.tensor(0.0)}
     arrays = {
@@ -76,7 +76,7 @@ def state_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Param
 
 
 def eight_bit_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
-    """What of it is held in eight bits, as it is: quantizing ``state_of`` again would not give the very same."""
+    """Return the raw 8-bit optimizer state: quantizing ``state_of`` again would not reproduce it exactly."""
     arrays: dict[str, torch.Tensor] = {}
     for _, part, state, key in _remembered(optimizer, parameters):
         if state[key].dtype == torch.uint8:
@@ -90,7 +90,7 @@ def set_state(
     arrays: Mapping[str, torch.Tensor],
     eight_bit: Mapping[str, torch.Tensor],
 ) -> None:
-    """Go on from what ``state_of`` and ``eight_bit_of`` gave; MLX gives nothing for the second."""
+    """Restore the state from ``state_of`` and ``eight_bit_of``; a state from MLX has no 8-bit part."""
     for name, part, state, key in _remembered(optimizer, parameters):
         if state[key].dtype == torch.uint8 and f"{part}.codes" in eight_bit:
             state[key].copy_(eight_bit[f"{part}.codes"])
@@ -103,7 +103,7 @@ def set_state(
 def _remembered(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> Iterator[tuple[str, str, dict[str, Any], str]]:
-    """(parameter, MLX's name of an array, the state it is in, its key there)."""
+    """Yield (parameter, MLX's name of a state array, the state that holds it, its key there)."""
     for name, parameter in parameters.items():
         state = optimizer.state[parameter]
         turned = name.rsplit(".", 1)[-1] in TRANSPOSED
@@ -112,7 +112,7 @@ def _remembered(
         elif "exp_avg" in state:
             keys = {"exp_avg": "m", "exp_avg_sq": "v"}
         elif ROW in state:
-            # A transposed matrix's rows are the columns of MLX's.
+            # The rows of a transposed matrix are the columns of MLX's.
             keys = {ROW: COLUMN, COLUMN: ROW} if turned else {ROW: ROW, COLUMN: COLUMN}
         else:
             keys = {"exp_avg_sq": "exp_avg_sq"}

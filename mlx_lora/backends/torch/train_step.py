@@ -1,4 +1,4 @@
-"""One optimizer step on torch: exact accumulation over micro-batches, clipping, the config's optimizer."""
+"""Training step on torch: exact gradient accumulation over micro-batches, gradient clipping, the config's optimizer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .optimizers import eight_bit_of, make_optimizer, set_state, state_of
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Compile each layer but its attention, once for batches of all shapes: norms and the MLP, their LoRA included."""
+    """Compile each layer except its attention, once for all batch shapes: norms and MLP with their LoRA."""
     for layer in decoder_layers(model):
         for name, part in layer.named_children():
             if "attn" not in name:
@@ -28,10 +28,10 @@ def compile_layers(model: nn.Module) -> None:
 
 
 class TrainStep:
-    """One optimizer over the trainable parameters of a model, gradients summed over micro-batches.
+    """Optimizer step over the trainable parameters of a model, with gradients accumulated over micro-batches.
 
     Args:
-        processes: those whose gradients are summed.
+        processes: distributed processes whose gradients are all-reduced.
     """
 
     def __init__(
@@ -45,8 +45,9 @@ class TrainStep:
         self.optimizer = make_optimizer(config, list(self.parameters.values()))
 
     def __call__(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
+        """Run one optimizer step over the micro-batches."""
         self.model.train()
-        # Dropout of a step is a function of seed, step and process, so nothing random has to be carried along.
+        # Dropout is a function of seed, step and rank, so that no PRNG state has to be saved.
         torch.manual_seed((self.config.seed * 1_000_003 + step + self.processes.rank * 7_919_000_011) % 2**63)
         parameters = list(self.parameters.values())
         for parameter in parameters:
@@ -69,7 +70,7 @@ class TrainStep:
         return result
 
     def _backward(self, batches: Sequence[BatchArrays]) -> torch.Tensor:
-        """Add the gradients of batches with one prefix; returns their (weighted, plain) sums."""
+        """Accumulate the gradients of batches with one prefix; return their (weighted, plain) loss sums."""
         several = len(batches) > 1 and self.path.share_prefix and not self.path.plain
         shared = SharedPrefix(self.model, self.path, batches[0].prefix) if several else None
         sums = torch.zeros(2, device=batches[0].prefix.device)
@@ -82,7 +83,7 @@ class TrainStep:
         return sums
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Trained parameters and optimizer state, by MLX's names and in its layout, on the host."""
+        """Return the trained parameters and optimizer state, by MLX's names and in its layout, on the host."""
         optimizer = state_of(self.optimizer, self.parameters)
         return {
             **{f"model.{name}": value for name, value in stored_weights(self.model).items()},
@@ -91,7 +92,7 @@ class TrainStep:
         }
 
     def set_state(self, arrays: dict[str, torch.Tensor]) -> None:
-        """Go on from what ``state`` gave, here or on MLX."""
+        """Restore what ``state`` returned, here or on MLX."""
 
         def under(prefix: str) -> dict[str, torch.Tensor]:
             return {n.removeprefix(prefix): value for n, value in arrays.items() if n.startswith(prefix)}
@@ -100,6 +101,6 @@ class TrainStep:
         set_state(self.optimizer, self.parameters, under("optimizer."), under("eight_bit."))
 
     def share(self) -> None:
-        """Give every process the first one's state."""
+        """Broadcast the state of rank 0."""
         if self.processes.size > 1:
             self.set_state({n: from_leader(value, self.processes) for n, value in sorted(self.state().items())})
