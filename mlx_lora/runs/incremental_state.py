@@ -151,7 +151,7 @@ def start_round(path: str | Path, examples: Sequence[Example], minimum: int = MI
 
 
 def finish_round(path: str | Path, examples: Sequence[Example]) -> IncrementState:
-    """Mark the pending items as trained on; ``examples`` tell their times.
+    """Mark the pending items as trained on; ``examples`` give their times.
 
     Called once the adapter is in place; called again, it changes nothing.
 

@@ -44,7 +44,7 @@ class Case:
 
 @dataclass
 class ValidationReport:
-    """Rates from 0 to 1 over all cases; 0 where there was nothing to judge.
+    """Rates from 0 to 1 over all cases; 0 where there was nothing to score.
 
     Attributes:
         schema: non-empty lines that parse.

@@ -119,7 +119,7 @@ class BufferStore:
         """Append the records whose ids are new, and return them; call it with the lock held, after ``refresh``.
 
         Raises:
-            UserError: a record cannot be written as JSON, or the file system refuses; the file is as it was then.
+            UserError: a record cannot be written as JSON, or the file system refuses; the file is unchanged then.
         """
         new = {record["id"]: record for record in records if record["id"] not in self.ids}
         if not new:

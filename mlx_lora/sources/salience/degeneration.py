@@ -1,7 +1,7 @@
 """Degeneration checks: repetition, questions for answers, evasions about itself, stock phrases.
 
 No single measure of repetition, evasion or shared phrases decides: each verdict needs two kinds of evidence. All but
-:func:`made_of_stock_phrases` judge an answer by its own text.
+:func:`made_of_stock_phrases` classify an answer by its own text alone.
 """
 
 from __future__ import annotations

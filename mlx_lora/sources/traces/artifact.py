@@ -65,7 +65,7 @@ class Artifact:
     Attributes:
         created_at: as written; ``created`` is the same as an aware time (no zone = UTC), so that all compare.
         attempt_number: as written; it is not the chain's length, so nothing is computed from it.
-        source: generated, human or imported; ``None`` where neither the store nor a mapping tells.
+        source: generated, human or imported; ``None`` where neither the store nor a mapping has it.
         store: the store that holds it, to resolve its links.
     """
 
