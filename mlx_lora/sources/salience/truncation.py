@@ -50,7 +50,7 @@ def word_count(text: str) -> int:
 def is_cut(text: str) -> bool:
     """Return True if an answer ends in the middle of a sentence, of emphasis or of a code block.
 
-    A complete end is a full stop or an equivalent, an emoji or a closed code block; short answers need none, and neither
+    A complete end is a full stop or similar, an emoji or a closed code block; short answers need none, and neither
     does a signature. A last list item that is not a sentence counts as truncated: the two look the same.
     """
     text = text.rstrip()
