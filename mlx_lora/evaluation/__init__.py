@@ -1,0 +1,1 @@
+"""Evaluation: suites, scorers, baselines and confidence intervals for the answers of a model."""

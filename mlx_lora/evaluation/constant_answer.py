@@ -1,4 +1,4 @@
-"""Best constant answer and mean over classes: two measures of what a set of cases can tell about a model."""
+"""Trivial baselines of a set of cases: the best constant answer, and the mean over classes (macro average)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Score = Callable[[str, Answer], float]
 
 @dataclass
 class ConstantAnswer(Generic[Answer]):
-    """An answer given to every case: its mean score over the cases, and over the classes."""
+    """Constant answer, given to every case: its mean score over the cases, and over the classes."""
 
     answer: Answer
     score: float
@@ -55,7 +55,7 @@ def best_constant(
 
 
 def constant_warning(best: ConstantAnswer[Any] | None, measure: str, threshold: float) -> list[str]:
-    """Return one sentence if the best constant answer is above the threshold of ``measure``, else nothing."""
+    """Return a warning if the best constant answer is above the threshold of ``measure``, else no sentence."""
     if best is None or best.score <= threshold:
         return []
     return [

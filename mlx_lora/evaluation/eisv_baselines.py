@@ -1,4 +1,4 @@
-"""What EISV expressions score without a model: chance, rules and the best possible."""
+"""Baselines of EISV expressions without a model: chance, rules and the best possible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _rules(shapes: Sequence[str], generate: Callable[[str], list[str]], name: st
 
 
 def run_baselines(shapes: Sequence[str], seed: int = 0) -> list[dict[str, Any]]:
-    """Coherence of random, prompt-conditioned, rules, rules with feedback and oracle, in this order."""
+    """Return the coherence of random, prompt-conditioned, rules, rules with feedback and oracle, in this order."""
     records = [{"shape": shape} for shape in shapes]
 
     def baseline(condition: BaselineCondition, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The suite eisv_gate1: does a model express trajectories coherently, in the right form?"""
+"""Evaluation suite eisv_gate1: coherence and format of a model's expressions of trajectories."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ GROUPS = {
 
 @dataclass
 class Case:
-    """One trajectory to express: its shape, the prompt, and the pattern of the reference answer, if there is one."""
+    """Trajectory to express: its shape, the prompt, and the pattern of the reference answer, if there is one."""
 
     shape: str
     messages: Messages
@@ -50,10 +50,10 @@ class Case:
 
 
 def read_cases(path: str | Path) -> list[Case]:
-    """Cases from dataset rows, from window summaries, or from windows with their states.
+    """Read cases from dataset rows, from window summaries, or from windows with their states.
 
     Raises:
-        UserError: a line that is none of these, an unknown shape, a value that is no number, states that are out
+        UserError: a line that is none of these, an unknown shape, a value that is not a number, states that are out
             of order or share a time, or no case at all.
     """
     cases = [_parse_case(where, row) for where, row in read_jsonl(path)]
@@ -134,7 +134,7 @@ def with_shape(cases: Sequence[Case], named: bool) -> list[Case]:
 
 
 def measure_cases(cases: Sequence[Case], parsed: Sequence[OutputParseResult]) -> dict[str, Any]:
-    """Return the report's part beside the published rule: the mean over shapes and the best constant.
+    """Return the metrics in addition to the published rule: the mean over shapes and the best constant answer.
 
     An invalid answer counts as 0 in ``balanced_coherence``. No constant expression scores more than its best token.
     """
@@ -160,7 +160,7 @@ def run_gate1(
     max_tokens: int = 128,
     advance: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """Ask every case and judge the answers; returns the report that ``gate`` reads."""
+    """Generate an answer to every case and score it; return the report that ``gate`` reads."""
     texts = answer(
         target, [c.messages for c in cases], max_tokens=max_tokens, temperature=temperature, seed=seed, advance=advance
     )
@@ -193,10 +193,10 @@ def run_gate1(
 
 
 def read_results(path: str | Path) -> tuple[dict[str, Any], EvalResults]:
-    """A report written by ``eval``, and the results it holds.
+    """Read a report written by ``eval``, and the results in it.
 
     Raises:
-        UserError: the file is missing, no JSON, of another suite, or incomplete.
+        UserError: the file is missing, not JSON, of another suite, or incomplete.
     """
     try:
         report = json.loads(read_text(path))
@@ -223,7 +223,7 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], EvalResults]:
 
 
 def criteria(results: EvalResults) -> list[tuple[str, str, str, bool]]:
-    """(criterion, asked for, reached, met) of Gate 1."""
+    """Return (criterion, threshold, value, met) for each criterion of Gate 1."""
     return [
         (
             "mean coherence",

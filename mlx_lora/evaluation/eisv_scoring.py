@@ -14,12 +14,14 @@ from ..sources.eisv.prompt_format import pattern_name, validate_output
 from ..sources.eisv.trajectory import TrajectoryShape, shape_name
 from ..sources.eisv.vocabulary import ALL_TOKENS, SHAPE_TOKEN_AFFINITY
 
-# The share of well-formed outputs that Gate 1 asks for.
+# The share of well-formed outputs that Gate 1 requires.
 GATE1_VALID_RATE = 0.90
 AFFINE_SHARE = 0.7
 
 
 class BaselineCondition(str, Enum):
+    """Condition under which a baseline draws its tokens."""
+
     RANDOM = "random"
     SHAPE_MATCHED = "shape_matched"
     PROMPT_CONDITIONED = "prompt_conditioned"
@@ -27,7 +29,7 @@ class BaselineCondition(str, Enum):
 
 @dataclass
 class EvalResults:
-    """What Gate 1 judges: rates in [0, 1], diversity as distinct over all tokens of valid outputs."""
+    """Metrics that Gate 1 checks: rates in [0, 1], diversity as distinct over all tokens of valid outputs."""
 
     mean_coherence: float = 0.0
     valid_rate: float = 0.0
@@ -39,7 +41,7 @@ class EvalResults:
 
 
 def shape_classification_accuracy(predicted: Sequence[str], actual: Sequence[str]) -> float:
-    """Share of equal places; 0.0 for none.
+    """Return the accuracy, the share of equal positions; 0.0 for none.
 
     Raises:
         ValueError: the two differ in length.
@@ -55,7 +57,7 @@ def _diversity(tokens: Sequence[str]) -> float:
 
 
 def vocabulary_diversity_per_shape(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Distinct over all tokens, per shape, of records with "shape" and "tokens"."""
+    """Return the vocabulary diversity (distinct over all tokens) per shape of records with "shape" and "tokens"."""
     tokens: dict[str, list[str]] = defaultdict(list)
     for record in records:
         tokens[shape_name(record["shape"])] += record["tokens"]
@@ -68,7 +70,7 @@ def generate_baseline_tokens(
     n_tokens: int = 3,
     rng: random.Random | None = None,
 ) -> list[str]:
-    """Tokens without a model: any, always affine, or 70 % affine."""
+    """Draw tokens without a model: any, always affine, or 70 % affine."""
     rng = rng or random.Random()
     condition = BaselineCondition(condition)
     affine = SHAPE_TOKEN_AFFINITY.get(shape_name(shape)) or ALL_TOKENS
@@ -77,7 +79,7 @@ def generate_baseline_tokens(
 
 
 def mean_by_shape(scores: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """Mean score of each shape in ``(shape, score)`` pairs."""
+    """Return the mean score of each shape in ``(shape, score)`` pairs."""
     found: dict[str, list[float]] = defaultdict(list)
     for shape, score in scores:
         found[shape].append(score)
@@ -87,7 +89,7 @@ def mean_by_shape(scores: Sequence[tuple[str, float]]) -> dict[str, float]:
 def evaluate_baseline(
     records: Sequence[Mapping[str, Any]], condition: BaselineCondition | str, n_tokens: int = 3, seed: int = 42
 ) -> dict[str, Any]:
-    """Coherence and diversity of one baseline over records with a "shape"."""
+    """Measure the coherence and diversity of one baseline over records with a "shape"."""
     rng = random.Random(seed)
     condition = BaselineCondition(condition)
     drawn = [(shape_name(r["shape"]), generate_baseline_tokens(r["shape"], condition, n_tokens, rng)) for r in records]
@@ -102,7 +104,7 @@ def evaluate_baseline(
 
 
 def evaluate_predictions(predictions: Sequence[Mapping[str, Any]]) -> EvalResults:
-    """Judge ``{"shape", "parsed", "expected_pattern"?}`` records, parsed by ``parse_model_output``."""
+    """Score ``{"shape", "parsed", "expected_pattern"?}`` records, parsed by ``parse_model_output``."""
     if not predictions:
         return EvalResults()
     valid = [p for p in predictions if validate_output(p["parsed"])]

@@ -1,4 +1,4 @@
-"""First-attempt success before and after training, on the same prompts and seeds."""
+"""First-attempt success rate (pass@1) before and after training, on the same prompts and seeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Answer = Callable[[str, int], str]
 
 
 def expected_retries(successes: int, total: int) -> float | None:
-    """E[retries] = (1 − p) / p, the mean of attempts before the first success; ``None`` where nothing succeeded."""
+    """Return E[retries] = (1 − p) / p, the mean of attempts before the first success; ``None`` without a success."""
     return (total - successes) / successes if successes else None
 
 
@@ -48,9 +48,9 @@ def evaluate_improvement(
     suffix: str = ".txt",
     prompt: Callable[[str], str] = lambda spec: format_prompt(spec, []),
 ) -> dict[str, Any]:
-    """First-attempt success of two models on the same prompts with the same seeds.
+    """Compare the first-attempt success of two models on the same prompts with the same seeds.
 
-    All of ``before`` is asked first, so that only one model need be in memory.
+    All answers of ``before`` are generated first, so that only one model need be in memory.
 
     Args:
         before, after: (prompt, seed) -> answer, the prompt not part of it.

@@ -1,4 +1,4 @@
-"""Intervals of proportions and of paired differences."""
+"""Confidence intervals of proportions and of paired differences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Z95 = 1.959963984540054
 
 
 def wilson(successes: int, total: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22, 209–212); total at least 1."""
+    """Return Wilson's score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22, 209–212); total ≥ 1."""
     p, square = successes / total, z * z
     middle = p + square / (2 * total)
     half = z * math.sqrt(p * (1 - p) / total + square / (4 * total * total))
@@ -17,7 +17,9 @@ def wilson(successes: int, total: int, z: float = Z95) -> tuple[float, float]:
 
 
 def paired_difference(both: int, first: int, second: int, neither: int, z: float = Z95) -> tuple[float, float]:
-    """The interval of p₁ − p₂ from pairs: Newcombe 1998, Statistics in Medicine 17, 2635–2650, method 10.
+    """Return the confidence interval of p₁ − p₂ from pairs.
+
+    Newcombe 1998, Statistics in Medicine 17, 2635–2650, method 10.
 
     Samples are taken as independent: ten specifications say more than ten answers to one.
 
@@ -35,7 +37,7 @@ def paired_difference(both: int, first: int, second: int, neither: int, z: float
 
 
 def _correlation(both: int, first: int, second: int, neither: int) -> float:
-    """φ between the two answers of a pair, with Newcombe's continuity correction where it is positive."""
+    """Return φ between the two answers of a pair, with Newcombe's continuity correction where it is positive."""
     margins = (both + first) * (second + neither) * (both + second) * (first + neither)
     if margins == 0:
         return 0.0

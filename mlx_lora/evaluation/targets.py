@@ -1,4 +1,4 @@
-"""What can be asked: a base model, or a run's adapter on its base."""
+"""Evaluation targets: a base model, or a run's adapter on its base."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..data.chat_template import encode_prompt
 from ..models.resolve import resolve_model
 from ..runs.directory import base_of, check_exists, is_run, other_base, read_trained
 
-# Prompts answered together: enough to fill the machine, few enough to show progress.
+# Batch size of generation: large enough to use the hardware, small enough to show progress.
 GROUP = 32
 
 Messages = list[dict[str, Any]]
@@ -21,11 +21,11 @@ Messages = list[dict[str, Any]]
 
 @dataclass
 class Target:
-    """A model in memory, ready to answer.
+    """Model loaded for generation.
 
     Attributes:
         system_prompt: the one its run was trained with, if any.
-        warnings: what whoever reads the answers should know, a sentence each.
+        warnings: what a reader of the answers should know, a sentence each.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Target:
 
 
 def load_target(name: str, asked: str = "auto") -> Target:
-    """A run directory (base and adapter), or a base model by name or directory.
+    """Load a run directory (base and adapter), or a base model by name or directory.
 
     Args:
         asked: the backend; see ``load_backend``.
@@ -66,7 +66,7 @@ def answer(
     seed: int = 0,
     advance: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
-    """One answer a prompt, batched; temperature 0 is greedy, and the same seed gives the same answers."""
+    """Generate one answer per prompt, batched; temperature 0 is greedy, the same seed gives the same answers."""
     encoded = [encode_prompt(target.backend.tokenizer, messages) for messages in prompts]
     answers: list[str] = []
     for start in range(0, len(encoded), GROUP):

@@ -1,0 +1,1 @@
+"""Run directories: layout and lock, adapter generations, state of incremental training."""

@@ -18,7 +18,7 @@ from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
 from ..user_files import read_text
 
 RUN_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE = "run.json", "config.yaml", "metrics.jsonl", ".lock"
-# The key of run.json that says that a base stored in less was computed with in float32.
+# The key of run.json that says that a base stored in a lower precision was computed with in float32.
 WIDENED = "computed_in_float32"
 # The chat template of the run, where it is not the base's own.
 TEMPLATE_FILE = "chat_template.jinja"
@@ -28,12 +28,12 @@ REPORT_FILE = "report.html"
 
 
 def is_run(directory: Path) -> bool:
-    """Whether a directory is a run's, or at least an adapter's, rather than a model's."""
+    """Return True if a directory is a run's, or at least an adapter's, rather than a model's."""
     return (directory / RUN_FILE).exists() or (directory / ADAPTER_CONFIG).exists()
 
 
 def check_exists(name: str) -> None:
-    """Raises UserError if a name can only be meant as a run directory, and there is none.
+    """Raise UserError if a name can only be meant as a run directory, and there is none.
 
     Paths are, and so are names in a directory that holds runs; others may be a model's on the hub.
     """
@@ -49,7 +49,7 @@ def check_exists(name: str) -> None:
 
 
 def read_run(directory: Path) -> dict[str, Any]:
-    """The ``run.json`` of a run directory.
+    """Read the ``run.json`` of a run directory.
 
     Raises:
         UserError: it is missing or broken, or of a later version's format.
@@ -71,7 +71,7 @@ def read_run(directory: Path) -> dict[str, Any]:
 
 
 def read_trained(directory: Path) -> dict[str, Any]:
-    """The ``run.json`` of a run that has an adapter.
+    """Read the ``run.json`` of a run that has an adapter.
 
     Raises:
         UserError: it has none yet, or see ``read_run``.
@@ -82,7 +82,7 @@ def read_trained(directory: Path) -> dict[str, Any]:
 
 
 def base_of(run: dict[str, Any], directory: Path) -> ResolvedModel:
-    """The base that a run was trained on, with the run's own chat template.
+    """Return the base model that a run was trained on, with the run's own chat template.
 
     Args:
         run: the ``run.json`` of ``directory``.
@@ -103,7 +103,7 @@ def base_of(run: dict[str, Any], directory: Path) -> ResolvedModel:
 
 
 def other_base(run: dict[str, Any], directory: Path, model: ResolvedModel) -> str | None:
-    """Return the sentence that says so if a run's adapter was trained on other weights than the base has now.
+    """Return a warning if a run's adapter was trained on other weights than the base model has now, else ``None``.
 
     Args:
         run: the ``run.json`` of ``directory``.
@@ -119,7 +119,7 @@ def other_base(run: dict[str, Any], directory: Path, model: ResolvedModel) -> st
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold the run directory; the lock ends with the process, however that ends.
+    """Lock the run directory; the lock ends with the process, however that ends.
 
     Raises:
         UserError: another process trains there.
@@ -133,7 +133,7 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def check_place(out: Path, fresh: bool) -> None:
-    """Raise UserError if a run cannot go on, or with ``fresh`` start over, in a directory that is there."""
+    """Raise UserError if a run cannot resume, or with ``fresh`` start over, in an existing directory."""
     if (out / LIVE).is_symlink():
         raise UserError(f"{out}: this holds rounds of --increment; continue with --increment, or choose another --out")
     if not fresh:
@@ -150,7 +150,7 @@ def check_place(out: Path, fresh: bool) -> None:
 
 
 def remove_run(out: Path) -> None:
-    """Remove the run in a directory, at once for everybody else.
+    """Remove the run in a directory, atomically for other processes.
 
     Raises:
         UserError: another process trains there.
@@ -164,7 +164,7 @@ def remove_run(out: Path) -> None:
 
 def _is_ours(name: str) -> bool:
     known = {RUN_FILE, CONFIG_FILE, METRICS_FILE, TEMPLATE_FILE, ADAPTER_FILE, ADAPTER_CONFIG, REPORT_FILE}
-    # The last is what macOS puts into every directory.
+    # macOS puts the last one into every directory.
     known |= {"checkpoints", "tensorboard", LOCK_FILE, ".DS_Store"}
     leftover = name.startswith(".") and ".tmp" in name
     return name in known or leftover or name.startswith(f"{METRICS_FILE}.unreadable-")

@@ -1,9 +1,9 @@
-"""Generations of an adapter: directories that never change, of which one symbolic link names the one in use.
+"""Adapter generations: immutable directories and a symbolic link to the one in use.
 
-``out/live`` points at ``generations/N`` and is replaced at once; ``out/adapters.safetensors`` and the other files that
-mlx-lm and people's scripts open are links through it, which stay. A program that opens two of them one after the other
-may meet a new generation in between. So ``adapter_config.json`` is kept byte for byte while only dropout differs, and
-our own readers find the generation once (:func:`~mlx_lora.backends.adapter_format.published`).
+``out/live`` points at ``generations/N`` and is replaced atomically; ``out/adapters.safetensors`` and the other files
+that mlx-lm and people's scripts open are links through it, which stay. A program that opens two of them one after the
+other may meet a new generation in between. So ``adapter_config.json`` is kept byte for byte while only dropout differs,
+and our own readers find the generation once (:func:`~mlx_lora.backends.adapter_format.published`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ..files import FORMAT, new_directory, replace_link, set_aside, sha256_of, w
 from .directory import REPORT_FILE, RUN_FILE, TEMPLATE_FILE, read_run
 
 GENERATIONS, MANIFEST = "generations", "manifest.json"
-# The weights last: who looks for them finds the rest as well.
+# The weights last: a program that finds them finds the rest as well.
 FILES = (REPORT_FILE, RUN_FILE, TEMPLATE_FILE, ADAPTER_CONFIG, ADAPTER_FILE)
 
 
 def publish(run: Path, out: Path, number: int) -> None:
-    """Make a finished run's adapter the one in use in ``out``; doing it again changes nothing.
+    """Publish a finished run's adapter as the live generation of ``out``; publishing it again changes nothing.
 
     Args:
         number: of the round that the run is of, for the manifest.
@@ -40,17 +40,17 @@ def publish(run: Path, out: Path, number: int) -> None:
         UserError: the file system refuses; what was in use stays in use.
     """
     generation = _made(run, out, number)
-    # Links to nothing until there is a generation, so that the first one appears at once as well.
+    # Dangling links until there is a generation, so that the first one appears atomically as well.
     link_files(out, generation, replace=False)
     if (out / LIVE).is_dir() and not (out / LIVE).is_symlink():
-        # A copy of the directory that followed the links.
+        # LIVE is a real directory in a copy of the run that followed the links.
         set_aside(out / LIVE, "copied")
     replace_link(out / LIVE, f"{GENERATIONS}/{generation.name}")
     link_files(out, generation)
 
 
 def link_files(out: Path, generation: Path, replace: bool = True) -> None:
-    """Point the names that other programs open at the live generation's files.
+    """Link the names that other programs open to the live generation's files.
 
     Args:
         replace: also where a file is in the way, which an earlier version wrote.
@@ -64,7 +64,7 @@ def link_files(out: Path, generation: Path, replace: bool = True) -> None:
 
 
 def _made(run: Path, out: Path, number: int) -> Path:
-    """Return the generation of a run, made unless a killed process has made it."""
+    """Return the generation of a run; create it unless a killed process has."""
     place = out / GENERATIONS
     numbers = sorted(int(file.name) for file in place.glob("[0-9]" * 4) if file.is_dir())
     sha256 = sha256_of(run / ADAPTER_FILE)
@@ -100,7 +100,7 @@ def _manifest(generation: Path) -> dict[str, Any]:
 
 
 def _description(run: Path, out: Path) -> bytes:
-    """Return the run's ``adapter_config.json``: that of the generation before it, where only dropout differs."""
+    """Return the run's ``adapter_config.json``: the previous generation's where only dropout differs."""
     own, before = run / ADAPTER_CONFIG, published(out) / ADAPTER_CONFIG
     try:
         now, then = read_description(run), read_description(published(out))

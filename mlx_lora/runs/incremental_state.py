@@ -1,8 +1,8 @@
-"""Training as examples arrive: which were trained on, which are being trained on, which are new.
+"""State of incremental training: the ids of trained, pending and new examples.
 
 The state lies next to the adapter it describes. A round takes its examples at the start (:func:`start_round`) and
 marks them when the run is complete (:func:`finish_round`): what appears in between is for the next round, an
-interrupted round takes up the same examples again, and one that failed for good is given up (:func:`abandon_round`).
+interrupted round resumes with the same examples, and one that failed for good is abandoned (:func:`abandon_round`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MINIMUM = 10
 
 @dataclass
 class IncrementState:
-    """What an adapter has learned from so far.
+    """Items that an adapter was trained on so far.
 
     Attributes:
         trained: ids of the items of all complete rounds.
@@ -45,22 +45,22 @@ class IncrementState:
 
 @dataclass
 class Round:
-    """The examples of one round, and whether it is an interrupted one that goes on."""
+    """Examples of one round, and whether it resumes an interrupted one."""
 
     examples: list[Example]
     resumed: bool = False
 
 
 def state_path(run: str | Path) -> Path:
-    """Where the state of a run directory's adapter lies."""
+    """Return the path of the state of a run directory's adapter."""
     return Path(run) / STATE_FILE
 
 
 def read_state(path: str | Path) -> IncrementState:
-    """The state in a file; where there is none yet, nothing was trained on.
+    """Read the state in a file; where there is none yet, nothing was trained on.
 
     Raises:
-        UserError: it cannot be read, or is no such state, or one of a later version's format.
+        UserError: it cannot be read, is not such a state, or is one of a later version's format.
     """
     path = Path(path)
     try:
@@ -90,7 +90,7 @@ def write_state(path: str | Path, state: IncrementState) -> None:
 
 
 def item_id(example: Example, where: str = "an example") -> str:
-    """The id of what the example was made of.
+    """Return the id of the item that an example was made of.
 
     Raises:
         UserError: its meta has none.
@@ -106,7 +106,7 @@ def item_id(example: Example, where: str = "an example") -> str:
 
 
 def new_examples(examples: Sequence[Example], state: IncrementState) -> list[Example]:
-    """The examples of items that no complete round has seen, in their order; several may share an item.
+    """Return the examples of items that no complete round has seen, in their order; several may share an item.
 
     Raises:
         UserError: an example without an id, by its number (counted from 1).
@@ -115,12 +115,12 @@ def new_examples(examples: Sequence[Example], state: IncrementState) -> list[Exa
 
 
 def item_count(examples: Iterable[Example]) -> int:
-    """How many items the examples were made of."""
+    """Return the number of items the examples were made of."""
     return len({item_id(example) for example in examples})
 
 
 def too_few(examples: Sequence[Example], minimum: int = MINIMUM) -> str | None:
-    """The sentence that says why no round starts, or ``None`` where there is enough for one."""
+    """Return a sentence if there are too few new examples to start a round, else ``None``."""
     count = item_count(examples)
     if count >= max(1, minimum):
         return None
@@ -128,12 +128,12 @@ def too_few(examples: Sequence[Example], minimum: int = MINIMUM) -> str | None:
 
 
 def start_round(path: str | Path, examples: Sequence[Example], minimum: int = MINIMUM) -> Round | str:
-    """Take the new examples and write down which, or go on with the round that was interrupted.
+    """Start a round with the new examples and record their ids, or resume the round that was interrupted.
 
-    An interrupted round whose items are no longer all in the dataset is given up, and a new one started.
+    An interrupted round whose items are no longer all in the dataset is abandoned, and a new one started.
 
     Returns:
-        The round, or the sentence that says how many there are where these are too few (a success, not an error).
+        The round, or a sentence that gives the number of new examples where it is too low (a success, not an error).
 
     Raises:
         UserError: a broken state, or an example without an id.
@@ -151,7 +151,7 @@ def start_round(path: str | Path, examples: Sequence[Example], minimum: int = MI
 
 
 def finish_round(path: str | Path, examples: Sequence[Example]) -> IncrementState:
-    """Mark the pending items as trained on; ``examples`` tell their times.
+    """Mark the pending items as trained on; ``examples`` give their times.
 
     Called once the adapter is in place; called again, it changes nothing.
 
@@ -172,7 +172,7 @@ def finish_round(path: str | Path, examples: Sequence[Example]) -> IncrementStat
 
 
 def abandon_round(path: str | Path) -> None:
-    """Forget the pending items: they are new again for the next round."""
+    """Clear the pending items: they are new again for the next round."""
     state = read_state(path)
     if state.pending:
         state.pending = []
@@ -188,7 +188,7 @@ def _time(example: Example) -> float:
 
 
 def _parsed(text: str) -> float:
-    """Seconds since the epoch of ISO-8601 text (no zone = UTC) or a number; −∞ for what is neither."""
+    """Return seconds since the epoch of ISO-8601 text (no zone = UTC) or a number; −∞ for what is neither."""
     try:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,1 @@
+"""Data sources: converters from the files of other programs to dataset directories."""

@@ -1,4 +1,4 @@
-"""Guards: a Python callable or a command that judges a candidate, which it gets as a file."""
+"""Guards (pass/fail scorers): a Python callable, or a command that judges a candidate file by its exit status."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Guard = Callable[[str], Any] | str | Sequence[str]
 
 @dataclass
 class Verdict:
-    """What a guard said; ``error`` where it could not say (it raised, or its time was up), which counts as refused."""
+    """Verdict of a guard; ``error`` where there is none (it raised, or timed out), which counts as rejected."""
 
     passed: bool
     error: str | None = None
 
 
 def as_guard(guard: Guard, time_limit: float = 60.0, suffix: str = ".txt") -> Callable[[str], Verdict]:
-    """A function from a candidate to its :class:`Verdict`.
+    """Return a function from a candidate to its :class:`Verdict`.
 
     Args:
         guard: a callable that gives a bool, or an object or a mapping with ``passed``; or a command, as a list or as
@@ -61,7 +61,7 @@ def as_guard(guard: Guard, time_limit: float = 60.0, suffix: str = ".txt") -> Ca
 def _ask(guard: Callable[[str], Any], candidate: str) -> Verdict:
     try:
         said = guard(candidate)
-    except Exception as error:  # a guard that stumbles over a candidate has not passed it
+    except Exception as error:  # a guard that raises on a candidate has not passed it
         return Verdict(False, f"{type(error).__name__}: {error}")
     passed = said.get("passed") if isinstance(said, Mapping) else getattr(said, "passed", said)
     return Verdict(bool(passed))
@@ -83,7 +83,7 @@ def _run(words: Sequence[str], candidate: str, time_limit: float, suffix: str) -
         except subprocess.TimeoutExpired:
             return Verdict(False, f"it took more than {time_limit:g} seconds")
         finally:
-            # The whole session: a test runner's children must not outlive its time.
+            # Kill the whole session: a test runner's children must not outlive the time limit.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -1,4 +1,4 @@
-"""Scientific claims with citations: the flat import place of everything the source offers."""
+"""Scientific claims with citations (SciFact): public API of the data source."""
 
 from ...config.dialects import citation_weight, from_published, is_published, validate
 from .dataset import collect_examples, make_claims_dataset, split_keys

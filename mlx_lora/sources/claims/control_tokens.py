@@ -1,4 +1,4 @@
-"""Markers in the form of control tokens, such as ``<|cit|>``, in claims and their documents."""
+"""Control tokens, such as ``<|cit|>``, in the text of claims and their documents: detection and removal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STRIPPED = "control tokens, such as <|cit|>, were taken out"
 
 
 def strip_sample(sample: Sample, report: ImportReport) -> Sample:
-    """The sample without control tokens in its claim; one that had any is named in the report."""
+    """Remove control tokens from a sample's claim; one that had any is named in the report."""
     text, tokens, _ = strip_control_tokens(sample.claim)
     if tokens:
         report.change(STRIPPED, f"{sample.where}: claim {sample.id}: {_listed(tokens)}")
@@ -23,7 +23,7 @@ def strip_sample(sample: Sample, report: ImportReport) -> Sample:
 
 
 def strip_document(document: Document, report: ImportReport) -> Document:
-    """The document without control tokens in its title and sentences; one that had any is named in the report."""
+    """Remove control tokens from a document's title and sentences; one that had any is named in the report."""
     title, *sentences = (strip_control_tokens(text) for text in (document.title, *document.sentences))
     if tokens := [token for _, found, _ in (title, *sentences) for token in found]:
         report.change(STRIPPED, f"document {document.doc_id}: {_listed(tokens)}")
@@ -32,7 +32,7 @@ def strip_document(document: Document, report: ImportReport) -> Document:
 
 
 def control_token_notes(examples: Sequence[Example], report: ImportReport) -> list[str]:
-    """A sentence on the control tokens that were taken out, or that the examples' messages hold."""
+    """Return notes on the control tokens that were removed, or that the examples' messages hold."""
     if stripped := report.changed.get(STRIPPED):
         return [f"Control tokens were taken out of {len(stripped)} claims and documents, which report.md names."]
     found = [[token for m in example.messages for token in CONTROL.findall(m["content"])] for example in examples]

@@ -1,4 +1,4 @@
-"""The whole source in one call: claims and their corpus → a dataset directory and the account of it."""
+"""Dataset of claims: claims and their corpus → a dataset directory and its import report."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def make_claims_dataset(
     citation_validity_weight: float = CITATION_VALIDITY_WEIGHT,
     strip: bool = False,
 ) -> tuple[dict[str, Any], ImportReport]:
-    """Write a new dataset directory; returns its card and the report of what came in and what was left out.
+    """Write a new dataset directory; return its card and the import report.
 
     Claims that share an evidence document stay in one split, across all the files.
 
     Args:
-        strip: take text in the form of control tokens out of claims and documents.
+        strip: remove text in the form of control tokens from claims and documents.
 
     Raises:
         UserError: the directory exists, a file cannot be read, an unknown label, two documents with one id, a
-            weight that is no number above 0, or not one example.
+            weight that is not a number above 0, or no example at all.
     """
     if Path(out).exists():
         raise UserError(f"{out}: this exists already; choose another --out, or remove it first")
@@ -85,7 +85,7 @@ def _without_conflict(path: str | Path, known: Mapping[str, Document], new: dict
 
 
 def collect_examples(samples: Iterable[Sample], weight: float, report: ImportReport) -> list[Example]:
-    """An example of each sample that has evidence and can be grounded; the others are named in the report."""
+    """Convert each sample that has evidence and can be grounded to an example; report the others."""
     examples: list[Example] = []
     seen = set()
     for sample in samples:
@@ -108,9 +108,10 @@ def collect_examples(samples: Iterable[Sample], weight: float, report: ImportRep
 
 
 def split_keys(examples: Iterable[Example], documents: Mapping[str, Document]) -> dict[str, str]:
-    """Document id -> the least id of all documents that claims tie it to, one text under two ids included.
+    """Return document id -> group key: the least id of all documents that claims tie it to.
 
-    Documents are tied where one claim shows both; splitting by this key, no document is in two splits.
+    Documents are tied where one claim shows both, or where one text has two ids. If examples are split by this key,
+    no document is in two splits.
     """
     parent: dict[str, str] = {}
 

@@ -1,4 +1,4 @@
-"""Does a document entail a claim: an NLI model where there is one, else a heuristic that says so."""
+"""Entailment of a claim by a document: an NLI model, or a word-overlap heuristic that is labelled as one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BATCH = 8
 
 @dataclass
 class Entailment:
-    """Who is asked for entailment.
+    """Entailment scorer.
 
     Attributes:
         method: its name, to be shown wherever its numbers are.
@@ -28,7 +28,7 @@ class Entailment:
 
 
 def word_overlap() -> Entailment:
-    """The share of the hypothesis' words that the premise has: no judgement of meaning, and labelled so."""
+    """Return a scorer by the share of the hypothesis' words in the premise: no NLI, and labelled so."""
 
     def score(pairs: Pairs) -> list[float]:
         return [shared_words(hypothesis, premise) for premise, hypothesis in pairs]
@@ -37,10 +37,10 @@ def word_overlap() -> Entailment:
 
 
 def entailment_index(id2label: Mapping[Any, str], model: str) -> int:
-    """Which output of a model means entailment; models differ, and a wrong one turns every judgement round.
+    """Return the index of a model's entailment label; models differ, and a wrong one inverts every judgement.
 
     Raises:
-        UserError: no label, or several, are called so.
+        UserError: no label, or several, are called entailment.
     """
     found = [int(i) for i, label in id2label.items() if str(label).lower() in ("entailment", "entailed", "entail")]
     if len(found) != 1:
@@ -50,7 +50,7 @@ def entailment_index(id2label: Mapping[Any, str], model: str) -> int:
 
 
 def nli_entailment(model: str | None) -> Entailment:
-    """An NLI model of the hub or a directory; without one, or without torch, :func:`word_overlap`.
+    """Load an NLI model from the hub or a directory; without one, or without torch, :func:`word_overlap`.
 
     Only safetensors are read, and no model's own code is run.
 
@@ -77,7 +77,7 @@ def nli_entailment(model: str | None) -> Entailment:
         found: list[float] = []
         for start in range(0, len(pairs), BATCH):
             premises, hypotheses = map(list, zip(*pairs[start : start + BATCH], strict=True))
-            # A document that is too long is cut, the claim never.
+            # Only the document is truncated, never the claim.
             inputs = tokenizer(premises, hypotheses, truncation="only_first", padding=True, return_tensors="pt")
             with torch.no_grad():
                 found += torch.softmax(network(**inputs).logits.float(), dim=-1)[:, index].tolist()

@@ -1,4 +1,4 @@
-"""From samples to training examples: a prompt that shows the evidence, an answer whose citations can be checked."""
+"""Training examples from samples: a prompt that shows the evidence, an answer whose citations can be checked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WORD = re.compile(r"\w+")
 
 
 def build_prompt(claim: str, documents: Sequence[Document]) -> str:
-    """The user's turn: the task, the claim, and a line ``Document <id>: title abstract`` each.
+    """Return the user message: the task, the claim, and a line ``Document <id>: title abstract`` per document.
 
     A document is one line, so that no abstract can pass for the beginning of another document.
     """
@@ -36,12 +36,12 @@ def build_prompt(claim: str, documents: Sequence[Document]) -> str:
 
 
 def documents_shown(prompt: str) -> dict[str, str]:
-    """The documents that a prompt shows, id -> text."""
+    """Return the documents that a prompt shows, id -> text."""
     return {match[1]: match[2].strip() for match in _SHOWN.finditer(prompt)}
 
 
 def gold_lines(sample: Sample) -> tuple[list[Claim], list[Relation]]:
-    """The answer to a sample: c1 is its claim, citing its first document; each piece of evidence is a further claim.
+    """Return the answer to a sample: c1 is its claim, citing its first document; each evidence is a further claim.
 
     Raises:
         ValueError: the evidence names a document that is not there, or a sentence the document does not have.
@@ -63,7 +63,7 @@ def gold_lines(sample: Sample) -> tuple[list[Claim], list[Relation]]:
 
 
 def format_for_training(sample: Sample) -> dict[str, str]:
-    """``{"prompt", "expected_output"}`` of a sample.
+    """Return ``{"prompt", "expected_output"}`` of a sample.
 
     Raises:
         ValueError: as :func:`gold_lines`.
@@ -76,7 +76,7 @@ def format_for_training(sample: Sample) -> dict[str, str]:
 
 
 def format_chat_messages(sample: Sample) -> list[dict[str, str]]:
-    """The same as a user's and an assistant's message."""
+    """Return the same as a user and an assistant message."""
     texts = format_for_training(sample)
     return [
         {"role": "user", "content": texts["prompt"]},
@@ -85,18 +85,18 @@ def format_chat_messages(sample: Sample) -> list[dict[str, str]]:
 
 
 def words(text: str) -> list[str]:
-    """Words in lower case, in order."""
+    """Return the words in lower case, in order."""
     return _WORD.findall(text.lower())
 
 
 def shared_words(claim: str, document: str) -> float:
-    """Share of the claim's distinct words that the document has too, 0 to 1."""
+    """Return the share of the claim's distinct words that the document has too, 0 to 1."""
     wanted = set(words(claim))
     return len(wanted & set(words(document))) / len(wanted) if wanted else 0.0
 
 
 def citation_is_valid(claim: Claim, documents: Mapping[str, str]) -> bool:
-    """Whether the claim cites a document that is shown and shares more than 0.3 of its words.
+    """Return True if the claim cites a document that is shown and shares more than 0.3 of its words.
 
     Args:
         documents: id -> text of those in the prompt.
@@ -106,19 +106,19 @@ def citation_is_valid(claim: Claim, documents: Mapping[str, str]) -> bool:
 
 
 def unseen_citations(prompt: str, output: str) -> list[str]:
-    """Ids of documents that an output cites and its prompt does not show: what nobody could know."""
+    """Return ids of documents that an output cites and its prompt does not show (hallucinated citations)."""
     shown = documents_shown(prompt)
     cited = [claim.doc_id for line in output.splitlines() if (claim := parse_claim(line)) and claim.doc_id]
     return [doc_id for doc_id in dict.fromkeys(cited) if doc_id not in shown]
 
 
 def citation_spans(messages: Sequence[Mapping[str, Any]], weight: float) -> list[Span]:
-    """A span on the document id of each valid citation in the assistant's messages.
+    """Return a weighted span on the document id of each valid citation in the assistant's messages.
 
-    The prompt is the user's message before. The encoder brings an example's weights to mean 1.
+    The prompt is the preceding user message. Tokenization normalises an example's weights to mean 1.
 
     Raises:
-        ValueError: the weight is no finite number above 0.
+        ValueError: the weight is not a finite number above 0.
     """
     if not (math.isfinite(weight) and weight > 0):
         raise ValueError(f"citation_validity_weight {weight} must be a number above 0")
@@ -140,13 +140,13 @@ def citation_spans(messages: Sequence[Mapping[str, Any]], weight: float) -> list
 
 
 def _place_of_id(line: str, doc_id: str) -> int:
-    """Where a claim's line holds the id: behind "(Document", before the text, or behind the last "(citing"."""
+    """Return the offset of the id in a claim's line: in "(Document …)" before the text, or in the last "(citing …)"."""
     head = re.match(r"\s*CLAIM\[c\d+\]\s*\(Document\s+", line)
     return head.end() if head else line.rindex(doc_id, line.rindex("(citing"))
 
 
 def to_example(sample: Sample, weight: float = CITATION_VALIDITY_WEIGHT) -> Example:
-    """A sample as a line of a dataset, with the spans of its valid citations.
+    """Convert a sample to a line of a dataset, with the spans of its valid citations.
 
     Raises:
         ValueError: as :func:`gold_lines`, or the answer would cite a document that the prompt does not show.

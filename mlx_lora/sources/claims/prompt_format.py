@@ -1,4 +1,4 @@
-"""The output format: claims with the document each cites, and how they relate, one line each."""
+"""Output format: claims with the document each cites, and their relations, one line each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 RELATIONS = ("supports", "refutes", "contrasts")
-# Document ids as they occur in stores; nothing that a line of output could not be split by again.
+# Document ids as they occur in stores; without characters that would break the parsing of an output line.
 DOCUMENT_ID = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 _CLAIM = re.compile(rf"CLAIM\[c(\d{{1,9}})\](?: ?\(Document ({DOCUMENT_ID})\))? ?:(.*)", re.ASCII)
@@ -16,7 +16,7 @@ _RELATION = re.compile(rf"RELATION: ?c(\d{{1,9}}) ({'|'.join(RELATIONS)}) c(\d{{
 
 @dataclass
 class Claim:
-    """A line ``CLAIM[c1]: text (citing 12345)``.
+    """Claim line ``CLAIM[c1]: text (citing 12345)``.
 
     Attributes:
         number: from 1.
@@ -30,7 +30,7 @@ class Claim:
 
 @dataclass
 class Relation:
-    """A line ``RELATION: c2 supports c1``; ``kind`` is one of ``RELATIONS``."""
+    """Relation line ``RELATION: c2 supports c1``; ``kind`` is one of ``RELATIONS``."""
 
     source: int
     kind: str
@@ -39,7 +39,7 @@ class Relation:
 
 @dataclass
 class ParsedOutput:
-    """What an output holds; every non-empty line is in exactly one of the three."""
+    """Parsed output; every non-empty line is in exactly one of the three."""
 
     claims: list[Claim] = field(default_factory=list)
     relations: list[Relation] = field(default_factory=list)
@@ -47,28 +47,28 @@ class ParsedOutput:
 
     @property
     def lines(self) -> int:
-        """Non-empty lines."""
+        """Number of non-empty lines."""
         return len(self.claims) + len(self.relations) + len(self.malformed)
 
 
 def one_line(text: str) -> str:
-    """The text with each run of white space as one blank, so that a line of the format stays one."""
+    """Collapse each run of white space to one blank, so that a line of the format stays one."""
     return " ".join(text.split())
 
 
 def format_claim(claim: Claim) -> str:
-    """``CLAIM[c1]: text (citing 12345)``, without the bracket where nothing is cited."""
+    """Return ``CLAIM[c1]: text (citing 12345)``, without the bracket where nothing is cited."""
     citation = "" if claim.doc_id is None else f" (citing {claim.doc_id})"
     return f"CLAIM[c{claim.number}]: {one_line(claim.text)}{citation}"
 
 
 def format_relation(relation: Relation) -> str:
-    """``RELATION: c2 supports c1``."""
+    """Return ``RELATION: c2 supports c1``."""
     return f"RELATION: c{relation.source} {relation.kind} c{relation.target}"
 
 
 def parse_claim(line: str) -> Claim | None:
-    """A claim of any of three dialects, or ``None``.
+    """Parse a claim of any of three dialects; ``None`` for another line.
 
     ``CLAIM[c1]: text (citing 12345)``, ``CLAIM[c2] (Document 12345): text`` and ``CLAIM[c2]: text``.
     """
@@ -82,7 +82,7 @@ def parse_claim(line: str) -> Claim | None:
 
 
 def parse_relation(line: str) -> Relation | None:
-    """``RELATION: c2 supports c1`` (or refutes, contrasts), or ``None``."""
+    """Parse ``RELATION: c2 supports c1`` (or refutes, contrasts); ``None`` for another line."""
     match = _RELATION.fullmatch(one_line(line))
     if match is None or min(int(match[1]), int(match[3])) < 1:
         return None
@@ -90,7 +90,7 @@ def parse_relation(line: str) -> Relation | None:
 
 
 def parse_output(output: str) -> ParsedOutput:
-    """Each non-empty line of a model's output as a claim, a relation, or malformed."""
+    """Parse each non-empty line of a model's output as a claim, a relation, or malformed."""
     parsed = ParsedOutput()
     for line in output.splitlines():
         if claim := parse_claim(line):

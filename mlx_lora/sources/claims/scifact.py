@@ -1,4 +1,4 @@
-"""Reading SciFact's files, and those of other sets in its schema (Wadden et al. 2020, "Fact or Fiction")."""
+"""SciFact reader: its files, and those of other sets in its schema (Wadden et al. 2020, "Fact or Fiction")."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ...data.jsonl import read_objects, shortened
 from ...errors import UserError
 from .prompt_format import DOCUMENT_ID, one_line
 
-# The labels of the published files, and what each says of the claim.
+# Label of the published files -> relation of the evidence to the claim.
 LABELS = {"SUPPORT": "supports", "CONTRADICT": "refutes", "REFUTE": "refutes"}
 MALFORMED = "row of another form than SciFact's"
 
 
 @dataclass
 class Document:
-    """An abstract of the corpus, by its sentences."""
+    """Abstract of the corpus, by its sentences."""
 
     doc_id: str
     title: str
@@ -48,7 +48,7 @@ class Evidence:
 
 @dataclass
 class Sample:
-    """A claim with its evidence.
+    """Claim with its evidence.
 
     Attributes:
         documents: those of the evidence that the corpus has, by id.
@@ -69,19 +69,19 @@ class Sample:
 
 
 class SciFact:
-    """The claims of a directory in the layout of SciFact's own archive (github.com/allenai/scifact)."""
+    """Claims of a directory in the layout of SciFact's own archive (github.com/allenai/scifact)."""
 
     @staticmethod
     def load(split: str, limit: int | None = None, *, directory: str | Path = "data/scifact") -> list[Sample]:
-        """The samples of ``claims_{split}.jsonl`` with the documents of ``corpus.jsonl``.
+        """Load the samples of ``claims_{split}.jsonl`` with the documents of ``corpus.jsonl``.
 
         Args:
             split: "train" or "dev" ("test" has no evidence).
-            limit: at most so many, from the beginning.
-            directory: where the two files lie; without a corpus the samples have no documents.
+            limit: maximum number of samples, from the beginning.
+            directory: directory of the two files; without a corpus the samples have no documents.
 
         Raises:
-            UserError: no such file, a line that is no claim or no document, or an unknown label.
+            UserError: no such file, a line that is not a claim or not a document, or an unknown label.
         """
         report = ImportReport("claims")
         names = (f"claims_{split}.jsonl", f"scifact_claims_{split}.jsonl")
@@ -100,7 +100,7 @@ class SciFact:
 
 
 def read_corpus(path: str | Path, report: ImportReport) -> dict[str, Document]:
-    """The documents of a corpus by id; rows of another form are left out, and named in the report.
+    """Read the documents of a corpus by id; rows of another form are left out, and named in the report.
 
     Raises:
         UserError: the file cannot be read, or one id belongs to two different documents.
@@ -141,7 +141,7 @@ def _identity(value: Any, name: str) -> str:
 
 
 def read_claims(path: str | Path, documents: Mapping[str, Document], report: ImportReport) -> Iterator[Sample]:
-    """The samples of a claims file; rows of another form are left out, and named in the report.
+    """Read the samples of a claims file; rows of another form are left out, and named in the report.
 
     Raises:
         UserError: the file cannot be read, or an evidence label is unknown: guessing would teach the contrary.
@@ -197,5 +197,5 @@ def _evidence(doc_id: str, row: Any, where: str) -> Evidence:
 
 
 def shared_documents(some: list[Sample], others: list[Sample]) -> set[str]:
-    """Ids of evidence documents that occur in both: what leaks when one is trained on and the other judged by."""
+    """Return ids of evidence documents that occur in both: leakage if one is trained on and the other is the test."""
     return {i for s in some for i in s.evidence_ids} & {i for s in others for i in s.evidence_ids}

@@ -1,4 +1,4 @@
-"""Judging outputs in four stages: does it parse, are its citations valid, is it entailed, is it like the gold."""
+"""Validation of outputs in four stages: schema, citation, entailment, and similarity to the gold answer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .examples import citation_is_valid, documents_shown, format_for_training, w
 from .prompt_format import Claim, ParsedOutput, parse_output
 from .scifact import Sample
 
-# What each stage's rate must reach.
+# Minimum rate of each stage.
 TARGETS = {"schema": 0.95, "citation": 0.95, "entailment": 0.50, "similarity": 0.70}
 
 
 @dataclass
 class Case:
-    """An output to judge.
+    """Output to validate.
 
     Attributes:
         documents: id -> text of those that the prompt shows.
@@ -31,29 +31,29 @@ class Case:
 
     @classmethod
     def of(cls, sample: Sample, output: str) -> Case:
-        """The output of a model for a sample."""
+        """Return the case of a model's output for a sample."""
         texts = format_for_training(sample)
         return cls(output, documents_shown(texts["prompt"]), texts["expected_output"])
 
     @classmethod
     def from_messages(cls, messages: Sequence[Mapping[str, Any]], output: str | None = None) -> Case:
-        """A dataset's line (user, then assistant), judged by its own answer unless ``output`` is given."""
+        """Return the case of a dataset's line (user, then assistant) with its own answer unless ``output`` is given."""
         gold = messages[-1]["content"]
         return cls(gold if output is None else output, documents_shown(messages[-2]["content"]), gold)
 
 
 @dataclass
 class ValidationReport:
-    """Rates from 0 to 1 over all cases; 0 where there was nothing to judge.
+    """Rates from 0 to 1 over all cases; 0 where there was nothing to score.
 
     Attributes:
         schema: non-empty lines that parse.
         citation: claims that cite a document which is shown and shares more than 0.3 of their words.
         entailment: mean probability that the cited document entails the claim; claims that the output itself says
-            are refuted or contrasted are not asked for, and one whose document is not shown has 0.
+            are refuted or contrasted are not scored, and one whose document is not shown has 0.
         similarity: mean over claims of the word F1 with the nearest gold claim.
-        entailment_method: which model gave the probabilities, or that none did.
-        passed: whether each rate reaches its target.
+        entailment_method: name of the model that gave the probabilities, or of the heuristic.
+        passed: True if each rate reaches its target.
     """
 
     cases: int
@@ -67,15 +67,15 @@ class ValidationReport:
     passed: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """With the targets, for ``--json``."""
+        """Return the report with its targets, for ``--json``."""
         return {**asdict(self), "targets": TARGETS}
 
 
 def validate_cases(cases: Iterable[Case], entailment: Entailment | None = None) -> ValidationReport:
-    """All four stages over some outputs.
+    """Validate outputs in all four stages.
 
     Args:
-        entailment: who is asked whether a document entails a claim; by default the word-overlap heuristic.
+        entailment: scorer of (document, claim) pairs; by default the word-overlap heuristic.
     """
     entailment = entailment or word_overlap()
     count = lines = malformed = 0
@@ -117,6 +117,6 @@ def _asserted(parsed: ParsedOutput) -> list[Claim]:
 
 
 def _f1(some: Counter[str], others: Counter[str]) -> float:
-    """2·shared / (words of both), words counted as often as they occur (van Rijsbergen's F with β = 1)."""
+    """Return F1 = 2·shared / (words of both) over multisets of words (van Rijsbergen's F with β = 1)."""
     total = some.total() + others.total()
     return 2 * (some & others).total() / total if total else 0.0

@@ -1,4 +1,4 @@
-"""EISV trajectories → expression tokens: the flat import place of everything the source offers."""
+"""EISV trajectories → expression tokens: public API of the data source."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
         vocabulary_diversity_per_shape,
     )
 
-# Judging lives in evaluation; these names stay importable from here.
+# Scoring moved to evaluation; these names stay importable from here.
 _MOVED = {
     **dict.fromkeys(
         (

@@ -1,4 +1,4 @@
-"""Reading Lumen's database, read-only and while Lumen writes to it."""
+"""Reader of Lumen's SQLite database: read-only, safe while Lumen writes to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...errors import UserError, shortened
 from .synthetic import trajectory_record
 
 STATE_COLUMNS = ("warmth", "clarity", "stability", "presence")
-# Rows a read lock is held for: between pages Lumen can write, even without a write-ahead log.
+# Rows per read lock: between pages Lumen can write, even without a write-ahead log.
 PAGE = 10_000
 LOCK_TIMEOUT_S = 5.0
 
@@ -27,12 +27,12 @@ def _unit(value: float) -> float:
 
 
 def anima_to_eisv(warmth: float, clarity: float, stability: float, presence: float) -> dict[str, float]:
-    """E = warmth, I = clarity, S = 1 − stability, V = 0.3·(1 − presence), each clamped to [0, 1]."""
+    """Map to E = warmth, I = clarity, S = 1 − stability, V = 0.3·(1 − presence), each clamped to [0, 1]."""
     return {"E": _unit(warmth), "I": _unit(clarity), "S": _unit(1 - stability), "V": _unit((1 - presence) * 0.3)}
 
 
 def parse_timestamp(value: Any) -> float:
-    """Seconds since the epoch from ISO-8601 text (no zone = UTC) or an epoch number.
+    """Return seconds since the epoch from ISO-8601 text (no zone = UTC) or an epoch number.
 
     Raises:
         ValueError: neither of the two.
@@ -50,7 +50,7 @@ def parse_timestamp(value: Any) -> float:
 
 
 def _rows(db_path: str | Path, table: str, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """All rows of a table, ``(rowid, *columns)`` by rowid, in pages that each hold the read lock shortly."""
+    """Yield all rows of a table, ``(rowid, *columns)`` by rowid, in pages that each hold the read lock briefly."""
     path = Path(db_path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such database file; give the path of Lumen's anima.db")
@@ -104,18 +104,18 @@ def _is_number(value: Any) -> bool:
 def read_eisv_series(
     db_path: str | Path, *, skip_invalid: bool = False
 ) -> tuple[list[dict[str, float]], dict[str, int]]:
-    """All states as ``{"t", "E", "I", "S", "V"}`` by ascending t, and what was noticed on the way.
+    """Read all states as ``{"t", "E", "I", "S", "V"}`` by ascending t, and counts of irregular ones.
 
     A database of 214,503 states takes seconds and some 150 MB.
 
     Args:
-        skip_invalid: leave out states with a value that is no finite number instead of refusing them.
+        skip_invalid: leave out states with a non-finite or non-numeric value instead of raising.
 
     Returns:
         The series, and counts: states, skipped, out_of_order, equal_times.
 
     Raises:
-        UserError: no SQLite database, no such table, locked, empty, or a state that is no number.
+        UserError: not a SQLite database, no such table, locked, empty, or a state that is not a number.
     """
     table = "state_history"
     series: list[dict[str, float]] = []
@@ -149,7 +149,7 @@ def read_eisv_series(
 
 
 def extract_state_history(db_path: str | Path, *, compute_eisv: bool = False, limit: int | None = None) -> list[Row]:
-    """Rows of ``state_history`` as dicts by ascending timestamp, ``sensors`` parsed.
+    """Read the rows of ``state_history`` as dicts by ascending timestamp, ``sensors`` parsed.
 
     Raises:
         UserError: no SQLite database, no such table, locked, or an unreadable timestamp.
@@ -183,7 +183,7 @@ def _json_object(text: Any) -> dict[str, Any] | None:
 
 
 def _signals(feedback: str | None) -> dict[str, Any]:
-    """Feedback as written in JSON (a list under ``signals``), or its comma-separated parts."""
+    """Parse feedback from JSON (a list under ``signals``), or into its comma-separated parts."""
     try:
         value = json.loads(feedback or "")
     except ValueError:
@@ -198,7 +198,7 @@ def _csv(text: str | None) -> list[str]:
 def extract_primitive_history(
     db_path: str | Path, *, min_score: float | None = None, limit: int | None = None
 ) -> list[Row]:
-    """Rows of ``primitive_history`` by ascending timestamp: tokens, the state they were said in, score, feedback.
+    """Read the rows of ``primitive_history`` by ascending timestamp: tokens, state at the time, score, feedback.
 
     Raises:
         UserError: no SQLite database, no such table, locked, or an unreadable timestamp.
@@ -225,7 +225,7 @@ def extract_primitive_history(
 
 
 def states_to_eisv_series(states: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """``{"t", "E", "I", "S", "V"}`` by ascending t, from rows of :func:`extract_state_history`."""
+    """Convert rows of :func:`extract_state_history` to ``{"t", "E", "I", "S", "V"}`` by ascending t."""
     series = []
     for state in states:
         if not state.get("eisv"):
@@ -238,7 +238,7 @@ def states_to_eisv_series(states: Iterable[Mapping[str, Any]]) -> list[dict[str,
 def iter_trajectory_records(
     series: Sequence[dict[str, float]], window_size: int = 10, stride: int = 5
 ) -> Iterator[dict[str, Any]]:
-    """The records of :func:`build_trajectory_records`, one at a time."""
+    """Yield the records of :func:`build_trajectory_records`, one at a time."""
     if window_size < 2 or stride < 1:
         raise ValueError(f"window_size {window_size} must be at least 2 and stride {stride} at least 1")
     for start in range(0, len(series) - window_size + 1, stride):
@@ -248,14 +248,14 @@ def iter_trajectory_records(
 def build_trajectory_records(
     series: Sequence[dict[str, float]], window_size: int = 10, stride: int = 5
 ) -> list[dict[str, Any]]:
-    """Windows of a series as records with shape, states, differences, t_start, t_end and provenance."""
+    """Return the windows of a series as records with shape, states, differences, t_start, t_end and provenance."""
     return list(iter_trajectory_records(series, window_size, stride))
 
 
 def align_expressions_to_trajectories(
     records: Iterable[Mapping[str, Any]], expressions: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The records, each with the ``"expressions"`` said between its t_start and t_end (both included)."""
+    """Add to each record the ``"expressions"`` said between its t_start and t_end (both included)."""
     timed = [(parse_timestamp(e["timestamp"]), e) for e in expressions]
     return [
         {**record, "expressions": [e for t, e in timed if record["t_start"] <= t <= record["t_end"]]}
@@ -269,6 +269,6 @@ def assemble_dataset(
     window_size: int = 10,
     stride: int = 5,
 ) -> list[dict[str, Any]]:
-    """Rows of the two tables → aligned trajectory records."""
+    """Convert rows of the two tables to aligned trajectory records."""
     records = build_trajectory_records(states_to_eisv_series(state_records), window_size, stride)
     return align_expressions_to_trajectories(records, expression_records or [])

@@ -1,4 +1,4 @@
-"""The whole source in one call: Lumen's database and synthetic windows → a dataset directory."""
+"""Dataset of EISV trajectories: Lumen's database and synthetic windows → a dataset directory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_eisv_dataset(
     """Write a new dataset directory and return its card.
 
     Args:
-        labels: "feedback" for varied and coherent ones (:func:`feedback_labeller`), "generator" for the published.
+        labels: "feedback" for varied and coherent ones (:func:`feedback_labeller`), "generator" for the published ones.
         hide_shape: share of the examples whose text does not name the shape, so that it must be inferred.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From trajectory records to labelled training examples and their splits."""
+"""Training examples: labels for trajectory records, and the splits."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ Labeller = Callable[[str], list[str]]
 
 @dataclass
 class TrainingExample:
+    """Labelled training example: shape, tokens in both vocabularies, pattern, input and output text."""
+
     shape: str
     eisv_tokens: list[str]
     lumen_tokens: list[str]
@@ -41,6 +43,8 @@ class TrainingExample:
 
 @dataclass
 class DatasetStats:
+    """Counts of a dataset's examples: in total, per shape, real and synthetic."""
+
     total: int
     per_shape: dict[str, int]
     real_count: int
@@ -48,9 +52,9 @@ class DatasetStats:
 
 
 def feedback_labeller(seed: int) -> Labeller:
-    """Labels from the generator after its feedback loop, by the rule the loop itself follows.
+    """Return a labeller: the generator after its feedback loop, with redraws of incoherent expressions.
 
-    An expression that Gate 1 would fail (a question, say, in a shape that asks none) is drawn again, at most
+    An expression that Gate 1 would fail (a question, say, in a shape without questions) is drawn again, at most
     16 times, so the labels are varied and coherent at once.
     """
     generator = feedback_generator(seed)
@@ -65,7 +69,7 @@ def feedback_labeller(seed: int) -> Labeller:
 
 
 def label_example(shape: TrajectoryShape | str, window: Mapping[str, Any], tokens: Sequence[str]) -> TrainingExample:
-    """The example whose answer is ``tokens`` with their translation and pattern."""
+    """Build the example whose answer is ``tokens`` with their translation and pattern."""
     lumen, pattern = translate_expression(tokens), expression_pattern(tokens)
     return TrainingExample(
         shape=known_shape(shape).value,
@@ -80,7 +84,7 @@ def label_example(shape: TrajectoryShape | str, window: Mapping[str, Any], token
 def build_training_example(
     shape: TrajectoryShape | str, window: Mapping[str, Any], seed: int | None = None
 ) -> TrainingExample:
-    """An example labelled by ``ExpressionGenerator(seed)``."""
+    """Build an example labelled by ``ExpressionGenerator(seed)``."""
     return label_example(shape, window, ExpressionGenerator(seed).generate(shape))
 
 
@@ -91,7 +95,7 @@ def build_training_dataset(
     *,
     label: Labeller | None = None,
 ) -> list[TrainingExample]:
-    """Return one example a real record, then synthetic ones until each shape has ``min_per_shape``.
+    """Return one example per real record, then synthetic ones until each shape has ``min_per_shape``.
 
     Trajectories and labels are those of the published project for the same seed.
 
@@ -120,7 +124,7 @@ def build_training_dataset(
 
 
 def dataset_stats(examples: Sequence[TrainingExample], real_count: int) -> DatasetStats:
-    """Counts of a dataset whose first ``real_count`` examples come from real records."""
+    """Return the counts of a dataset whose first ``real_count`` examples come from real records."""
     per_shape = Counter(example.shape for example in examples)
     return DatasetStats(
         total=len(examples),
@@ -139,7 +143,7 @@ def split_dataset(
     With the default ratios a shape needs 8 examples to be in every split; fewer leave the validation split out.
 
     Raises:
-        ValueError: ratios that are no shares of one whole.
+        ValueError: the ratios are not shares of one whole.
     """
     if train_ratio <= 0 or val_ratio < 0 or train_ratio + val_ratio > 1:
         raise ValueError(f"train_ratio {train_ratio} and val_ratio {val_ratio} must be shares that add up to at most 1")
@@ -159,7 +163,7 @@ def split_dataset(
 
 
 def _split_sizes(n: int, train_ratio: float, val_ratio: float) -> tuple[int, int]:
-    """Training and validation examples of a shape that has ``n``; the published rule."""
+    """Return the training and validation sizes of a shape that has ``n`` examples; the published rule."""
     n_train = max(1, round(n * train_ratio))
     n_val = max(1, round(n * val_ratio)) if n > 2 else 0
     if n_train + n_val >= n:
@@ -189,7 +193,7 @@ def hide_shapes(examples: Sequence[TrainingExample], share: float, seed: int) ->
 
 
 def format_chat_messages(example: TrainingExample) -> list[dict[str, str]]:
-    """System, user and assistant messages of an example."""
+    """Return the system, user and assistant messages of an example."""
     return [
         {"role": "system", "content": SYSTEM_PROMPT},
         {"role": "user", "content": example.input_text},
@@ -198,7 +202,7 @@ def format_chat_messages(example: TrainingExample) -> list[dict[str, str]]:
 
 
 def format_for_tokenizer(example: TrainingExample) -> dict[str, Any]:
-    """``{"text", "shape", "pattern", "messages"}``; the text is the three messages, a blank line between."""
+    """Return ``{"text", "shape", "pattern", "messages"}``; the text is the three messages joined by blank lines."""
     messages = format_chat_messages(example)
     return {
         "text": "\n\n".join(message["content"] for message in messages),
@@ -211,7 +215,7 @@ def format_for_tokenizer(example: TrainingExample) -> dict[str, Any]:
 def prepare_training_data(
     real_records: Iterable[Mapping[str, Any]], min_per_shape: int = 50, seed: int = 42
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """(train, val, test) of :func:`format_for_tokenizer`'s dicts."""
+    """Return (train, val, test) of :func:`format_for_tokenizer`'s dicts."""
     examples = build_training_dataset(real_records, min_per_shape, seed)
     train, val, test = split_dataset(examples, seed=seed)
     return tuple([format_for_tokenizer(e) for e in split] for split in (train, val, test))  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Drawing expressions for shapes, and carrying them over into Lumen's primitives."""
+"""Expression generator: weighted sampling of tokens for a shape, and translation to Lumen's primitives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FEEDBACK_ROUNDS = 5000
 
 
 class ExpressionGenerator:
-    """Draws expressions by per-shape token weights, which feedback can move.
+    """Sampler of expressions by per-shape token weights, which feedback updates.
 
     Args:
         seed: seeds the draws; the same seed and calls give the same expressions.
@@ -40,11 +40,11 @@ class ExpressionGenerator:
         }
 
     def get_weights(self, shape: TrajectoryShape | str) -> dict[str, float]:
-        """A copy of the token weights of a shape, empty for an unknown one."""
+        """Return a copy of the token weights of a shape, empty for an unknown one."""
         return dict(self._weights.get(shape_name(shape), {}))
 
     def generate(self, shape: TrajectoryShape | str) -> list[str]:
-        """One to three tokens; an unknown shape draws evenly with settled_presence's patterns."""
+        """Draw one to three tokens; for an unknown shape uniformly, with settled_presence's patterns."""
         name = shape_name(shape)
         weights = self.get_weights(name) or dict.fromkeys(ALL_TOKENS, PLAIN_WEIGHT)
         patterns = SHAPE_PATTERN_WEIGHTS.get(name, SHAPE_PATTERN_WEIGHTS["settled_presence"])
@@ -77,7 +77,7 @@ class ExpressionGenerator:
 
 
 def feedback_generator(seed: int | None = None, rounds: int = FEEDBACK_ROUNDS) -> ExpressionGenerator:
-    """A generator after ``rounds`` expressions a shape, each scored by its coherence and fed back."""
+    """Return a generator after ``rounds`` expressions per shape, each scored by its coherence and fed back."""
     generator = ExpressionGenerator(seed)
     for shape in TrajectoryShape:
         for _ in range(rounds):
@@ -87,7 +87,7 @@ def feedback_generator(seed: int | None = None, rounds: int = FEEDBACK_ROUNDS) -
 
 
 def translate_expression(eisv_tokens: Sequence[str]) -> list[str]:
-    """Lumen's primitives for EISV tokens: the first mapped one not used yet, at most three, unknown skipped."""
+    """Map EISV tokens to Lumen's primitives: the first unused one of each, at most three, unknown tokens skipped."""
     lumen: list[str] = []
     for token in eisv_tokens:
         fresh = [primitive for primitive in TOKEN_MAP.get(token, []) if primitive not in lumen]
@@ -100,7 +100,7 @@ def _unit(value: float) -> float:
 
 
 def eisv_state_to_lumen_state(eisv: Mapping[str, float]) -> dict[str, float]:
-    """Lumen's warmth, clarity, stability and presence, each in [0, 1]; a missing key counts as 0."""
+    """Return Lumen's warmth, clarity, stability and presence, each in [0, 1]; a missing key counts as 0."""
     return {
         "warmth": _unit(eisv.get("E", 0.0)),
         "clarity": _unit(eisv.get("I", 0.0)),
@@ -110,7 +110,7 @@ def eisv_state_to_lumen_state(eisv: Mapping[str, float]) -> dict[str, float]:
 
 
 def shape_to_lumen_trigger(shape: TrajectoryShape | str) -> dict[str, Any]:
-    """Whether Lumen should speak for this shape, why, and in how many tokens."""
+    """Return Lumen's trigger for a shape: whether to speak, the reason, and the number of tokens."""
     reason, hint = SHAPE_TRIGGERS.get(shape_name(shape), ("unknown_shape", 0))
     return {"should_generate": hint > 0, "reason": reason, "token_count_hint": hint}
 
@@ -118,7 +118,7 @@ def shape_to_lumen_trigger(shape: TrajectoryShape | str) -> dict[str, Any]:
 def generate_lumen_expression(
     shape: TrajectoryShape | str, eisv_state: Mapping[str, float], generator: ExpressionGenerator | None = None
 ) -> dict[str, Any]:
-    """An expression for a shape in both vocabularies, with Lumen's state and trigger."""
+    """Generate an expression for a shape in both vocabularies, with Lumen's state and trigger."""
     tokens = (generator or ExpressionGenerator()).generate(shape)
     return {
         "shape": shape_name(shape),

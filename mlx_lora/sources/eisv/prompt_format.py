@@ -1,4 +1,4 @@
-"""The text a model reads and the three lines it answers with."""
+"""Prompt and output format: the text of a trajectory, and the three lines of an answer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PATTERN_NAMES = tuple(pattern.name for pattern in ExpressionPattern)
 
 
 def pattern_name(pattern: ExpressionPattern | str) -> str:
-    """A pattern as it is written in text, e.g. ``PAIR``."""
+    """Return a pattern as it is written in text, e.g. ``PAIR``."""
     return (pattern.value if isinstance(pattern, ExpressionPattern) else str(pattern)).upper()
 
 
 def expression_pattern(tokens: Sequence[str]) -> str:
-    """The pattern, as written in text, of one to three tokens."""
+    """Return the pattern, as written in text, of one to three tokens."""
     if len(tokens) == 1:
         return "SINGLE"
     if len(tokens) == 2:
@@ -34,7 +34,7 @@ def expression_pattern(tokens: Sequence[str]) -> str:
 
 
 def summarize_window(window: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers the input text shows: states, duration in seconds, and the three groups of means."""
+    """Summarize a window: number of states, duration in seconds, and the three groups of means."""
     states = window["states"]
     return {
         "n_states": len(states),
@@ -46,7 +46,7 @@ def summarize_window(window: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def format_summary(shape: TrajectoryShape | str, summary: Mapping[str, Any]) -> str:
-    """Return the input text from the numbers of :func:`summarize_window`.
+    """Format the input text from the numbers of :func:`summarize_window`.
 
     Raises:
         ValueError: an unknown shape.
@@ -76,7 +76,7 @@ def name_shape(text: str, shape: TrajectoryShape | str) -> str:
 
 
 def format_trajectory_input(shape: TrajectoryShape | str, window: Mapping[str, Any]) -> str:
-    """The input text of a window from ``compute_trajectory_window``."""
+    """Format the input text of a window from ``compute_trajectory_window``."""
     return format_summary(shape, summarize_window(window))
 
 
@@ -93,7 +93,7 @@ def format_eisv_prompt(eisv_state: Mapping[str, float], shape: TrajectoryShape |
 def format_expression_output(
     eisv_tokens: Sequence[str], lumen_tokens: Sequence[str], pattern: ExpressionPattern | str
 ) -> str:
-    """The three lines of an answer."""
+    """Format the three lines of an answer."""
     return (
         f"EISV_TOKENS: {' '.join(eisv_tokens)}\n"
         f"LUMEN_TOKENS: {' '.join(lumen_tokens)}\n"
@@ -103,6 +103,8 @@ def format_expression_output(
 
 @dataclass
 class OutputParseResult:
+    """Parsed answer."""
+
     eisv_tokens: list[str] = field(default_factory=list)
     lumen_tokens: list[str] = field(default_factory=list)
     pattern: str = ""
@@ -110,7 +112,7 @@ class OutputParseResult:
 
 
 def parse_model_output(text: str) -> OutputParseResult:
-    """Read the three lines out of any text; ``valid`` only if all three are there. Never raises."""
+    """Parse the three lines of an answer in any text; ``valid`` only if all three are there. Never raises."""
     found: dict[str, str] = {}
     for line in str(text).splitlines():
         key, colon, value = line.strip().partition(":")
@@ -125,7 +127,7 @@ def parse_model_output(text: str) -> OutputParseResult:
 
 
 def validate_output(result: OutputParseResult) -> bool:
-    """All three lines, every token in its vocabulary, the pattern one of the five."""
+    """Return True if all three lines are there, every token is in its vocabulary and the pattern is known."""
     return (
         result.valid
         and all(token in ALL_TOKENS for token in result.eisv_tokens)

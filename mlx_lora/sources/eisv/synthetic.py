@@ -1,4 +1,4 @@
-"""Synthetic trajectories: states that the classifier gives a wanted shape, whatever the seed."""
+"""Synthetic trajectories: states that the classifier assigns to a given shape, for every seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ V_MAX = 0.3
 NOISE = 0.01
 # A mean rate must be *above* its threshold: aim this much past it.
 PAST = 1.01
-# The largest change a dimension can make while its shape's rule holds: what bounds the duration.
+# The largest change a dimension can make while its shape's rule holds; it bounds the duration.
 MAX_CHANGE = {
     TrajectoryShape.RISING_ENTROPY: 0.96,
     TrajectoryShape.FALLING_ENERGY: RANGE_THRESHOLD - 0.005,
@@ -41,7 +41,7 @@ def generate_trajectory(
     *,
     noise_scale: float | None = None,
 ) -> list[dict[str, float]]:
-    """States of a wanted shape, in [0, 1] with V ≤ 0.3; drift_dissonance carries ``ethical_drift``.
+    """Generate states of a given shape, in [0, 1] with V ≤ 0.3; drift_dissonance carries ``ethical_drift``.
 
     Args:
         n_points: states, at least 3 (convergence is defined by second differences).
@@ -103,7 +103,7 @@ def _states(clean: Series, rng: random.Random, noise: float, dt: float) -> list[
 def _ramp(
     rng: random.Random, n: int, duration: float, top: float, usual: tuple[float, float], rated: bool
 ) -> list[float]:
-    """A rise of 0 to its change over n points; ``rated`` ones outpace the rate threshold."""
+    """Return a ramp from 0 over n points; ``rated`` ones exceed the rate threshold."""
     least = RATE_THRESHOLD * PAST * duration if rated else 0.0
     low = min(top, max(least, usual[0]))
     change = rng.uniform(low, min(top, max(low, usual[1])))
@@ -179,7 +179,7 @@ _DRAW = {
 
 
 def trajectory_record(states: list[dict[str, float]], provenance: str) -> dict[str, Any]:
-    """The record of one window: shape, states, differences, start and end in seconds, provenance."""
+    """Return the record of one window: shape, states, differences, start and end in seconds, provenance."""
     window = compute_trajectory_window(states)
     return {
         "shape": classify_trajectory(window).value,
@@ -196,7 +196,7 @@ def generate_dataset(
     dt: float = 1.0,
     base_seed: int = 42,
 ) -> list[dict[str, Any]]:
-    """Synthetic records, ``shape_counts[shape]`` of each; each has its own seed, counted up from ``base_seed``."""
+    """Generate ``shape_counts[shape]`` records of each shape; each has its own seed, counted up from ``base_seed``."""
     wanted = [shape for shape, count in shape_counts.items() for _ in range(count)]
     return [
         trajectory_record(generate_trajectory(shape, n_points, dt, base_seed + i), "synthetic")
@@ -211,7 +211,7 @@ def fill_missing_shapes(
     dt: float = 1.0,
     seed: int = 42,
 ) -> list[dict[str, Any]]:
-    """The synthetic records (only those) that bring each of the nine shapes to ``min_per_shape``."""
+    """Generate the synthetic records (only those) that bring each of the nine shapes to ``min_per_shape``."""
     have = [known_shape(record["shape"]) for record in real_records]
     missing = {shape: max(0, min_per_shape - have.count(shape)) for shape in TrajectoryShape}
     return generate_dataset(missing, n_points, dt, seed)

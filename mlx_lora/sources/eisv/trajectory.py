@@ -1,4 +1,4 @@
-"""Finite differences over EISV states, and the nine shapes a window of them can have.
+"""Trajectory classification: finite differences over EISV states, and the nine shapes of a window.
 
 A state is ``{"t": seconds, "E", "I", "S", "V"}`` with an optional ``"ethical_drift"``:
 E energy, I information integrity, S entropy, V void.
@@ -25,6 +25,8 @@ Entry = dict[str, float]
 
 
 class TrajectoryShape(str, Enum):
+    """Shape (class label) of a trajectory window."""
+
     SETTLED_PRESENCE = "settled_presence"
     RISING_ENTROPY = "rising_entropy"
     FALLING_ENERGY = "falling_energy"
@@ -37,7 +39,7 @@ class TrajectoryShape(str, Enum):
 
 
 def shape_name(shape: TrajectoryShape | str) -> str:
-    """The plain name of a shape given as the enum or as text."""
+    """Return the plain name of a shape given as the enum or as text."""
     return shape.value if isinstance(shape, TrajectoryShape) else str(shape)
 
 
@@ -67,17 +69,17 @@ def _differences(entries: Sequence[Mapping[str, Any]], keys: Sequence[str], name
 
 
 def compute_derivatives(states: Sequence[Mapping[str, Any]]) -> list[Entry]:
-    """First differences per second, each stamped with the later time; pairs with dt = 0 give none."""
+    """Return first differences per second, each stamped with the later time; pairs with dt = 0 give none."""
     return _differences(states, DIMENSIONS, FIRST)
 
 
 def compute_second_derivatives(derivatives: Sequence[Mapping[str, Any]]) -> list[Entry]:
-    """The same differences over the first derivatives, per second squared."""
+    """Return the same differences over the first derivatives, per second squared."""
     return _differences(derivatives, FIRST, SECOND)
 
 
 def compute_trajectory_window(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """``{"states", "derivatives", "second_derivatives"}`` of consecutive states."""
+    """Return ``{"states", "derivatives", "second_derivatives"}`` of consecutive states."""
     derivatives = compute_derivatives(states)
     return {
         "states": list(states),
@@ -87,7 +89,7 @@ def compute_trajectory_window(states: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def mean(entries: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Mean of one field over entries, 0.0 where there are none."""
+    """Return the mean of one field over entries, 0.0 where there are none."""
     return sum(e[key] for e in entries) / len(entries) if entries else 0.0
 
 
@@ -101,7 +103,7 @@ def _converges(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str,
 
 
 def classify_trajectory(window: Mapping[str, Any]) -> TrajectoryShape:
-    """The shape of a window from :func:`compute_trajectory_window`; the first rule that holds wins."""
+    """Classify a window from :func:`compute_trajectory_window` by shape; the first rule that holds wins."""
     states, first = window["states"], window["derivatives"]
     energy = [s["E"] for s in states]
     entropy = [s["S"] for s in states]

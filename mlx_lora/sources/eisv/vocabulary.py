@@ -1,4 +1,4 @@
-"""The words of EISV and of Lumen: tokens, affinities, patterns and the map between the two."""
+"""Vocabularies of EISV and of Lumen: tokens, affinities, patterns and the map between the two."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from .trajectory import TrajectoryShape as Shape
 
 
 class ExpressionPattern(str, Enum):
+    """Pattern of an expression's tokens."""
+
     SINGLE = "single"
     PAIR = "pair"
     TRIPLE = "triple"

@@ -1,4 +1,4 @@
-"""Instruction rows → conversations: the flat import place of everything the source offers."""
+"""Instruction rows (Alpaca and its dialects) → conversations: public API of the data source."""
 
 from .dataset import conversation, make_instructions_dataset, prompt_of, select_rows
 from .legacy import END_TOKENS, format_legacy, without_end_token

@@ -1,4 +1,4 @@
-"""The whole source in one call: instruction files → a dataset directory and the account of it."""
+"""Dataset of instructions: instruction files → a dataset directory and its import report."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def make_instructions_dataset(
     keep_duplicates: bool = False,
     leave_out: Collection[str] = (),
 ) -> tuple[dict[str, Any], ImportReport]:
-    """Write a new dataset directory; returns its card and the report of what came in and what was left out.
+    """Write a new dataset directory; return its card and the import report.
 
     Where there are evaluation rows, they are the test split; else a tenth of the prompts is. Rows of one prompt
     stay in one split.
 
     Args:
-        plan: how many rows each bucket should have; what is not as planned is noted.
+        plan: number of rows each bucket should have; deviations are noted.
         leave_out: buckets (task_type) not to import.
 
     Raises:
@@ -74,7 +74,7 @@ def make_instructions_dataset(
 def select_rows(
     rows: Iterable[Row], report: ImportReport, keep_duplicates: bool = False, leave_out: Collection[str] = ()
 ) -> tuple[list[Row], list[Row]]:
-    """(to train on, to judge by); every other row is counted in the report."""
+    """Split rows into (training, evaluation); every other row is counted in the report."""
     train: list[Row] = []
     test: list[Row] = []
     seen: set[tuple[bool, str]] = set()
@@ -101,12 +101,12 @@ def select_rows(
 
 
 def conversation(example: Example) -> str:
-    """What makes two examples the same: their messages, whatever the metadata say."""
+    """Return the deduplication key of an example: its messages, regardless of the metadata."""
     return _digest([example.messages, example.tools] if example.tools else example.messages)
 
 
 def prompt_of(example: Example) -> str:
-    """What an example asks: its messages before the first answer, but for white space; of bare text, the text."""
+    """Return an example's prompt: its messages before the first answer, white space aside; of bare text, the text."""
     first = next(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
     asked = example.messages[:first] or example.messages
     turns: list[Any] = [(m["role"], " ".join((m.get("content") or "").split())) for m in asked]

@@ -1,13 +1,13 @@
-"""The legacy text format: ``### Instruction:`` headings and an end-of-sequence token, for models trained on it."""
+"""Legacy text format (Alpaca): ``### Instruction:`` headings and an EOS token, for models trained on it."""
 
 from __future__ import annotations
 
-# What closes such texts in real files: those of Qwen, Llama 2 and 3, and Gemma.
+# EOS and end-of-turn tokens of such texts in real files: those of Qwen, Llama 2 and 3, and Gemma.
 END_TOKENS = ("<|endoftext|>", "<|im_end|>", "</s>", "<|eot_id|>", "<|end_of_text|>", "<eos>")
 
 
 def format_legacy(instruction: str, context: str, output: str, eos_token: str) -> str:
-    """A row as one text.
+    """Format a row as one text.
 
     Args:
         context: the row's ``input``; its heading is left out where it is empty.
@@ -23,6 +23,6 @@ def format_legacy(instruction: str, context: str, output: str, eos_token: str) -
 
 
 def without_end_token(text: str) -> str:
-    """The text without a known end token at its end: as a chat message it would be learned as words."""
+    """Remove a known EOS token from the end of a text: in a chat message it would be trained on as words."""
     stripped = text.rstrip()
     return next((stripped.removesuffix(token) for token in END_TOKENS if stripped.endswith(token)), text)

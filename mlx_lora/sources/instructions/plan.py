@@ -1,4 +1,4 @@
-"""A plan of buckets and how many rows each should have; sums are computed, never quoted."""
+"""Composition plan: buckets and the number of rows each should have; sums are computed, never quoted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Plan:
     """Rows wanted by bucket.
 
     Attributes:
-        stated_total: what its authors say the sum is.
+        stated_total: the sum according to its authors.
     """
 
     buckets: dict[str, int]
@@ -29,13 +29,13 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """The sum of the buckets."""
+        """Sum of the buckets."""
         return sum(self.buckets.values())
 
 
 @dataclass
 class BucketCheck:
-    """A bucket's rows: planned, found in the files, and kept as examples."""
+    """Row counts of a bucket: planned, found in the files, and kept as examples."""
 
     bucket: str
     planned: int
@@ -45,18 +45,18 @@ class BucketCheck:
 
 @dataclass
 class PlanCheck:
-    """A plan against what there is, bucket by bucket; those the plan does not know have 0 planned."""
+    """Comparison of a plan with the rows, bucket by bucket; buckets that are not in the plan have 0 planned."""
 
     total: int
     stated_total: int | None
     buckets: list[BucketCheck]
 
     def to_dict(self) -> dict[str, Any]:
-        """For the card and ``--json``."""
+        """Return the comparison as a dict, for the card and ``--json``."""
         return asdict(self)
 
     def notes(self) -> list[str]:
-        """What is not as planned, a sentence each."""
+        """Return the deviations from the plan, a sentence each."""
         notes = []
         if self.stated_total not in (None, self.total):
             notes.append(f"The plan's buckets sum to {self.total:,} rows, not to the {self.stated_total:,} it states.")
@@ -69,12 +69,12 @@ class PlanCheck:
 
 
 def load_plan(path: str | Path) -> Plan:
-    """A plan from a YAML or JSON file, or a published one by name (coder, coder-reporting).
+    """Load a plan from a YAML or JSON file, or a published one by name (coder, coder-reporting).
 
     The file is ``{"buckets": {name: rows}, "stated_total": rows}``, or the buckets alone.
 
     Raises:
-        UserError: no such file, not YAML or JSON, or counts that are no whole numbers.
+        UserError: no such file, not YAML or JSON, or counts that are not whole numbers.
     """
     file = next((f for d in PLAN_DIRECTORIES if (f := d / f"{path}.yaml").is_file()), Path(path))
     try:
@@ -108,7 +108,7 @@ def _check_counts(path: str | Path, counts: Mapping[Any, Any]) -> None:
 
 
 def check_plan(plan: Plan, found: Mapping[str, int], kept: Mapping[str, int]) -> PlanCheck:
-    """A plan against the rows found and kept, by bucket."""
+    """Compare a plan with the rows found and kept, by bucket."""
     names = list(dict.fromkeys([*plan.buckets, *found]))
     checks = [BucketCheck(name, plan.buckets.get(name, 0), found.get(name, 0), kept.get(name, 0)) for name in names]
     return PlanCheck(plan.total, plan.stated_total, checks)

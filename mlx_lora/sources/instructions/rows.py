@@ -1,4 +1,4 @@
-"""Rows of instruction files with what decides their use: their bucket, and the marks that keep them out of training."""
+"""Rows of instruction files with their bucket and the flags that exclude them from training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .legacy import without_end_token
 
 FLAGS = ("is_negative_example", "is_eval", "never_train")
 TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0", "", "none")
-# Real files mark the rows of this bucket by its name alone.
+# Real files mark evaluation rows by the name of this bucket alone.
 EVAL_BUCKET = "eval"
 MALFORMED = "row that cannot be used"
 EMPTY = "row with an empty answer"
@@ -24,11 +24,11 @@ EMPTY = "row with an empty answer"
 
 @dataclass
 class Row:
-    """A row as a conversation.
+    """Row as a conversation.
 
     Attributes:
         bucket: its task_type, or else the name of its file.
-        flags: those of ``FLAGS`` that are true for it.
+        flags: those of ``FLAGS`` that the row sets.
         dialect: as in :class:`~mlx_lora.data.formats.Row`.
         where: file and line.
     """
@@ -41,12 +41,12 @@ class Row:
 
     @property
     def is_eval(self) -> bool:
-        """To be judged by, never trained on."""
+        """True for an evaluation row, which is never trained on."""
         return "is_eval" in self.flags or self.bucket == EVAL_BUCKET
 
 
 def read_rows(path: str | Path, report: ImportReport) -> Iterator[Row]:
-    """Yield the rows of a file in any format and dialect; what cannot be used is left out, and named in the report.
+    """Yield the rows of a file in any format and dialect; unusable rows are left out and reported.
 
     Raises:
         UserError: the file cannot be read.
@@ -65,10 +65,10 @@ def read_rows(path: str | Path, report: ImportReport) -> Iterator[Row]:
 
 
 def as_row(row: formats.Row) -> Row:
-    """A row of any file with its bucket and flags.
+    """Convert a row of any file to a row with its bucket and flags.
 
     Raises:
-        ValueError: a task_type that is no text, a flag neither true nor false, or a number that JSON cannot hold.
+        ValueError: a task_type that is not text, a flag neither true nor false, or a number that JSON cannot represent.
     """
     bucket = row.meta.get("task_type")
     if bucket is not None and not isinstance(bucket, str):
@@ -80,7 +80,7 @@ def as_row(row: formats.Row) -> Row:
         row.messages[-1]["content"] = without_end_token(row.messages[-1]["content"])
     row.meta["from"] = row.where
     example = row.example()
-    # Python reads NaN and 1e999, and no other program would read what was written of them.
+    # Python's json reads and writes NaN and 1e999; other JSON readers reject them.
     json.dumps(example.to_dict(), allow_nan=False)
     return Row(example, bucket, flags, row.dialect, row.where)
 

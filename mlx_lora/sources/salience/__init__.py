@@ -1,4 +1,4 @@
-"""An agent's experiences → sleep training: the flat import place of everything the source offers."""
+"""An agent's experiences → sleep training: public API of the data source."""
 
 from .buffer import read_buffer, read_buffers
 from .buffer_writer import BufferStore, merge_buffers

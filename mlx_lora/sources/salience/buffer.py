@@ -1,4 +1,4 @@
-"""Reading experience buffers: every dialect, several files as one union by id, and never a byte written."""
+"""Experience buffer reader: every dialect, several files as one union by id, read-only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BUNDLE = "dream_bundle_header"
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """A file's content.
+    """Read a file's content.
 
     Raises:
-        UserError: no such file, no file at all, or one that cannot be read.
+        UserError: no such file, not a regular file, or one that cannot be read.
     """
     try:
         return user_files.read_bytes(path, MOST_BUFFER)
@@ -34,10 +34,10 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def decode_json(path: str | Path, content: bytes) -> Any:
-    """The JSON value of a whole file.
+    """Decode a whole file as one JSON value.
 
     Raises:
-        UserError: not UTF-8, cut off, or otherwise no JSON.
+        UserError: not UTF-8, truncated, or otherwise not JSON.
     """
     try:
         return json.loads(content.decode("utf-8-sig"))
@@ -50,12 +50,12 @@ def decode_json(path: str | Path, content: bytes) -> Any:
             f"{path}, line {error.lineno}: the JSON is broken or cut off there ({error.msg}); "
             "restore the file from a backup, or correct it"
         ) from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, and very deep nesting
+    except (ValueError, RecursionError) as error:  # numbers with thousands of digits, and very deep nesting
         raise UserError(f"{path}: this JSON is no experience buffer ({error}); check the path") from None
 
 
 def rows_of(path: str | Path, value: Any) -> list[Any]:
-    """The rows of a JSON buffer: a list, or an object whose ``experiences`` are one.
+    """Return the rows of a JSON buffer: a list, or an object whose ``experiences`` are one.
 
     Raises:
         UserError: it is neither.
@@ -69,12 +69,12 @@ def rows_of(path: str | Path, value: Any) -> list[Any]:
 
 
 def read_buffer(path: str | Path, report: ImportReport | None = None) -> list[Experience]:
-    """The experiences of one file, in its order; ``parse_experience`` gives their form.
+    """Read the experiences of one file, in its order; ``parse_experience`` gives their form.
 
     A row that cannot be used is left out, counted and named in ``report``.
 
     Raises:
-        UserError: the file cannot be read, is no buffer, or is a dream bundle without text.
+        UserError: the file cannot be read, is not a buffer, or is a dream bundle without text.
     """
     report = report if report is not None else ImportReport("salience")
     content = read_bytes(path)
@@ -105,7 +105,7 @@ def _numbered_rows(path: str | Path, content: bytes, report: ImportReport) -> It
 
 
 def _is_jsonl(content: bytes) -> bool:
-    """One JSON object a line; a buffer that is one object has its ``experiences`` in it."""
+    """Return True for one JSON object per line; a buffer that is one object has its ``experiences`` in it."""
     first = content.lstrip(b"\xef\xbb\xbf \t\r\n").split(b"\n", 1)[0].strip()
     if not (first.startswith(b"{") and first.endswith(b"}")):
         return False
@@ -139,9 +139,9 @@ def _refuse_bundle_without_text(path: str | Path, header: dict[str, Any], lines:
 
 
 def union_by_id(paths: Iterable[str | Path], report: ImportReport) -> dict[str, tuple[str, Experience]]:
-    """id -> (file, experience) over several files: an experience stands where and as it was first met.
+    """Return id -> (file, experience) over several files; the first occurrence of an experience wins.
 
-    Repeated ones are left out, counted and named; files of one agent are usually supersets of each other.
+    Duplicates are left out, counted and named; files of one agent are usually supersets of each other.
 
     Raises:
         UserError: as :func:`read_buffer`.
@@ -157,6 +157,6 @@ def union_by_id(paths: Iterable[str | Path], report: ImportReport) -> dict[str, 
 
 
 def read_buffers(paths: Iterable[str | Path], report: ImportReport | None = None) -> list[Experience]:
-    """The experiences of several files, each once; :func:`union_by_id` says which."""
+    """Read the experiences of several files, each once, as :func:`union_by_id` does."""
     report = report if report is not None else ImportReport("salience")
     return [experience for _, experience in union_by_id(paths, report).values()]

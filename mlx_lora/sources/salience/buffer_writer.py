@@ -1,4 +1,4 @@
-"""Writing an experience buffer: under a lock, atomically, and without losing what another program added."""
+"""Experience buffer writer: locked, atomic, and without losing records of other programs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .buffer import decode_json, read_bytes, rows_of
 from .schema import Experience, parse_experience
 
 LOCK_TIMEOUT_S = 60
-# How a list ends in a file that we, or json.dump(indent=2), wrote; new records go before it.
+# The end of a list in a file written here or by json.dump(indent=2); new records are inserted before it.
 END = b"\n]"
 
 
 class BufferStore:
-    """An experience buffer on disk that several programs add to.
+    """Experience buffer on disk that several programs append to.
 
     Every program that writes holds ``.NAME.lock`` beside the file; the file itself is replaced, so that a reader
     needs no lock and finds it complete at every moment. What the file holds is never dropped or changed, not even
@@ -43,19 +43,19 @@ class BufferStore:
         if loop:
             raise UserError(f"{path}: its symbolic links lead in a circle; correct them, or give another path")
         self.ids: set[str] = set()
-        self._known = b""  # the file's content up to END, as of the last look
-        self._document: Any = []  # the whole of it, where it has no such end
+        self._known = b""  # the file's content up to END, as of the last read
+        self._document: Any = []  # the whole content, where it has no such end
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else writes while the block runs.
+        """Lock the buffer against other writers while the block runs.
 
         Raises:
             UserError: the directory cannot be written, or another program keeps the lock.
         """
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Never removed: somebody may be waiting for this very file.
+            # Never removed: another process may be waiting for this very file.
             lock = open_lock(self.path.with_name(f".{self.path.name}.lock"))
         try:
             self._wait_for(lock)
@@ -77,10 +77,10 @@ class BufferStore:
                 time.sleep(0.001)
 
     def refresh(self) -> list[Experience]:
-        """The usable experiences that were not there at the last look, in the file's order.
+        """Return the usable experiences that were added since the last read, in the file's order.
 
         Raises:
-            UserError: the file is there and is no readable buffer.
+            UserError: the file exists and is not a readable buffer.
         """
         content = read_bytes(self.path) if self.path.exists() else b""
         appended = self._appended(content)
@@ -92,7 +92,7 @@ class BufferStore:
         return self._remember(appended)
 
     def _appended(self, content: bytes) -> list[Any] | None:
-        """The rows between what is known and the end, if the file is what it was with rows appended."""
+        """Return the appended rows if the file has only grown at its end."""
         if not self._known or not content.startswith(self._known) or not content.endswith(END):
             return None
         new = content[len(self._known) : -len(END)]
@@ -116,10 +116,10 @@ class BufferStore:
         return found
 
     def append(self, records: Iterable[Experience]) -> list[Experience]:
-        """Write those records whose ids are new, and return them; call it with the lock held, after ``refresh``.
+        """Append the records whose ids are new, and return them; call it with the lock held, after ``refresh``.
 
         Raises:
-            UserError: a record cannot be written as JSON, or the file system refuses; the file is as it was then.
+            UserError: a record cannot be written as JSON, or the file system refuses; the file is unchanged then.
         """
         new = {record["id"]: record for record in records if record["id"] not in self.ids}
         if not new:
@@ -153,7 +153,7 @@ class BufferStore:
 
 
 def merge_buffers(records: Iterable[Experience], into: str | Path) -> list[Experience]:
-    """Add to the buffer ``into`` what it lacks of ``records``; returns what was added."""
+    """Append to the buffer ``into`` the records that it lacks; return those."""
     store = BufferStore(into)
     with store.locked():
         store.refresh()

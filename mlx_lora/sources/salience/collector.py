@@ -1,4 +1,4 @@
-"""Collecting the exchanges worth remembering, by one agent or by several at once."""
+"""Experience collector: scores exchanges and stores the salient ones, for one agent or several at once."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from .similar import THRESHOLD, NearDuplicates, words_of
 
 DEFAULT_BUFFER = Path("~/.mlx-lora/experience_buffer.json")
 HIGH_SALIENCE = 0.7
-# Responses that the collapse status looks at, how many it needs, and the share of alike pairs that is a collapse.
+# Collapse status: window of last responses, minimum number, and the share of similar pairs that is a collapse.
 RECENT, ENOUGH, ALIKE_PAIRS = 10, 3, 0.5
 
 
 class ExperienceCollector:
-    """Scores exchanges and adds the salient ones to a buffer that others may be adding to.
+    """Collector that scores exchanges and appends the salient ones to a buffer that others may write to as well.
 
     Args:
-        path: the buffer; made with the first experience.
+        path: the buffer; created with the first experience.
         salience_threshold: total from 0 to 1 from which an exchange is stored.
-        machine_name, model_name: put into the metadata of what is stored.
-        match: how terms are counted, see :class:`ConversationalSalienceScorer`.
+        machine_name, model_name: added to the metadata of stored experiences.
+        match: counting of terms, see :class:`ConversationalSalienceScorer`.
         similarity_threshold: Jaccard similarity of words from which a response counts as a repetition of one that
             is stored, in this run or any before it, or that this collector was given.
-        remember: score against what the buffer already holds, instead of as an agent that has said nothing yet.
+        remember: score against the content of the buffer, instead of as an agent without history.
 
     Attributes:
         experiences: the buffer's usable experiences as of the last addition, others' included.
 
     Raises:
-        UserError: the buffer is there and is none, or cannot be read.
+        UserError: the file exists and is not a buffer, or cannot be read.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class ExperienceCollector:
         metadata: Mapping[str, Any] | None = None,
         tool_calls: Sequence[Mapping[str, Any]] | None = None,
     ) -> dict[str, Any]:
-        """Score an exchange and store it if it is salient, new, and no repetition.
+        """Score an exchange and store it if it is salient, new, and not a repetition.
 
         Returns:
             ``salience`` (five dimensions and total), ``stored``, ``filtered``; ``experience_id`` of what is in the
             buffer; where filtered, ``filter_reason``: "already_stored" or "repetitive_response".
 
         Raises:
-            UserError: there is no text, or the buffer cannot be read or written; nothing is lost then.
+            UserError: there is no text, or the buffer cannot be read or written; it is unchanged then.
         """
         _check(prompt, response)
         scores = self.scorer.score_exchange(prompt, response, metadata, tool_calls)
@@ -130,20 +130,20 @@ class ExperienceCollector:
     def get_high_salience_experiences(
         self, min_salience: float = HIGH_SALIENCE, limit: int | None = None
     ) -> list[Experience]:
-        """The experiences of at least that total, the most salient first; equals in the buffer's order."""
+        """Return the experiences of at least that total, the most salient first; equals in the buffer's order."""
         high = [e for e in self.experiences if e["salience"] and e["salience"]["total"] >= min_salience]
         return sorted(high, key=lambda e: -e["salience"]["total"])[:limit]
 
     def consolidate_for_sleep(self, min_salience: float = 0.6) -> list[Experience]:
-        """What a sleep cycle trains on, the most salient first."""
+        """Return the experiences that a sleep cycle trains on, the most salient first."""
         return self.get_high_salience_experiences(min_salience)
 
     def get_stats(self) -> dict[str, Any]:
-        """:func:`buffer_stats` of the buffer."""
+        """Return :func:`buffer_stats` of the buffer."""
         return buffer_stats(self.experiences)
 
     def get_collapse_status(self) -> dict[str, Any]:
-        """Whether the last responses, stored or not, are alike: ``collapse_detected``, the share of pairs, advice."""
+        """Compare the last responses, stored or not: ``collapse_detected``, the share of similar pairs, advice."""
         if len(self._recent) < ENOUGH:
             return {"collapse_detected": False, "reason": "insufficient_data", "recent_count": len(self._recent)}
         sets = [set(words_of(response)) for response in self._recent]
@@ -161,7 +161,7 @@ class ExperienceCollector:
 
 
 def buffer_stats(experiences: Sequence[Experience]) -> dict[str, Any]:
-    """How many experiences, how salient, and of when.
+    """Return the number of experiences, their salience and their time range.
 
     Timestamps are compared as text: agents write the local time of machines in several zones.
     """

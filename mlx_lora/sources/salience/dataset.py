@@ -1,4 +1,4 @@
-"""Experience buffers → a dataset directory, and a report of what was left out."""
+"""Dataset of experiences: experience buffers → a dataset directory and its import report."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .scoring import ConversationalSalienceScorer, Match
 from .similar import words_of
 
 Weights = Literal["salience", "raw", "equal"]
-# Fewer have made a model worse: a cycle that trained on 5 collapsed.
+# Minimum number of examples: fewer made a model worse; a cycle that trained on 5 collapsed.
 MIN_EXAMPLES = 50
 
 
 def pattern_of(prompt: str) -> str:
-    """What prompts that differ in case, punctuation, spaces and numbers only have in common."""
+    """Normalise a prompt: prompts that differ only in case, punctuation, spaces and numbers have one pattern."""
     return " ".join(words_of(re.sub(r"\d+", "0", prompt))) or prompt
 
 
@@ -42,14 +42,14 @@ def make_salience_dataset(
     rescore: Match | None = None,
     held_out: tuple[float, float] = (0.1, 0.1),
 ) -> dict[str, Any]:
-    """Write a new dataset directory with ``report.json`` and ``report.md``; returns its card and the report.
+    """Write a new dataset directory with ``report.json`` and ``report.md``; return its card and the report.
 
     Args:
         min_salience: total from 0 to 1 that an experience must have.
-        max_examples: the most salient ones are taken.
-        system_prompt: what every conversation begins with; :data:`DEFAULT_SYSTEM_PROMPT` if ``None``.
+        max_examples: maximum number of examples; the most salient ones are taken.
+        system_prompt: first message of every conversation; :data:`DEFAULT_SYSTEM_PROMPT` if ``None``.
         weights: an example's weight is its salience divided by the mean, its salience as it is ("raw"), or 1.
-        rescore: score anew in the order of the buffers; stored scores are kept without it.
+        rescore: compute the scores again in the order of the buffers; without it, stored scores are kept.
         held_out: shares of valid and test, decided by the prompt.
 
     Raises:
@@ -115,7 +115,7 @@ def _tool_calls(experience: Experience) -> list[dict[str, Any]]:
 
 
 def _salient(experiences: Sequence[Experience], min_salience: float, report: ImportReport) -> list[Experience]:
-    """The most salient first; equals stay in the buffer's order."""
+    """Sort the salient experiences, the most salient first; equals stay in the buffer's order."""
     salient = []
     for experience in experiences:
         if experience["salience"] is None:
@@ -146,7 +146,7 @@ def _example(experience: Experience, system_prompt: str, path: str) -> Example:
         **{name: experience[name] for name in ("session", "phase", "timestamp")},
         **({"trimmed": trimmed} if trimmed else {}),
     }
-    # Metadata is the agent's own; these three say where an answer came from.
+    # Metadata belongs to the agent; these three keys give the origin of an answer.
     known = {name: experience["metadata"].get(name) for name in ("machine", "model", "using_lora")}
     meta.update({name: value for name, value in known.items() if isinstance(value, (str, bool))})
     return Example(messages, meta=meta)
@@ -163,7 +163,7 @@ def _split(
     filters: Filters,
     report: ImportReport,
 ) -> dict[str, list[Example]]:
-    """train, valid and test by prompt, no prompt too often; the most salient ``max_examples`` of them."""
+    """Split the most salient ``max_examples`` into train, valid and test by prompt, no prompt too often."""
     splits = split_by_key(examples, _pattern, held_out)
     if 2 * len(splits["train"]) < len(examples):
         report.notes.append("There are too few different prompts to hold some out: all examples are for training.")
@@ -177,7 +177,7 @@ def _split(
         for example in split:
             if id(example) not in best:
                 report.leave_out(f"not among the {max_examples} most salient", _name(example))
-    # With fewer examples, one prompt may have too many of them again.
+    # With fewer examples, one prompt may exceed its share again.
     return _capped({name: [e for e in split if id(e) in best] for name, split in splits.items()}, filters, report)
 
 
@@ -186,7 +186,7 @@ def _name(example: Example) -> str:
 
 
 def _capped(splits: dict[str, list[Example]], filters: Filters, report: ImportReport) -> dict[str, list[Example]]:
-    """The splits with at most ``pattern_share`` of the training examples from one prompt, the most salient ones."""
+    """Limit each prompt to ``pattern_share`` of the training examples, keeping the most salient ones."""
     if not filters.makes("pattern-cap"):
         return splits
     most, reached = pattern_limit(Counter(map(_pattern, splits["train"])), filters.pattern_share)
@@ -211,10 +211,10 @@ def _capped(splits: dict[str, list[Example]], filters: Filters, report: ImportRe
 
 
 def pattern_limit(counts: Counter[str], share: float) -> tuple[int, bool]:
-    """How many examples of one prompt may stay so that none has more than ``share`` of what stays.
+    """Return the maximum number of examples per prompt so that none has more than ``share`` of those kept.
 
-    The largest c with c ≤ share · Σ min(n, c). Where not even 1 will do, since there are too few prompts: an even
-    share of the examples, and False.
+    The largest c with c ≤ share · Σ min(n, c), and True. Where not even 1 is possible, since there are too few
+    prompts: an even share of the examples, and False.
     """
     sizes = list(counts.values())
     if not sizes:
@@ -225,7 +225,7 @@ def pattern_limit(counts: Counter[str], share: float) -> tuple[int, bool]:
 
     if too_many(1):
         return -(-sum(sizes) // len(sizes)), False
-    # Once too many, every larger number is.
+    # Once too many, every larger number is as well (monotone), so that bisection applies.
     return bisect_left(range(1, max(sizes) + 1), True, key=too_many), True
 
 

@@ -1,7 +1,7 @@
-"""Signs that a model has collapsed: repetition, questions for answers, evasions about itself, stock phrases.
+"""Degeneration checks: repetition, questions for answers, evasions about itself, stock phrases.
 
 No single measure of repetition, evasion or shared phrases decides: each verdict needs two kinds of evidence. All but
-:func:`made_of_stock_phrases` judge an answer by its own text.
+:func:`made_of_stock_phrases` classify an answer by its own text alone.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from functools import lru_cache
 from .similar import words_of
 
 # Words in phrases that occur twice or more within one answer; real answers stay below a tenth, but poems with a refrain
-# do not. So there is second evidence: a phrase three times in a row, or a text that compresses to so little of its
-# length: loops to a quarter and less, a villanelle to 0.4.
+# do not. So there is second evidence: a phrase three times in a row, or a text that compresses to a small part of
+# its length: loops to a quarter and less, a villanelle to 0.4.
 REPEATED_WORDS, REPEATED_SHARE = 4, 0.3
 IN_A_ROW, LONGEST_PHRASE, COMPRESSED, COMPRESSED_BYTES = 3, 40, 0.32, 200
-# An answer of a few words that only asks; and one of which most sentences ask.
+# Word limit of an answer that is only questions; number of questions in one of which most sentences are.
 BARE_QUESTION_WORDS = 12
 FLOOD = 5
-# An answer that is the prompt: the share of its phrases from there, and of the prompt's words that it says again.
+# Echo of the prompt: the share of the answer's phrases from there, and of the prompt's words that it repeats.
 ECHO_WORDS, ECHO_SHARE, ECHO_COVERS = 3, 0.8, 0.5
-# Share of the words in formulas of evasion, how many different ones, and share of words about oneself.
+# Share of the words in formulas of evasion, number of different ones, and share of words about oneself.
 EVASIVE_SHARE, EVASIVE_KINDS, SELF_SHARE = 0.12, 2, 0.09
-# Phrases of so many words that several answers around the same time share, and the share of an answer they make.
+# Stock phrases: length in words, answers around the same time that share one, and their share of an answer.
 STOCK_WORDS, STOCK_ANSWERS, STOCK_ANSWERS_SHARE, STOCK_SHARE = 3, 3, 0.015, 0.3
-# Answers compared with one another: what an agent says over years is not what it said that week.
+# Answers compared with one another: phrases of one week are evidence, those of years are not.
 BLOCK = 200
-# More answers than this share their phrases: then that is how the agent talks, and says nothing of a collapse.
+# If more answers than this share their phrases, that is the agent's usual manner and no evidence of a collapse.
 USUAL = 0.5
 
 Gram = tuple[str, ...]
 
 _CODE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1|\Z)", re.DOTALL | re.MULTILINE)
 _UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
-# kind -> how an answer about oneself avoids to say anything; of lower-cased text with straight apostrophes.
+# kind -> formulas of evasion in an answer about oneself; for lower-cased text with straight apostrophes.
 _EVASIONS = {
     "unverifiable": re.compile(
         r"\bi (?:can't|cannot|can not|couldn't|could not|am unable to|have no way (?:of|to)|don't know how to)"
@@ -64,14 +64,14 @@ _SELF = re.compile(
 
 
 def asks_only(text: str) -> bool:
-    """Return True for a few words of which all sentences are questions."""
+    """Return True for a short answer of which all sentences are questions."""
     if not text.rstrip().endswith(("?", "？")) or len(words_of(text)) > BARE_QUESTION_WORDS:
         return False
     return all(sentence.endswith(("?", "？")) for sentence in _sentences(text))
 
 
 def floods_with_questions(text: str) -> bool:
-    """Return True for many questions, and more of them than other sentences."""
+    """Return True for an answer with many questions, more than other sentences."""
     if text.count("?") + text.count("？") < FLOOD:
         return False
     sentences = _sentences(text)
@@ -84,7 +84,7 @@ def _sentences(text: str) -> list[str]:
 
 
 def echoes(text: str, prompt: str) -> bool:
-    """Return True if an answer is made of the prompt's phrases and says half of the prompt again."""
+    """Return True if an answer consists of the prompt's phrases and repeats half of the prompt."""
     asked, answer = words_of(prompt), words_of(text)
     if len(set(asked).intersection(answer)) < ECHO_COVERS * len(set(asked)):  # the cheaper one
         return False
@@ -93,7 +93,7 @@ def echoes(text: str, prompt: str) -> bool:
 
 
 def repeats_itself(text: str) -> bool:
-    """Return True if a good part of the answer is phrases that it says more than once, and it loops or compresses.
+    """Return True if a large share of the answer is repeated phrases, and it loops or compresses.
 
     Code blocks are left aside: they repeat by nature.
     """
@@ -107,7 +107,7 @@ def repeats_itself(text: str) -> bool:
 
 
 def _loops(words: Sequence[str]) -> bool:
-    """Return True if a phrase stands three times in a row."""
+    """Return True if a phrase occurs three times in a row."""
     for length in range(1, min(LONGEST_PHRASE, len(words) // IN_A_ROW) + 1):
         run, needed = 0, max(REPEATED_WORDS, (IN_A_ROW - 1) * length)
         for word, before in zip(words[length:], words, strict=False):
@@ -124,7 +124,7 @@ def _compresses(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Evasion:
-    """Evidence that an answer only says that nothing can be said of itself.
+    """Evidence that an answer about the speaker is evasive.
 
     Attributes:
         share: of its words, those in formulas of evasion.
@@ -175,7 +175,7 @@ def _grams(words: Sequence[str], length: int) -> list[Gram]:
 
 
 def _covered(grams: Sequence[Gram], chosen: set[Gram], length: int) -> float:
-    """Return the share of a text's words that stand in one of the chosen phrases."""
+    """Return the share of a text's words that are in one of the chosen phrases."""
     if chosen.isdisjoint(grams):
         return 0.0
     covered, end = 0, 0
@@ -187,7 +187,7 @@ def _covered(grams: Sequence[Gram], chosen: set[Gram], length: int) -> float:
 
 
 def stock_shares(responses: Sequence[str]) -> list[float]:
-    """For each response, in order of time, return the share of its words in phrases that others around it use too."""
+    """Return for each response, in order of time, the share of its words in phrases that its neighbours use too."""
     shares: list[float] = []
     blocks = max(1, len(responses) // BLOCK)
     for number in range(blocks):
@@ -208,11 +208,11 @@ def _stock_shares_of_block(responses: Sequence[str]) -> list[float]:
 
 
 def made_of_stock_phrases(responses: Sequence[str]) -> tuple[list[bool], float]:
-    """For each response, in order of time, return True if it is made of stock phrases; and the share that use them.
+    """Return for each response, in order of time, True if it is made of stock phrases; and the share that use them.
 
-    The company's phrases are one kind of evidence; evasions, or words about the speaker, are the other. Where more than
-    half of all answers use stock phrases, none is marked: then it is the agent's usual manner, and only an answer's own
-    text can tell.
+    Phrases shared with neighbours are one kind of evidence; evasions, or words about the speaker, are the other. Where
+    more than half of all answers use stock phrases, none is marked: then it is the agent's usual manner, and only an
+    answer's own text can tell.
     """
     shares = stock_shares(responses)
     usual = sum(share >= STOCK_SHARE for share in shares) / max(1, len(shares))

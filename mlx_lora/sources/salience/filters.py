@@ -1,4 +1,4 @@
-"""Checks of answers before training: every check has a name by which it is switched off."""
+"""Quality filters of answers before training: every check has a name by which it is switched off."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .schema import Experience
 from .similar import CHUNK, THRESHOLD, NearDuplicates
 from .truncation import is_cut, trim, word_count
 
-# name -> why an experience was left out
+# name -> reason why an experience was left out
 CHECKS = {
     "cut": "answer cut off in the middle of a sentence",
     "think": "<think> block left open, or no answer after it",
@@ -35,7 +35,7 @@ MIN_WORDS, MIN_TRIMMED_WORDS = 4, 8
 Cut = Literal["trim", "drop", "keep"]
 
 _EMPTY_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
-# Who is speaking, before the answer or at the beginning of a later line.
+# Name of the speaker, before the answer or at the beginning of a later line.
 _SPEAKER = re.compile(r"[\s*#]*(?:user|human|assistant|system|ai|sage|claude)\s*\**\s*:", re.I)
 _TURN = re.compile(r"^(?:user|human|assistant)\s*:", re.I | re.M)
 _CONTROL = re.compile(
@@ -45,15 +45,15 @@ _CONTROL = re.compile(
 
 @dataclass
 class Filters:
-    """Choice of checks.
+    """Configuration of the checks.
 
     Attributes:
-        skip: names of :data:`CHECKS` that are not made.
+        skip: names of :data:`CHECKS` that are switched off.
         without_lora: leave out what an adapter wrote (``metadata.using_lora``).
         min_words: answers of fewer words are short.
         similarity: Jaccard similarity of words from which two answers are nearly the same.
         pattern_share: at most this share of the examples has one prompt.
-        cut: an answer that was cut off is trimmed to its last complete sentence, dropped, or kept as it is.
+        cut: a truncated answer is trimmed to its last complete sentence, dropped, or kept as it is.
         min_trimmed_words: answers of which fewer words are left by trimming are dropped.
     """
 
@@ -66,24 +66,24 @@ class Filters:
     min_trimmed_words: int = MIN_TRIMMED_WORDS
 
     def makes(self, check: str) -> bool:
-        """Return True if a check of :data:`CHECKS` is made."""
+        """Return True if a check of :data:`CHECKS` is switched on."""
         return check not in self.skip and not (check == "cut" and self.cut == "keep")
 
 
 def without_empty_thoughts(response: str) -> str:
-    """The answer without an empty ``<think>`` block before it."""
+    """Remove an empty ``<think>`` block from the beginning of an answer."""
     found = _EMPTY_THOUGHTS.match(response)
     return response[found.end() :] if found else response
 
 
 def thinks_on(text: str) -> bool:
-    """A ``<think>`` block is left open or was never opened, or nothing follows the last one."""
+    """Return True if a ``<think>`` block is unbalanced, or nothing follows the last one."""
     opened, closed = text.count("<think>"), text.count("</think>")
     return opened != closed or (closed > 0 and not text.rsplit("</think>", 1)[1].strip())
 
 
 def plays_a_role(text: str) -> bool:
-    """Return True if the answer or a line of it begins with a speaker's name, or a template's control token shows."""
+    """Return True if the answer or a line of it begins with a speaker's name, or it has a template's control token."""
     if ":" in text and (_SPEAKER.match(text) or _TURN.search(text)):
         return True
     return any(mark in text for mark in "<[#") and _CONTROL.search(text) is not None
@@ -126,12 +126,12 @@ def without_faults(
 
     Args:
         experiences: the best first; of two that are nearly the same, the first stays.
-        everything: these and all others of the buffer, in its order, for what only shows in their company.
+        everything: these and all others of the buffer, in its order, for the checks that compare answers.
     """
     stock = _stock_phrases(everything, report) if filters.makes("stock-phrases") else set()
     said = NearDuplicates(filters.similarity)
     sound = []
-    # By chunks, in which every check finds a text's words where the one before has left them.
+    # In chunks, so that the checks share the cached words of a text.
     for start in range(0, len(experiences), CHUNK):
         passed = (_passed(e, stock, filters, report) for e in experiences[start : start + CHUNK])
         chunk = [experience for experience in passed if experience is not None]
@@ -150,7 +150,7 @@ def _passed(experience: Experience, stock: set[str], filters: Filters, report: I
     reason, passed = None, experience
     if filters.without_lora and experience["metadata"].get("using_lora"):
         reason = USING_LORA
-    # An answer is judged whole, and only what stays of it is trimmed.
+    # Checks see the whole answer first; only one whose sole fault is truncation is trimmed.
     elif (fault := answer_fault(experience["response"], filters, experience["prompt"])) not in (None, "cut"):
         reason = CHECKS[fault]
     elif experience["id"] in stock:
@@ -171,7 +171,7 @@ def _trimmed(experience: Experience, filters: Filters) -> tuple[Experience, str 
     kept = trim_answer(response)
     if word_count(kept.rpartition("</think>")[2]) < filters.min_trimmed_words:
         return experience, TRIMMED_TOO_SHORT.format(filters.min_trimmed_words)
-    # What is left, a row of questions say, may fail where the whole has passed.
+    # The trimmed answer, a row of questions say, may fail where the whole has passed.
     without_cut = replace(filters, cut="keep")
     fault = answer_fault(kept, without_cut, experience["prompt"])
     return {**experience, "response": kept, "trimmed": len(response) - len(kept)}, CHECKS[fault] if fault else None

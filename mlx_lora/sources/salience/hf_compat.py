@@ -25,13 +25,13 @@ TrainingExample = dict[str, Any]
 
 
 class RaisingTrainingDataBuilder:
-    """Makes training examples of a buffer's experiences through a base model's chat template.
+    """Builder of training examples from a buffer's experiences, with a base model's chat template.
 
     Args:
         experience_buffer_path: the buffer; the collector's default if ``None``, which need not exist.
-        model_name: whose tokenizer is used: a local directory, or a name on the hub. Loaded when first needed.
-        system_prompt: what every conversation begins with; :data:`DEFAULT_SYSTEM_PROMPT` if ``None``.
-        train_on_prompt: label the system prompt and the question too, as the first generation of agents did.
+        model_name: model of the tokenizer: a local directory, or a name on the hub. Loaded when first needed.
+        system_prompt: first message of every conversation; :data:`DEFAULT_SYSTEM_PROMPT` if ``None``.
+        train_on_prompt: label the system prompt and the question as well, as the first generation of agents did.
 
     Raises:
         UserError: the buffer cannot be used.
@@ -56,7 +56,7 @@ class RaisingTrainingDataBuilder:
 
     @property
     def tokenizer(self) -> Any:
-        """The model's tokenizer.
+        """Tokenizer of the model.
 
         Raises:
             UserError: it is neither in a local directory nor on the hub.
@@ -74,9 +74,9 @@ class RaisingTrainingDataBuilder:
         return self._tokenizer
 
     def build_example(self, experience: Experience, include_system: bool = True) -> TrainingExample:
-        """One experience as int64 arrays [length] ``input_ids``, ``labels``, ``attention_mask``, and where it is from.
+        """Tokenize one experience: int64 arrays [length] ``input_ids``, ``labels``, ``attention_mask``, and its origin.
 
-        Labels are −100 where nothing is to be learned: all but the answer, unless ``train_on_prompt``.
+        Labels are −100 at unsupervised positions: all but the answer, unless ``train_on_prompt``.
 
         Raises:
             UserError: the tokenizer cannot be loaded, or the answer alone takes more than 2,048 tokens.
@@ -110,7 +110,7 @@ class RaisingTrainingDataBuilder:
         }
 
     def build_training_set(self, min_salience: float = 0.5, max_examples: int | None = None) -> list[TrainingExample]:
-        """Examples of at least that salience, the most salient first, at most ``max_examples``; no check is made.
+        """Build at most ``max_examples`` examples of at least that salience, the most salient first, unfiltered.
 
         Equals stay in the buffer's order; experiences without a score are left out.
         """
@@ -119,7 +119,7 @@ class RaisingTrainingDataBuilder:
         return [self.build_example(experience) for experience in salient[:max_examples]]
 
     def get_stats(self, training_set: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """How many examples, how salient, how long in tokens; and, if there are some, of which sessions."""
+        """Return the number of examples, their salience, their lengths in tokens and, if any, their sessions."""
         count = len(training_set)
         if not count:
             return {"num_examples": 0, "avg_salience": 0.0, "avg_length_tokens": 0.0}
@@ -139,8 +139,10 @@ class RaisingTrainingDataBuilder:
     def prepare_batch(
         self, training_set: Sequence[Mapping[str, Any]], batch_size: int = 1
     ) -> list[dict[str, np.ndarray]]:
-        """Batches in order: int64 [batch, length] ``input_ids`` (padded on the right with the pad id), ``labels``
-        (−100 on padding) and ``attention_mask`` (0 on padding), and float32 [batch] ``salience``.
+        """Collate the examples into right-padded batches, in order.
+
+        Each has int64 [batch, length] ``input_ids`` (padded with the pad id), ``labels`` (−100 on padding) and
+        ``attention_mask`` (0 on padding), and float32 [batch] ``salience``.
         """
         import numpy as np
 
@@ -176,15 +178,15 @@ class RaisingTrainingDataBuilder:
 
     @staticmethod
     def load_training_set(path: str | Path) -> list[TrainingExample]:
-        """:func:`load_training_set`."""
+        """Read a saved training set, as :func:`load_training_set` does."""
         return load_training_set(path)
 
 
 def load_training_set(path: str | Path) -> list[TrainingExample]:
-    """The examples that ``save_training_set`` wrote.
+    """Read the examples that ``save_training_set`` wrote.
 
     Raises:
-        UserError: no such file, or it holds no training set.
+        UserError: no such file, or it is not a training set.
     """
     import numpy as np
 
@@ -201,7 +203,7 @@ def load_training_set(path: str | Path) -> list[TrainingExample]:
 def create_training_dataset_from_buffer(
     buffer_path: str | Path | None = None, min_salience: float = 0.5, output_path: str | Path | None = None
 ) -> dict[str, Any]:
-    """``{"training_set", "stats", "builder"}`` of a buffer; saved as JSON if ``output_path`` is given."""
+    """Return ``{"training_set", "stats", "builder"}`` of a buffer; save it as JSON if ``output_path`` is given."""
     builder = RaisingTrainingDataBuilder(buffer_path)
     training_set = builder.build_training_set(min_salience)
     if output_path is not None:

@@ -1,4 +1,4 @@
-"""The system prompt of an agent that grows with its partners."""
+"""Default system prompt of an agent that grows with its partners, and its reader from a file."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from ...errors import UserError
 from ...user_files import MOST_SETTINGS, read_text
 
-# Our own words for what the published prompt says, and as long as that in Qwen2.5's tokens (64), so that the
-# published lengths of examples hold.
+# A paraphrase of the published prompt with the same number of Qwen2.5 tokens (64), so that the published lengths of
+# examples hold.
 DEFAULT_SYSTEM_PROMPT = (
     "You are an agent in partnership with a human and with Claude, and who you are grows out of that relationship.\n\n"
     "Think carefully, say so when you are uncertain, and speak as a partner would. You are not a generic assistant: "
@@ -17,7 +17,7 @@ DEFAULT_SYSTEM_PROMPT = (
 
 
 def read_system_prompt(path: str | Path) -> str:
-    """A system prompt from a text file, without white space around it.
+    """Read a system prompt from a text file, without white space around it.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8, or is empty.

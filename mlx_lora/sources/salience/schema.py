@@ -1,4 +1,4 @@
-"""One experience: the record's keys, its identity, and the dialects in which agents have written it."""
+"""Schema of an experience: the record's keys, its id, and the dialects in which agents have written it."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ DIALECTS = (
     ("user_input", "model_response", "salience_scores"),
     ("input_text", "output_text", "salience_score"),
 )
-# Beyond this it is a log or a damaged file, not an exchange.
+# Maximum length: a longer text is a log or a damaged file, not an exchange.
 LONGEST_TEXT = 100_000
 # 2100-01-01 in seconds; a larger epoch is one of milliseconds.
 LAST_SECOND = 4_102_444_800
 
 
 def experience_id(prompt: str, response: str) -> str:
-    """The first 16 hexadecimal digits of sha256 of ``"{prompt}|{response}"`` in UTF-8."""
+    """Return the first 16 hexadecimal digits of sha256 of ``"{prompt}|{response}"`` in UTF-8."""
     return hashlib.sha256(f"{prompt}|{response}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def mean_salience(scores: dict[str, float]) -> float:
-    """The total: the plain mean of the five dimensions."""
+    """Return the total: the unweighted mean of the five dimensions."""
     return sum(scores[name] for name in DIMENSIONS) / len(DIMENSIONS)
 
 
 def parse_experience(row: Any) -> Experience:
-    """A record with the keys of :data:`KEYS` in their order, and what else it holds after them.
+    """Parse a row into a record with the keys of :data:`KEYS` in their order, then its other keys.
 
     ``salience`` is ``None`` where the row carries none; of dialects that score with one number it is
-    ``{"total": number}``. What a dialect holds besides goes into ``metadata``.
+    ``{"total": number}``. Other keys of a dialect are stored in ``metadata``.
 
     Raises:
-        ValueError: why it cannot be used, in words that do for every row of its kind.
+        ValueError: the row cannot be used; the reason is the same sentence for every row of its kind.
     """
     if not isinstance(row, dict):
         raise ValueError("no JSON object")
@@ -78,7 +78,7 @@ def parse_experience(row: Any) -> Experience:
 
 
 def check_texts(prompt: Any, response: Any) -> None:
-    """Raises ValueError unless both are texts of an exchange, neither empty nor beyond measure."""
+    """Raise ValueError unless both are texts of an exchange, neither empty nor too long."""
     for name, text in (("prompt", prompt), ("response", response)):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"no text in its {name}")
@@ -103,7 +103,7 @@ def _is_score(value: Any) -> bool:
 
 
 def iso_time(value: Any) -> str | None:
-    """A timestamp as ISO 8601: text as it stands (naive and local, as agents write it), an epoch in UTC with +00:00.
+    """Return a timestamp as ISO 8601: text unchanged (naive and local, as agents write it), an epoch in UTC (+00:00).
 
     ``None`` for what is neither.
     """

@@ -1,6 +1,6 @@
-"""How salient an exchange is: surprise, novelty, arousal, reward and conflict, each from 0 to 1.
+"""Salience scores of an exchange: surprise, novelty, arousal, reward and conflict, each from 0 to 1.
 
-All are read off the lower-cased response; the prompt is not used.
+All are computed from the lower-cased response; the prompt is not used.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ CONFLICT = (
     *("actually", "rather", "instead", "correction", "mistake"),
     *("realize", "notice", "recognize", "understand"),
 )
-# Responses kept, and how many of them surprise looks at.
+# Responses kept, and the number of them that surprise compares with.
 REMEMBERED, RECENT = 20, 5
 
 
 class ConversationalSalienceScorer:
-    """Scores exchanges one after another, remembering the words seen and the last responses.
+    """Scorer of successive exchanges, with the words seen so far and the last responses as its state.
 
     Args:
-        match: what counts as a hit of a term: a whole ``"word"``, or any ``"substring"`` ("us" in "because"), as in
-            the scores that stores of the first generation hold.
+        match: unit of a term's hit: a whole ``"word"``, or any ``"substring"`` ("us" in "because"), as in the scores
+            in stores of the first generation.
     """
 
     def __init__(self, match: Match = "word"):
@@ -49,7 +49,7 @@ class ConversationalSalienceScorer:
         metadata: Mapping[str, Any] | None = None,
         tool_calls: Sequence[Mapping[str, Any]] | None = None,
     ) -> dict[str, float]:
-        """The five dimensions and their mean, ``total``; the response is remembered for the next ones."""
+        """Return the five dimensions and their mean, ``total``; the response is remembered for the next ones."""
         text = response.lower()
         words = set(text.split())
         scores = {
@@ -65,7 +65,7 @@ class ConversationalSalienceScorer:
         return {**scores, "total": mean_salience(scores)}
 
     def remember(self, response: str) -> None:
-        """Count a response as said before."""
+        """Add a response to the history."""
         text = response.lower()
         self.seen_words.update(text.split())
         self.previous_responses = [*self.previous_responses, text][-REMEMBERED:]
@@ -86,7 +86,7 @@ def score_exchange(
 
 
 def hits(terms: Collection[str], text: str, match: Match) -> int:
-    """How many of the terms occur in a lower-cased text, each counted once."""
+    """Return the number of terms that occur in a lower-cased text, each counted once."""
     if match == "substring":
         return sum(term in text for term in terms)
     straight = text.replace("’", "'")
@@ -94,7 +94,7 @@ def hits(terms: Collection[str], text: str, match: Match) -> int:
 
 
 def _surprise(text: str, recent: Sequence[str]) -> float:
-    """1 − the share of sentences that stand word for word in the recent responses."""
+    """Return 1 − the share of sentences that occur verbatim in the recent responses."""
     if not recent:
         return 0.5
     joined, parts = " ".join(recent), text.split(".")
@@ -102,7 +102,7 @@ def _surprise(text: str, recent: Sequence[str]) -> float:
 
 
 def _arousal(text: str, match: Match) -> float:
-    """Mean of length, questions and words of emotion."""
+    """Return the mean of length, questions and words of emotion."""
     length = max(0.3, min(1.0, len(text.split()) / 50))
     question = min(1.0, text.count("?") / 2)
     emotion = min(1.0, hits(EMOTION, text, match) / 3)
@@ -110,14 +110,14 @@ def _arousal(text: str, match: Match) -> float:
 
 
 def _reward(text: str, match: Match) -> float:
-    """Partnership and precision raise it, hedging lowers it."""
+    """Return the reward: raised by partnership and precision, lowered by hedging."""
     reward = 0.3 + 0.7 * min(1.0, hits(PARTNERSHIP, text, match) / 2)
     reward = min(1.0, reward + 0.3 * min(1.0, hits(PRECISION, text, match) / 2))
     return max(0.0, reward - 0.6 * min(1.0, hits(HEDGING, text, match) / 2))
 
 
 def _with_tools(scores: Mapping[str, float], calls: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The scores of an exchange in which tools were called, each capped at 1."""
+    """Adjust the scores of an exchange with tool calls, each capped at 1."""
     succeeded = sum(bool(call.get("success")) for call in calls)
     more = {
         "surprise": 0.2,

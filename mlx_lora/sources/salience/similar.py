@@ -1,4 +1,4 @@
-"""Near-duplicates among many texts: Jaccard similarity of their words, found without comparing all pairs."""
+"""Near-duplicate detection by Jaccard similarity of words, without comparing all pairs (partition filter)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 THRESHOLD = 0.85
-# Earlier texts that one is compared with, those first that it shares the rarest parts with.
+# Maximum number of earlier texts that one is compared with, those first that share its rarest parts.
 CANDIDATES = 200
 LONGEST = 1_000_000
 CHUNK = 2_000
@@ -23,9 +23,9 @@ CHUNK = 2_000
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
-@lru_cache(maxsize=CHUNK)  # the checks ask for the same text's one after another
+@lru_cache(maxsize=CHUNK)  # successive checks need the words of the same text
 def words_of(text: str) -> tuple[str, ...]:
-    """The words of a text, lower-cased, without punctuation."""
+    """Return the words of a text, lower-cased, without punctuation."""
     return tuple(_WORD.findall(text.lower()))
 
 
@@ -35,7 +35,7 @@ def _hash(word: str) -> int:
 
 
 def _bits(values: np.ndarray, sizes: np.ndarray) -> list[int]:
-    """For each text, 256 bits of which every word sets one; ``values`` and ``sizes`` as in ``_keys``."""
+    """Return a 256-bit signature of each text, of which every word sets one bit; arguments as in ``_keys``."""
     import numpy as np
 
     bits = np.zeros((len(sizes), 4), dtype="<u8")
@@ -45,16 +45,17 @@ def _bits(values: np.ndarray, sizes: np.ndarray) -> list[int]:
 
 
 class NearDuplicates:
-    """Texts added one after another, each compared with those before it.
+    """Index of texts, each compared with those added before it.
 
     Two sets of n and m words with a Jaccard similarity of at least t differ in at most d = (n + m)(1 − t)/(1 + t)
-    words. If all words there are are dealt into d + 1 parts, the two sets agree completely in at least one part. So
-    each text is filed under what it has in each part, and compared with those filed under the same only. A part holds
-    some four to six of a text's words, whatever its length, so that unrelated texts seldom meet. Only where a text
-    meets more than :data:`CANDIDATES` others can a pair be missed.
+    words. If the vocabulary is partitioned into d + 1 parts, the two sets agree completely in at least one part. So
+    each text is indexed by its words in each part, and compared only with texts of an equal key. A part holds some
+    four to six of a text's words, whatever its length, so that unrelated texts seldom collide. A pair can be missed
+    only where a text collides with more than :data:`CANDIDATES` others.
 
-    Sizes are in classes, each reaching 1/t times further than the one before: alike are only texts of one class or
-    of two neighbours. A class has parts enough for two texts of its own and for one of the class above.
+    Sizes are grouped into classes, each 1/t times larger than the one before: only texts of one class or of two
+    neighbouring classes can be similar. A class has enough parts for two texts of its own, and for one of its own
+    and one of the class above.
 
     Args:
         threshold: Jaccard similarity of the sets of words from which a text counts as a duplicate.
@@ -70,15 +71,15 @@ class NearDuplicates:
         self._bounds = bounds
         self._parts = [int(size * self._difference + 1e-9) + 1 for size in longest]  # of each class
         self._texts: list[tuple[str, int, array[int]]] = []  # name, 256 bits, hashes of the words
-        self._buckets: dict[int, int | list[int]] = {}  # most hold one text: a number, no list, for the memory's sake
+        self._buckets: dict[int, int | list[int]] = {}  # most hold one text: a number, not a list, saves memory
         self._used: set[int] = set()  # classes that hold a text
 
     def add(self, name: str, text: str) -> str | None:
-        """The name of an earlier text that this one nearly repeats; if there is none, file it under ``name``."""
+        """Return the name of an earlier near-duplicate; if there is none, index the text under ``name``."""
         return self.add_all([(name, text)])[0]
 
     def add_all(self, texts: Sequence[tuple[str, str]]) -> list[str | None]:
-        """:meth:`add` for many (name, text), in order; the keys of thousands are computed at once."""
+        """Add many (name, text) in order, as :meth:`add` does; the keys of thousands are computed at once."""
         import numpy as np
 
         found: list[str | None] = []
@@ -97,7 +98,7 @@ class NearDuplicates:
         return min(bisect_right(self._bounds, size) - 1, len(self._parts) - 2)
 
     def _keys(self, values: np.ndarray, sizes: np.ndarray, shift: int) -> Iterator[list[int]]:
-        """What each text has in each part of its own class, or of one ``shift`` classes away: a number each.
+        """Return a key per text and part, in the parts of its own class or of one ``shift`` classes away.
 
         Args:
             values: uint64 [words of all texts], their hashes.
@@ -111,7 +112,7 @@ class NearDuplicates:
         part = values % np.repeat(counts.astype(np.uint64), sizes)
         keys = np.zeros(starts[-1], dtype=np.uint64)
         np.add.at(keys, np.repeat(np.array(starts[:-1]), sizes) + part.astype(np.int64), values)
-        # The same words in another part, or in another class's, are something else.
+        # The same words in another part or class must give another key.
         number = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
         keys += np.repeat(classes, counts).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         keys += number.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
@@ -150,7 +151,7 @@ class NearDuplicates:
                 seen.add(number)
                 name, other_bits, other = self._texts[number]
                 size = len(words) + len(other)
-                # Two sets never differ in more bits than words.
+                # Two sets never differ in more bits than words, so that the signature is a safe filter.
                 if (bits ^ other_bits).bit_count() <= size * self._difference + 1e-9:
                     common = sum(value in words for value in other)
                     if common >= self.threshold * (size - common) - 1e-9:

@@ -1,7 +1,7 @@
 """Truncated answers: detection, and trimming to the last complete sentence.
 
-A token limit cuts an answer anywhere. Trimming keeps whole sentences, list items, table rows and code blocks, and never
-ends within quotation marks, brackets, emphasis or a code block.
+A token limit truncates an answer anywhere. Trimming keeps whole sentences, list items, table rows and code blocks, and
+never ends within quotation marks, brackets, emphasis or a code block.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from .similar import words_of
 
-# An answer of at most this many words may be whole without a full stop.
+# An answer of at most this many words may be complete without a full stop.
 WHOLE_WITHOUT_STOP = 7
 
 _SIGNATURE = re.compile(r"\n\s*(?:[–—~]|--)\s*\w+(?: \w+){0,2}$")
@@ -28,7 +28,7 @@ _FENCE = re.compile(r"\s*(?:```|~~~)")
 _HEADING = re.compile(r"\s*#{1,6}\s")
 _ITEM = re.compile(r"\s*(?:>\s*)*(?:[-+*•]|\d+[.)]|[A-Za-z][.)])\s+")
 _BARE_MARKER = re.compile(r"\s*(?:>\s*)*(?:[-+*•]|(?P<number>\d+)[.)]?|[A-Za-z][.)])[\s*_]*$")
-# Words that a full stop shortens and that do not end a sentence, without the last stop.
+# Abbreviations, without the last stop: their full stop does not end a sentence.
 _ABBREVIATIONS = {
     *("dr", "mr", "mrs", "ms", "mx", "prof", "st", "rev", "hon", "gov", "sen", "capt", "lt", "sgt"),
     *("e.g", "i.e", "eg", "ie", "cf", "vs", "viz", "approx", "resp", "fig", "eq", "vol", "pp", "al", "ca"),
@@ -50,8 +50,8 @@ def word_count(text: str) -> int:
 def is_cut(text: str) -> bool:
     """Return True if an answer ends in the middle of a sentence, of emphasis or of a code block.
 
-    It ends well with a full stop or its like, an emoji or a closed code block; short answers need none, and neither
-    does a signature. A last item of a list that is no sentence counts as cut: the two look the same.
+    A complete end is a full stop or similar, an emoji or a closed code block; short answers need none, and neither
+    does a signature. A last list item that is not a sentence counts as truncated: the two look the same.
     """
     text = text.rstrip()
     if text.count("```") % 2:
@@ -144,7 +144,7 @@ def _is_whole_line(lines: list[str], number: int) -> bool:
     line = lines[number].rstrip()
     following = lines[number + 1]
     if line.lstrip().startswith("|"):
-        # The second row on: a header without rows says nothing.
+        # From the second row on: a header without rows is incomplete.
         return line.endswith("|") and number > 0 and lines[number - 1].lstrip().startswith("|") and "---" not in line
     if not _ITEM.match(line) or line.rstrip(_CLOSING)[-1:] in ("", *",;:-–—(") or _ends_with_marker("\n" + line):
         return False

@@ -1,4 +1,4 @@
-"""An agent's artifact stores → training examples: the flat import place of everything the source offers."""
+"""An agent's artifact stores → training examples: public API of the data source."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         wilson,
     )
 
-# Judging lives in evaluation; these names stay importable from here.
+# Scoring moved to evaluation; these names stay importable from here.
 _MOVED = {
     **dict.fromkeys(("Verdict", "as_guard"), "mlx_lora.evaluation.scorers.command"),
     **dict.fromkeys(("evaluate_improvement", "expected_retries"), "mlx_lora.evaluation.first_attempt"),

@@ -1,4 +1,4 @@
-"""One artifact as its store holds it, whichever of the five layouts of version "1.0" wrote it."""
+"""Artifact schema and parser: one attempt of an agent, in any of the five layouts of version "1.0"."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 STATUSES = ("pending", "rejected", "accepted", "superseded")
 SOURCES = ("generated", "human", "imported")
-# How people and the original's documents name the same thing.
+# Aliases of one value in users' files and in the original's documents.
 SOURCE_NAMES = {**{source: source for source in SOURCES}, "generator": "generated"}
 
 
 class Malformed(ValueError):
-    """This file is no artifact; the message is the reason an import report counts it under."""
+    """Error for a file that is not an artifact; its message is the reason in the import report."""
 
 
 @dataclass
 class GuardResult:
-    """The guard's verdict; ``fatal`` is a refusal that no retry can mend."""
+    """Verdict of the guard; ``fatal`` is a rejection that no retry can repair."""
 
     passed: bool
     feedback: str = ""
@@ -32,7 +32,7 @@ class GuardResult:
 
 @dataclass
 class Feedback:
-    """An entry of the feedback history H: which attempt was refused, and why; its text is looked up by id."""
+    """Entry of the feedback history H: the rejected attempt's id and the reason; its text is looked up by id."""
 
     artifact_id: str | None
     feedback: str
@@ -40,7 +40,7 @@ class Feedback:
 
 @dataclass
 class Context:
-    """What the generator was told.
+    """Context given to the generator.
 
     Attributes:
         specification: Ψ.
@@ -48,7 +48,7 @@ class Context:
         feedback_history: H, oldest first.
         dependencies: (action pair, artifact id) of the earlier steps it could see; the pair is ``None`` where the
             layout gives ids only.
-        escalation_feedback: what later steps reported back, in the layout that has it.
+        escalation_feedback: feedback from later steps, in the layout that has it.
     """
 
     specification: str
@@ -60,13 +60,13 @@ class Context:
 
 @dataclass
 class Artifact:
-    """An attempt and its guard's verdict.
+    """Attempt and its guard's verdict.
 
     Attributes:
         created_at: as written; ``created`` is the same as an aware time (no zone = UTC), so that all compare.
         attempt_number: as written; it is not the chain's length, so nothing is computed from it.
-        source: generated, human or imported; ``None`` where neither the store nor a mapping tells.
-        store: where it lies, for its links.
+        source: generated, human or imported; ``None`` where neither the store nor a mapping has it.
+        store: the store that holds it, to resolve its links.
     """
 
     artifact_id: str
@@ -87,19 +87,19 @@ class Artifact:
 
     @property
     def reward(self) -> int:
-        """The sparse reward: +1 accepted, −1 rejected, 0 without a verdict or overtaken."""
+        """Sparse reward: +1 accepted, −1 rejected, 0 without a verdict or superseded."""
         return {"accepted": 1, "rejected": -1}.get(self.status, 0)
 
     @property
     def is_generator_error(self) -> bool:
-        """Whether the content is what the generator said when it failed, not an attempt."""
-        # Stores without metadata keep the name of the check that found no usable answer.
+        """True if the content is the generator's error message, not an attempt."""
+        # Stores without metadata have only the name of the check that found no usable answer.
         named = self.guard_result is not None and self.guard_result.guard_name == "GeneratorValidation"
         return bool(self.metadata.get("generator_error")) or named
 
 
 def parse_time(value: Any) -> datetime:
-    """An aware time in UTC from ISO-8601 text or a datetime; without a zone it is taken as UTC.
+    """Parse ISO-8601 text or a datetime to an aware time in UTC; without a zone it is taken as UTC.
 
     Raises:
         ValueError: neither, or beyond the calendar once in UTC.
@@ -135,7 +135,7 @@ def _items(value: Any, name: str) -> list[Any]:
 
 
 def _parse_guard(value: Any, feedback: Any) -> GuardResult | None:
-    """``null``, a verdict as a bool with the feedback beside it, or the full object."""
+    """Parse ``null``, a bool with the feedback in another field, or the full object."""
     if value is None:
         return None
     if isinstance(value, bool):
@@ -162,7 +162,7 @@ def _parse_history(rows: Any) -> list[Feedback]:
 
 
 def _parse_dependencies(context: dict[str, Any]) -> list[tuple[str | None, str]]:
-    """A mapping from pair to id, a list of {action_pair_id, artifact_id}, or ``dependency_ids``, ids only."""
+    """Parse a mapping from pair to id, a list of {action_pair_id, artifact_id}, or ``dependency_ids`` (ids only)."""
     value = context.get("dependency_artifacts")
     pairs: list[tuple[Any, Any]] = []
     if isinstance(value, dict):
@@ -197,10 +197,10 @@ def _parse_context(value: Any) -> Context:
 
 
 def parse_artifact(data: Any) -> Artifact:
-    """An artifact from a store's JSON, in any of its layouts; fields nobody needs may be missing or odd.
+    """Parse an artifact from a store's JSON in any layout; unused fields may be missing or malformed.
 
     Raises:
-        Malformed: a field that an example is made of is missing or of the wrong type.
+        Malformed: a field that an example needs is missing or of the wrong type.
     """
     if not isinstance(data, dict):
         raise Malformed(f"the file holds {_kind(data)} instead of an object")

@@ -1,4 +1,4 @@
-"""Who made an artifact: the original never writes it down, so amendments or the user have to tell."""
+"""Authorship of artifacts: from amendments or a user's mapping, since the original does not record it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def amended_artifacts(directory: Path, store: ArtifactStore) -> tuple[set[str], list[tuple[str, str]]]:
-    """The ids of the artifacts that a person wrote, and (reason, file) of what is no amendment.
+    """Return the ids of the artifacts that a person wrote, and (reason, file) of each file that is not an amendment.
 
-    An amendment names the refused artifact it follows (``parent_artifact_id``), so its own artifact is the next in
-    that chain: the one with the same content, where it has content. Feedback from a person is no artifact.
+    An amendment names the rejected artifact it follows (``parent_artifact_id``), so its own artifact is the next in
+    that chain: the one with the same content, where it has content. Feedback from a person is not an artifact.
     """
     children: dict[str, list[Artifact]] = {}
     for artifact in store:
@@ -41,10 +41,10 @@ def amended_artifacts(directory: Path, store: ArtifactStore) -> tuple[set[str], 
 
 
 def read_sources(path: str | Path) -> dict[str, str]:
-    """A user's mapping from a JSON file, ``{artifact id: "generated", "human" or "imported"}``.
+    """Read a user's mapping from a JSON file, ``{artifact id: "generated", "human" or "imported"}``.
 
     Raises:
-        UserError: it cannot be read, or is no such mapping.
+        UserError: it cannot be read, or is not such a mapping.
     """
     try:
         mapping: Any = read_json(Path(path))
@@ -57,10 +57,10 @@ def read_sources(path: str | Path) -> dict[str, str]:
 
 
 def require_sources(stores: Iterable[ArtifactStore]) -> None:
-    """Refuse a question about sources that a store cannot answer.
+    """Raise UserError if a store does not know the sources of its artifacts.
 
     Raises:
-        UserError: names the store, why it does not know, and what would tell.
+        UserError: names the store, why it does not know, and what to provide.
     """
     for store in stores:
         if not store.tells_sources:

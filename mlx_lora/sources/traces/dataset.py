@@ -1,4 +1,4 @@
-"""The whole source in one call: artifact stores → a dataset directory."""
+"""Dataset of traces: artifact stores → a dataset directory and its import report."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from .run_results import by_outcome, check_results, read_results
 from .selection import link_notes, nothing_found, select, specification_notes, without_task
 from .store import ArtifactStore, read_stores
 
-# (tokens of the prompt, tokens of the answer) of an example, as the base model counts them.
+# (prompt tokens, answer tokens) of an example, by the base model's tokenizer.
 Lengths = Callable[[Example], tuple[int, int]]
-# Training keeps at least so many tokens of a prompt: its beginning and its end.
+# Minimum number of prompt tokens that training keeps: the beginning and the end.
 KEPT_PROMPT = 2
 NO_TASK = "specification is empty, and there is no history, constraint or dependency to tell the task by"
 
 
 def as_example(artifact: Artifact, context: bool = True) -> Example:
-    """The dataset's line of an artifact: its prompt and content as chat roles, where it came from as meta.
+    """Convert an artifact to a line of a dataset: prompt and content as chat messages, its origin as meta.
 
     ``task`` in meta is a digest of the specification: examples that share it belong to one task.
     """
@@ -57,18 +57,18 @@ def make_traces_dataset(
     lengths: Lengths | None = None,
     max_seq_length: int = 4096,
 ) -> tuple[dict[str, Any], ImportReport]:
-    """Write a new dataset directory; returns its card and the account of what came in and what did not.
+    """Write a new dataset directory; return its card and the import report.
 
     Args:
-        policy: one of :data:`~mlx_lora.sources.traces.POLICIES`; ``min_retries`` and ``days`` are of two of them.
+        policy: one of :data:`~mlx_lora.sources.traces.POLICIES`; ``min_retries`` and ``days`` are options of two.
         action_pairs: only these steps, where given.
         results: file of the runs' outcomes; only artifacts of runs that ended with ``outcome``.
-        sources, amendments: who made each artifact (a JSON file), or the directory of the amendments.
+        sources, amendments: JSON file with the author of each artifact, or the directory of the amendments.
         context, every_accepted: see :func:`~mlx_lora.sources.traces.extract_training_data`.
-        lengths: counts an example's tokens; an answer that does not fit ``max_seq_length`` is left out by name.
+        lengths: counts an example's tokens; an answer longer than ``max_seq_length`` is left out and reported.
 
     Raises:
-        UserError: the directory exists, a store or file cannot be used, or the policy chooses nothing.
+        UserError: the directory exists, a store or file cannot be used, or the policy selects nothing.
     """
     if os.path.lexists(out):
         raise UserError(f"{out}: this exists already; choose another --out, or remove it first")
@@ -111,7 +111,7 @@ def _also(
 
 
 def _with_task(chosen: Sequence[Artifact], context: bool, report: ImportReport) -> list[Artifact]:
-    """Leave out artifacts whose prompt asks for nothing: they would be learned as the answer to anything."""
+    """Leave out artifacts with an empty prompt: they would be trained on as the answer to anything."""
     kept = []
     for artifact in chosen:
         if without_task(artifact, context):
@@ -128,7 +128,7 @@ def _with_task(chosen: Sequence[Artifact], context: bool, report: ImportReport) 
 
 
 def _fitting(examples: Sequence[Example], lengths: Lengths, max_seq_length: int, report: ImportReport) -> list[Example]:
-    """The examples whose answer fits; prompts are left whole here, since training cuts them to its own length."""
+    """Return the examples whose answer fits; prompts stay whole here, since training truncates them."""
     kept, cut = [], 0
     for example in examples:
         prompt, answer = lengths(example)
@@ -150,10 +150,10 @@ def _fitting(examples: Sequence[Example], lengths: Lengths, max_seq_length: int,
 
 
 def _split(examples: Sequence[Example], report: ImportReport) -> dict[str, list[Example]]:
-    """By specification: steps of one task share most of their prompts, so that none may be on both sides."""
+    """Split by specification: steps of one task share most of their prompts, so that they stay in one split."""
     splits = split_by_key(examples, lambda example: example.meta["task"])
     if not splits["train"]:
-        # Of one or two tasks all may fall to the held-out side; a dataset without a train split is of no use.
+        # With one or two tasks, all may be held out; a dataset without a train split is useless.
         splits = {**{split: [] for split in splits}, "train": list(examples)}
         report.notes.append("So few specifications that all would be held out: every example is in train.")
     return splits

@@ -1,4 +1,4 @@
-"""The JSON files under a directory, read so that no file can hang, crash or mislead the import."""
+"""JSON files under a directory, read so that no file can hang, crash or mislead the import."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 from ...user_files import UnusableFile, read_bytes
 from .artifact import Malformed
 
-# An attempt is text that a model wrote or a person pasted; what is larger is something else.
+# An attempt is text that a model wrote or a person pasted; a larger file is something else.
 MAX_BYTES = 64 * 2**20
 
 
 def shown(path: str | Path) -> str:
-    """A path as text that can be printed and written, whatever bytes its name is made of."""
+    """Return a path as text that can be printed and written, for any bytes in its name."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def json_files(directory: Path) -> Iterator[Path]:
-    """Every ``*.json`` below a directory, by path; directories behind symbolic links are named, not entered."""
+    """Return every ``*.json`` below a directory, by path; directories behind symbolic links are named, not entered."""
     for folder, folders, files in os.walk(directory, followlinks=False):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         folders.sort()
@@ -31,10 +31,10 @@ def json_files(directory: Path) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in a file.
+    """Read the JSON in a file.
 
     Raises:
-        Malformed: whatever is wrong with it, as a reason that can be counted.
+        Malformed: the file is unusable; the message is a reason that can be counted.
     """
     try:
         if os.stat(path).st_size > MAX_BYTES:
@@ -51,7 +51,7 @@ def read_json(path: Path) -> Any:
     try:
         value = json.loads(text)
         if "\\ud" in text.lower():
-            # An escaped half of a character pair is legal JSON and no text: it can be neither written nor tokenized.
+            # An escaped unpaired surrogate is legal JSON, but it can be neither encoded as UTF-8 nor tokenized.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise Malformed("text with half a character (an unpaired surrogate)") from None

@@ -1,4 +1,4 @@
-"""Which artifacts to learn from: predicates that compose with ``&``, ``|`` and ``~``, and the named policies."""
+"""Selection predicates of artifacts, composed with ``&``, ``|`` and ``~``, and the named policies."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .provenance import Ancestry, get_provenance_chain
 
 @dataclass(frozen=True)
 class Predicate:
-    """A question to an artifact, and whether it needs to know who made it.
+    """Predicate of an artifact.
 
     Attributes:
-        name: for people.
-        asks_source: a store that cannot tell sources must be refused before anything is chosen, or the answer
-            would be an empty selection that explains nothing.
+        name: display name.
+        asks_source: True if the author is needed; a store that does not know it must be rejected before the selection,
+            which would be empty without an explanation.
     """
 
     test: Callable[[Artifact], bool]
@@ -28,6 +28,7 @@ class Predicate:
     asks_source: bool = False
 
     def __call__(self, artifact: Artifact) -> bool:
+        """Return True if the artifact is selected."""
         return bool(self.test(artifact))
 
     def __and__(self, other: Callable[[Artifact], bool]) -> Predicate:
@@ -46,17 +47,17 @@ class Predicate:
 
 
 def as_predicate(test: Callable[[Artifact], bool]) -> Predicate:
-    """Any callable as a :class:`Predicate`."""
+    """Wrap any callable as a :class:`Predicate`."""
     return test if isinstance(test, Predicate) else Predicate(test, getattr(test, "__name__", "filter"))
 
 
 def _plain(value: Any) -> str:
-    """The text of a name, or of an enum whose value it is."""
+    """Return the text of a name, or of an enum whose value it is."""
     return str(getattr(value, "value", value)).lower()
 
 
 def by_status(status: Any) -> Predicate:
-    """Artifacts of one status: pending, rejected, accepted or superseded."""
+    """Select artifacts of one status: pending, rejected, accepted or superseded."""
     wanted = _plain(status)
     if wanted not in STATUSES:
         raise UserError(f"the status {wanted!r} is unknown; use one of {', '.join(STATUSES)}")
@@ -64,10 +65,10 @@ def by_status(status: Any) -> Predicate:
 
 
 def by_source(source: Any) -> Predicate:
-    """Artifacts that the generator or a person made: generated (generator), human or imported.
+    """Select artifacts by author: generated (generator), human or imported.
 
     Raises:
-        UserError: an unknown source; when asked, of an artifact whose store cannot tell.
+        UserError: an unknown source; when called, an artifact whose store does not know it.
     """
     wanted = SOURCE_NAMES.get(_plain(source))
     if wanted is None:
@@ -82,20 +83,20 @@ def by_source(source: Any) -> Predicate:
 
 
 def by_action_pair(*action_pair_ids: str) -> Predicate:
-    """Artifacts of these steps."""
+    """Select artifacts of these steps."""
     return Predicate(lambda a: a.action_pair_id in action_pair_ids, f"action pair {', '.join(action_pair_ids)}")
 
 
 def by_workflow(*workflow_ids: str) -> Predicate:
-    """Artifacts of these runs."""
+    """Select artifacts of these runs."""
     return Predicate(lambda a: a.workflow_id in workflow_ids, f"workflow {', '.join(workflow_ids)}")
 
 
 def created_after(when: datetime | str) -> Predicate:
-    """Artifacts made later than a time; without a zone it is taken as UTC, as in the stores.
+    """Select artifacts created after a time; without a zone it is taken as UTC, as in the stores.
 
     Raises:
-        UserError: text that is no ISO-8601 time.
+        UserError: text that is not an ISO-8601 time.
     """
     try:
         limit = parse_time(when)
@@ -110,12 +111,12 @@ def _ancestry(artifact: Artifact) -> Ancestry:
 
 
 def has_rejected_ancestor(artifact: Artifact) -> bool:
-    """Whether an attempt before this one, by link, was rejected."""
+    """Return True if an attempt before this one, by link, was rejected."""
     return _ancestry(artifact).rejected
 
 
 def retry_count(artifact: Artifact) -> int:
-    """How many attempts are known to have come before: by link, or named in the feedback history.
+    """Return the number of known earlier attempts: by link, or named in the feedback history.
 
     Not ``attempt_number``, which counts other things too; not the links alone, which later layouts stopped setting.
     """
@@ -138,12 +139,12 @@ human_only = refinement & by_source("human")
 
 
 def high_value(min_retries: int = 3) -> Predicate:
-    """Refinements after at least so many earlier attempts: what was hard."""
+    """Select refinements after at least ``min_retries`` earlier attempts: the hard ones."""
     return refinement & Predicate(lambda a: retry_count(a) >= min_retries, f"at least {min_retries} retries")
 
 
 def recent(days: float = 30, now: datetime | None = None) -> Predicate:
-    """Refinements of the last days, counted back from now."""
+    """Select refinements of the last ``days`` before ``now``."""
     try:
         return refinement & created_after((now or datetime.now(UTC)) - timedelta(days=days))
     except OverflowError:
@@ -154,7 +155,7 @@ POLICIES = ("refinement", "generator", "human", "high_value", "recent", "all")
 
 
 def named_policy(name: str, *, min_retries: int = 3, days: float = 30) -> Predicate:
-    """The predicate of one of :data:`POLICIES`, which the command line knows by these names.
+    """Return the predicate of one of :data:`POLICIES`, by its name on the command line.
 
     Raises:
         UserError: an unknown name.

@@ -1,4 +1,4 @@
-"""What the model reads and what it should answer: the specification, the attempts so far, the accepted artifact."""
+"""Prompt format: the specification, the attempts so far with their feedback, and the accepted artifact as answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALPACA_ATTEMPTS = 2
 
 
 def fence(text: str) -> str:
-    """Text between fences longer than any in it, so that none of its own ends the block."""
+    """Wrap text in fences longer than any in it, so that none of its own ends the block."""
     longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
     marks = "`" * (longest + 1)
     return f"{marks}\n{text}\n{marks}"
@@ -34,13 +34,13 @@ def format_prompt(
     dependencies: Sequence[tuple[str, str]] = (),
     escalation: Sequence[str] = (),
 ) -> str:
-    """``### Specification``, what else is given, the last three attempts with their feedback, ``### Solution``.
+    """Format ``### Specification``, optional sections, the last three attempts with feedback, ``### Solution``.
 
     Args:
         history: entries with "feedback" and, where the attempt's text is known, "artifact" or "content".
-        action_pair: the step, named last, where no cutting of the prompt's middle reaches it.
+        action_pair: the step, named last, where truncation in the prompt's middle does not reach it.
         dependencies: (step, content) of the earlier steps.
-        escalation: what later steps reported back.
+        escalation: feedback from later steps.
     """
     prompt = _section("Specification", spec)
     if constraints.strip():
@@ -62,7 +62,7 @@ def format_prompt(
 
 
 def attempts_of(artifact: Artifact) -> list[dict[str, str]]:
-    """The feedback history with each attempt's text, looked up by id; a generator's error text is no attempt."""
+    """Return the feedback history with each attempt's text by id; a generator's error text is not an attempt."""
     history = []
     for entry in artifact.context.feedback_history:
         attempt = artifact.store.get(entry.artifact_id) if artifact.store is not None else None
@@ -72,7 +72,7 @@ def attempts_of(artifact: Artifact) -> list[dict[str, str]]:
 
 
 def dependencies_of(artifact: Artifact) -> list[tuple[str, str]]:
-    """(step, content) of the steps it could see; those that are not in the store are missing."""
+    """Return (step, content) of the steps it could see; those that are not in the store are missing."""
     found = []
     for pair, identity in artifact.context.dependencies:
         dependency = artifact.store.get(identity) if artifact.store is not None else None
@@ -82,7 +82,7 @@ def dependencies_of(artifact: Artifact) -> list[tuple[str, str]]:
 
 
 def artifact_prompt(artifact: Artifact, context: bool = True) -> str:
-    """The prompt that this artifact answered.
+    """Return the prompt that this artifact answered.
 
     Args:
         context: with the step, the constraints and the dependencies' contents; without them (specification and
@@ -102,7 +102,7 @@ def artifact_prompt(artifact: Artifact, context: bool = True) -> str:
 
 
 def format_alpaca(spec: str | Artifact, history: Sequence[Mapping[str, Any]] = (), output: str = "") -> dict[str, str]:
-    """``{"instruction", "input", "output"}``: the specification, the last two refusals as a list, the answer.
+    """Return ``{"instruction", "input", "output"}``: specification, list of the last two rejections, answer.
 
     Args:
         spec: the specification, or an artifact, which brings all three.
@@ -118,7 +118,7 @@ def format_alpaca(spec: str | Artifact, history: Sequence[Mapping[str, Any]] = (
 
 
 def training_example(artifact: Artifact, context: bool = True) -> dict[str, Any]:
-    """``{"prompt", "completion", "messages", "metadata"}`` of an accepted artifact."""
+    """Return ``{"prompt", "completion", "messages", "metadata"}`` of an accepted artifact."""
     prompt = artifact_prompt(artifact, context)
     return {
         "prompt": prompt,

@@ -1,4 +1,4 @@
-"""Chains of attempts by ``previous_attempt_id``: links may lead nowhere or in a circle, and none is walked twice."""
+"""Provenance chains of attempts by ``previous_attempt_id``; links may dangle or be cyclic, each is followed once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .artifact import Artifact
 
 @dataclass(frozen=True)
 class Ancestry:
-    """What lies before an artifact.
+    """Predecessors of an artifact, in numbers.
 
     Attributes:
-        attempts: how many others, by link.
-        rejected: whether one of them was.
-        cyclic: whether the links lead from the artifact back to it.
+        attempts: number of others, by link.
+        rejected: True if one of them was.
+        cyclic: True if the links lead from the artifact back to it.
     """
 
     attempts: int = 0
@@ -24,7 +24,7 @@ class Ancestry:
 
 
 def get_provenance_chain(artifact: Artifact) -> list[Artifact]:
-    """The artifact and its predecessors by ``previous_attempt_id``, oldest first.
+    """Return the artifact and its predecessors by ``previous_attempt_id``, oldest first.
 
     A link that dangles, or comes back to an artifact already seen, ends the chain.
     """
@@ -39,7 +39,7 @@ def get_provenance_chain(artifact: Artifact) -> list[Artifact]:
 
 
 def ancestries(artifacts: Mapping[str, Artifact]) -> dict[str, Ancestry]:
-    """Of every artifact, in one pass: walking each chain to its end would take a long chain's length squared."""
+    """Compute the ancestry of every artifact in one pass: linear time, where following each chain is quadratic."""
     known: dict[str, Ancestry] = {}
     for start in artifacts:
         trail: dict[str, int] = {}

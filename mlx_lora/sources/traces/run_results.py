@@ -1,4 +1,4 @@
-"""Whether the whole task was solved: a results file's word on each run, since an accepted step is no solved task."""
+"""Run results: the outcome of each run from a results file, since an accepted step does not mean a solved task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 
 def read_results(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a results file: JSONL, or a JSON list of objects.
+    """Read the rows of a results file: JSONL, or a JSON list of objects.
 
     Raises:
         UserError: it cannot be read, or a row has no outcome.
@@ -48,7 +48,7 @@ def _status(row: Row) -> Any:
 
 
 def _belongs(row: Row, artifact: Artifact) -> bool:
-    """By workflow_id; else the store's path must hold the row's instance_id and arm as directories."""
+    """Return True for an equal workflow_id; without one, if the store's path has instance_id and arm as directories."""
     if row.get("workflow_id") is not None:
         return row["workflow_id"] == artifact.workflow_id
     names = [row[key] for key in ("instance_id", "arm") if isinstance(row.get(key), str)]
@@ -57,7 +57,7 @@ def _belongs(row: Row, artifact: Artifact) -> bool:
 
 
 def by_outcome(results: Sequence[Row] | Mapping[str, str], outcome: str = "success") -> Predicate:
-    """Artifacts of runs that ended with ``outcome``; a run that the results do not name is not among them.
+    """Select artifacts of runs that ended with ``outcome``; runs that are missing in the results are not selected.
 
     Args:
         results: rows of :func:`read_results`, or workflow id -> outcome.
@@ -76,7 +76,7 @@ def by_outcome(results: Sequence[Row] | Mapping[str, str], outcome: str = "succe
 
 
 def check_results(rows: Sequence[Row], stores: Iterable[ArtifactStore], source: str | Path) -> None:
-    """Refuse results that say nothing of any of the stores.
+    """Raise UserError if the results match none of the stores.
 
     Raises:
         UserError: no row belongs to any artifact.

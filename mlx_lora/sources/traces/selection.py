@@ -1,4 +1,4 @@
-"""From stores to the artifacts to learn from, with every one that is left out counted and named."""
+"""Selection of training artifacts from stores; every one that is left out is counted and named."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ORDERS: dict[str, Callable[[Artifact], Any]] = {
 
 
 def as_stores(stores: Stores) -> list[ArtifactStore]:
-    """One store or several, read or by path, as a list of read ones."""
+    """Return one store or several, read or by path, as a list of read ones."""
     several: Sequence[Any] = [stores] if isinstance(stores, (ArtifactStore, str, Path)) else stores
     found: list[ArtifactStore] = []
     for store in several:
@@ -37,13 +37,13 @@ def as_stores(stores: Stores) -> list[ArtifactStore]:
 
 
 def _group(artifact: Artifact) -> tuple[str, str, str]:
-    """What one accepted artifact is enough for: the step of a run. A layout without runs has its specification."""
+    """Return the group that needs one accepted artifact: a step of a run; without runs, of a specification."""
     place = artifact.store.name if artifact.store is not None else ""
     return place, artifact.workflow_id or artifact.context.specification, artifact.action_pair_id
 
 
 def overtaken(artifacts: Iterable[Artifact]) -> set[tuple[str, str]]:
-    """(store, id) of the accepted artifacts after which another of the same run and step was accepted."""
+    """Return (store, id) of the accepted artifacts after which another of the same run and step was accepted."""
     last: dict[tuple[str, str, str], Artifact] = {}
     accepted = [a for a in artifacts if a.status == "accepted"]
     for artifact in sorted(accepted, key=lambda a: (a.created, a.artifact_id)):
@@ -58,10 +58,10 @@ def select(
     every_accepted: bool = False,
     report: ImportReport | None = None,
 ) -> list[Artifact]:
-    """The chosen artifacts in order; ``report`` receives what was read and each artifact that was left out.
+    """Return the selected artifacts in order; ``report`` receives the counts and each artifact that was left out.
 
     Raises:
-        UserError: the filter asks for sources that a store cannot tell, or an unknown order.
+        UserError: the filter needs sources that a store does not know, or an unknown order.
     """
     if order_by not in ORDERS:
         raise UserError(f"order_by {order_by!r} is unknown; use one of {', '.join(ORDERS)}")
@@ -112,17 +112,17 @@ def extract_training_data(
     context: bool = True,
     every_accepted: bool = False,
 ) -> list[dict[str, Any]]:
-    """``{"prompt", "completion", "messages", "metadata"}`` of each artifact that the filter chooses, in order.
+    """Return ``{"prompt", "completion", "messages", "metadata"}`` of each artifact that the filter selects, in order.
 
     Args:
         store: a store, a directory at or below which stores lie, or several of these.
         filter: a predicate of artifacts.
         order_by: created_at, retry_count, action_pair_id, workflow_id or item_id.
         context: put the step, the constraints and the dependencies into the prompt.
-        every_accepted: also those that a later accepted artifact of the same run and step overtook.
+        every_accepted: also those that a later accepted artifact of the same run and step supersedes.
 
     Raises:
-        UserError: no store there, an unknown order, or a filter by source that a store cannot answer.
+        UserError: no store there, an unknown order, or a filter by source for a store that does not know it.
     """
     chosen = select(as_stores(store), filter, order_by, every_accepted)
     return [training_example(artifact, context) for artifact in chosen]
@@ -135,10 +135,10 @@ def nothing_found(
     every_accepted: bool = False,
     **options: Any,
 ) -> str:
-    """The sentence for a policy that chose nothing: what is there, and which policies would find how many.
+    """Return the error for a policy that selected nothing: the counts, and the matches of the other policies.
 
     Args:
-        also: what else was asked for; the other policies are tried with it.
+        also: further filter; the other policies are tried with it.
         options: of :func:`~mlx_lora.sources.traces.named_policy`.
     """
     statuses = Counter(artifact.status for store in stores for artifact in store)
@@ -160,14 +160,14 @@ def nothing_found(
 
 
 def without_task(artifact: Artifact, context: bool = True) -> bool:
-    """Return True if the prompt asks for nothing: no specification, and nothing else that it could be told by."""
+    """Return True if the prompt is empty: no specification, and no other content in its place."""
     told = artifact.context
     more = context and (told.constraints.strip() or dependencies_of(artifact) or told.escalation_feedback)
     return not (told.specification.strip() or told.feedback_history or more)
 
 
 def specification_notes(chosen: Sequence[Artifact]) -> list[str]:
-    """A sentence on the examples whose specification is empty, for the report."""
+    """Return notes on the examples whose specification is empty, for the report."""
     empty = [artifact.artifact_id for artifact in chosen if not artifact.context.specification.strip()]
     if not empty:
         return []
@@ -179,7 +179,7 @@ def specification_notes(chosen: Sequence[Artifact]) -> list[str]:
 
 
 def link_notes(stores: Iterable[ArtifactStore], chosen: Iterable[Artifact]) -> list[str]:
-    """Sentences on the index and on links that lead nowhere or in a circle, for the report."""
+    """Return notes on the index and on dangling or cyclic links, for the report."""
     notes = []
     for store in stores:
         kinds = dict(store.differences)

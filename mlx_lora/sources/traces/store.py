@@ -1,4 +1,4 @@
-"""An artifact store on disk: ``objects/`` is the truth, the index only what it is compared with. Read-only."""
+"""Artifact store on disk, read-only: ``objects/`` is authoritative, the index is only compared with it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .authorship import amended_artifacts
 from .json_store import json_files, read_json, shown
 from .provenance import Ancestry, ancestries
 
-# How far below a given directory stores are looked for.
+# Maximum depth below a given directory at which stores are searched.
 DEPTH = 4
 
 
 @dataclass
 class ArtifactStore:
-    """The artifacts of one store directory.
+    """Artifacts of one store directory.
 
     Attributes:
         path: the directory.
         artifacts: by id, oldest first (created, id).
-        left_out: (reason, file) of each object that is no artifact.
-        differences: kind of difference to the index -> the ids concerned.
-        tells_sources: whether anything says who made each artifact: its files, amendments, or a mapping.
+        left_out: (reason, file) of each object that is not an artifact.
+        differences: kind of difference from the index -> the ids concerned.
+        tells_sources: True if the author of each artifact is known: from its files, amendments, or a mapping.
     """
 
     path: Path
@@ -46,29 +46,29 @@ class ArtifactStore:
 
     @property
     def name(self) -> str:
-        """The path as text."""
+        """Path as text."""
         return shown(self.path)
 
     def get(self, artifact_id: str | None) -> Artifact | None:
-        """The artifact of an id, or ``None`` where the link dangles."""
+        """Return the artifact of an id, or ``None`` where the link dangles."""
         return self.artifacts.get(artifact_id) if artifact_id is not None else None
 
     def dangling(self) -> list[str]:
-        """The artifacts that name a predecessor which is not in the store."""
+        """Return the artifacts that name a predecessor which is not in the store."""
         return [a.artifact_id for a in self if a.previous_attempt_id and not self.get(a.previous_attempt_id)]
 
     def cyclic(self) -> list[str]:
-        """The artifacts that are their own predecessor, at whatever distance."""
+        """Return the artifacts that are their own predecessor, at any distance."""
         return sorted(identity for identity, ancestry in self.ancestries.items() if ancestry.cyclic)
 
     @cached_property
     def ancestries(self) -> dict[str, Ancestry]:
-        """What lies before each artifact, by id."""
+        """Ancestry of each artifact, by id."""
         return ancestries(self.artifacts)
 
 
 def sparse_reward(artifact: Artifact) -> int:
-    """+1 accepted, −1 rejected, 0 otherwise."""
+    """Return +1 if accepted, −1 if rejected, 0 otherwise."""
     return artifact.reward
 
 
@@ -91,7 +91,7 @@ def _read_objects(directory: Path) -> tuple[dict[str, Artifact], list[tuple[str,
 
 
 def _index_differences(path: Path, artifacts: Mapping[str, Artifact]) -> dict[str, list[str]]:
-    """What the index says otherwise than ``objects/``."""
+    """Return the differences between the index and ``objects/``."""
     index_path = path / "index.json"
     if not os.path.lexists(index_path):
         return {"there is no index.json": [shown(index_path)]}
@@ -130,7 +130,7 @@ def _listed(group: Any) -> Iterable[str]:
 
 
 def _assign_sources(store: ArtifactStore, sources: Mapping[str, str] | None, amendments: Path | None) -> None:
-    """A mapping overrules the artifact's own file, and that the amendments; the rest is the original's default."""
+    """Set each artifact's source: mapping over its own file over amendments, else the original's default."""
     folder = amendments if amendments is not None else store.path / "amendments"
     amended: set[str] = set()
     if os.path.isdir(folder):
@@ -146,7 +146,7 @@ def _assign_sources(store: ArtifactStore, sources: Mapping[str, str] | None, ame
 def read_store(
     path: str | Path, *, sources: Mapping[str, str] | None = None, amendments: str | Path | None = None
 ) -> ArtifactStore:
-    """Read one store directory; what in it is no artifact is named in ``left_out``, never an error.
+    """Read one store directory; files that are not artifacts are named in ``left_out`` and raise no error.
 
     Args:
         sources: artifact id -> generated, human or imported, where the user knows.
@@ -176,7 +176,7 @@ def read_store(
 
 
 def find_stores(path: str | Path) -> list[Path]:
-    """The store directories at or below a path, by name; symbolic links below it are not followed.
+    """Return the store directories at or below a path, by name; symbolic links below it are not followed.
 
     Raises:
         UserError: there is no such directory, or no store in it.
@@ -200,6 +200,6 @@ def find_stores(path: str | Path) -> list[Path]:
 def read_stores(
     paths: Sequence[str | Path], *, sources: Mapping[str, str] | None = None, amendments: str | Path | None = None
 ) -> list[ArtifactStore]:
-    """All stores at or below the given directories; :func:`read_store` says what is refused."""
+    """Read all stores at or below the given directories; errors as in :func:`read_store`."""
     directories = list(dict.fromkeys(found for path in paths for found in find_stores(path)))
     return [read_store(directory, sources=sources, amendments=amendments) for directory in directories]
