@@ -1,7 +1,7 @@
-"""A sandbox for chat templates that ends: every rendering has a limit of steps and of bytes.
+"""Template sandbox: Jinja rendering of untrusted chat templates with a limit of steps and of bytes.
 
-Templates come with models that anybody publishes. Jinja's sandbox keeps them from Python's internals; it does not keep
-them from running for ever, or from making a text of gigabytes. Here loops and macros count their steps, each weighing
+Templates come with models that anybody publishes. Jinja's sandbox keeps them from Python's internals; it does not stop
+an endless loop or a text of gigabytes. Here loops and macros count their steps, each weighing
 as much as the largest value that the template has made; values are measured where they are stored, and operations that
 multiply texts before they do. What is left, an expression of input, is bounded by the template's own length.
 """
@@ -22,12 +22,12 @@ from markupsafe import Markup
 
 from ..errors import UserError
 
-# Of one rendering. A step is an expression that is evaluated again, some hundred nanoseconds.
+# Of one rendering. A step is one repeated evaluation of an expression, some hundred nanoseconds.
 MOST_STEPS = 10_000_000
 MOST_BYTES = 2**28
 # Larger input may take more of both: bytes for each of its bytes, and steps for each of its pages.
 BYTES_EACH, PAGE = 128, 12
-# Values up to this, and twice the input, are made without being counted.
+# Values up to this, and twice the input, are not counted.
 FREE = 2**16
 # Numbers: no template needs more bits, digits or columns.
 MOST_BITS, MOST_DIGITS, MOST_COLUMNS = 4096, 300, 10_000
@@ -49,11 +49,11 @@ BUFFERED = (nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.AssignBlock)
 
 
 class TooMuch(UserError):
-    """A chat template that does not end, or not within sensible memory."""
+    """A chat template that does not terminate, or needs too much memory."""
 
 
 class Meter:
-    """Steps and bytes that are left to a rendering, and the size of the largest value that it has made."""
+    """The steps and bytes that are left to a rendering, and the size of the largest value that it has made."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.steps, self.bytes, self.largest, self.factor = MOST_STEPS, MOST_BYTES, 0, 1
@@ -61,7 +61,7 @@ class Meter:
 
     @property
     def input(self) -> int:
-        """Bytes of the input; measured when it first matters."""
+        """Bytes of the input; measured on first use."""
         if self._input < 0:
             self._input = total_of(dict(self._given))
             self.steps += MOST_STEPS * (self._input >> PAGE)
@@ -81,7 +81,7 @@ class Meter:
             raise TooMuch(f"it makes more than {MOST_BYTES >> 20} MiB of text")
 
     def note(self, size: int) -> None:
-        """Take notice of a value that was made."""
+        """Record the size of a value that was made."""
         if size > self.largest:
             self.largest, self.factor = size, 1 + (size >> PAGE)
         if size > FREE and size > FREE + 2 * self.input:
@@ -89,7 +89,7 @@ class Meter:
 
 
 def total_of(value: Any) -> int:
-    """Return about how many bytes it takes to print a value, each list as often as it is held."""
+    """Return the approximate bytes of a printed value, each list as often as it is held."""
     if isinstance(value, str):
         return len(value)
     if not isinstance(value, SIZED):
@@ -138,9 +138,10 @@ class _Formatter(SandboxedFormatter):
 
 
 class BoundedTemplate(Template):
-    """A template whose every rendering has a meter of its own."""
+    """A template whose every rendering has its own meter."""
 
     def render(self, *args: Any, **kwargs: Any) -> str:
+        """Render the template with a new meter; raise TooMuch over a limit."""
         environment: Any = self.environment
         given = dict(*args, **kwargs)
         meter = environment.meter = Meter(given)
@@ -164,6 +165,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     meter = Meter({})
 
     def from_string(self, *args: Any, **kwargs: Any) -> Template:
+        """Compile a template with metered filters."""
         for name in COSTS & set(self.filters):
             self.filters[name] = _metered(self, name, self.filters[name])
         self.filters |= {"_step": _step, "_stored": _stored, "_printed": _printed}
@@ -176,6 +178,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return tree
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Evaluate a binary operator after counting its result."""
         if isinstance(left, int) and isinstance(right, int):
             bits = left.bit_length() * max(right, 1) if operator == "**" else left.bit_length() + right.bit_length()
             if bits > MOST_BITS:
@@ -190,6 +193,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function or macro, and count its arguments and result."""
         if isinstance(function, Macro):
             for value in (*args, *kwargs.values()):
                 self.meter.note(total_of(value))
@@ -223,7 +227,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 def _instrument(tree: nodes.Template) -> None:
-    """Put the counting into a parsed template."""
+    """Insert the counting into a parsed template."""
     for holder in list(tree.find_all((*BUFFERED, nodes.For))):
         if not isinstance(holder, nodes.For) or holder.recursive:
             for output in holder.find_all(nodes.Output):
@@ -249,7 +253,7 @@ def _instrument(tree: nodes.Template) -> None:
 
 def _filtered(node: Any, by: str) -> Any:
     done = isinstance(node, nodes.Const) or (isinstance(node, nodes.Filter) and node.name == by)
-    # A text between tags is printed as often as what is beside it.
+    # A text between tags is printed as often as its neighbours.
     return node if done or isinstance(node, nodes.TemplateData) else nodes.Filter(node, by, [], [], None, None)
 
 
@@ -298,7 +302,7 @@ METHODS = {"center", "expandtabs", "join", "ljust", "replace", "rjust", "to_byte
 
 
 def _filter_bytes(name: str, value: Any, options: tuple[Any, ...]) -> int:
-    """Return at most how many bytes a filter makes."""
+    """Return an upper bound of the bytes that a filter makes."""
     taken, numbers = total_of(value), sum(abs(option) for option in options if isinstance(option, int))
     if name == "format":
         _check_columns(str(value))
@@ -321,7 +325,7 @@ def _filter_bytes(name: str, value: Any, options: tuple[Any, ...]) -> int:
 
 
 def _method_bytes(owner: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Return at most how many bytes a method of a plain value makes."""
+    """Return an upper bound of the bytes that a method of a plain value makes."""
     options = (*args, *kwargs.values())
     taken, numbers = total_of(owner), sum(abs(option) for option in options if isinstance(option, int))
     if name == "replace":
@@ -338,7 +342,7 @@ def _method_bytes(owner: Any, name: str, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _replaced(text: str, old: Any = "", new: Any = "") -> int:
-    """Return how many characters a replacement adds at most."""
+    """Return an upper bound of the characters that a replacement adds."""
     if not (isinstance(old, str) and isinstance(new, str)):
         return 0
     return (text.count(old) if old else len(text) + 1) * len(new)
