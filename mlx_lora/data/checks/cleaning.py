@@ -89,5 +89,5 @@ def _dropped(table: Table, findings: Sequence[Finding]) -> tuple[list[dict[str, 
 
 
 def _finite(meta: dict[str, Any]) -> dict[str, Any]:
-    """Drop values that are not finite: Python reads NaN and 1e999, but other programs cannot read them back."""
+    """Replace non-finite numbers by None: Python reads NaN and 1e999, but other programs cannot read them back."""
     return json.loads(json.dumps(meta), parse_constant=lambda name: None)

@@ -24,7 +24,7 @@ def one_answer(table: Table) -> Iterator[Hit]:
 
 
 def contradictions(table: Table) -> Iterator[Hit]:
-    """Yield one hit for each prompt that positive and negative examples answer differently; ``--fix`` drops these."""
+    """Yield one hit for each prompt with contradictory positive and negative answers; ``--fix`` drops the negative."""
     for items in _of_negatives(table):
         positives = _answers(item for item in items if not item.negative)
         negatives = [item for item in items if item.negative and item.meaning not in positives]
