@@ -1,3 +1,5 @@
+"""``python -m mlx_lora``: the command line interface."""
+
 import os
 import sys
 

@@ -1,4 +1,4 @@
-"""The one error a user's input or surroundings can cause: one sentence, exit status 2, no traceback."""
+"""User errors: any error that input or surroundings cause is one sentence and exit status 2, without a traceback."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Control characters but newline and tab, with which data could steer a terminal, and unpaired surrogates.
+# Control characters except newline and tab, with which data could control a terminal, and unpaired surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]|\r(?!\n)")
 
 
-# Characters of what a library says: some quote the whole of a file.
+# Maximum characters of a library's message: some quote a whole file.
 LONGEST = 300
 
 
 class UserError(Exception):
-    """Says which file and line, what is wrong and what to do, in one sentence."""
+    """An error that says which file and line, what is wrong and what to do, in one sentence."""
 
 
 def visible(text: str) -> str:
@@ -34,7 +34,7 @@ def shortened(value: Any, length: int = 60) -> str:
 
 
 def first_line(error: BaseException | None, lines: int = 1) -> str:
-    """The beginning of what an error says, for a sentence of our own; the error's kind where it says nothing."""
+    """Return the first lines of an error's message, for a sentence of our own; the error's type if it has none."""
     if isinstance(error, KeyError):
         return f"{error} is missing"[-LONGEST:]
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -44,14 +44,14 @@ def first_line(error: BaseException | None, lines: int = 1) -> str:
 
 @contextmanager
 def guarded(said: str, advice: str = "") -> Iterator[None]:
-    """Turn whatever a library raises on a foreign file into one sentence.
+    """Turn any exception that a library raises on a foreign file into one sentence.
 
     Everything but an interrupt and our own errors is caught: a broken file makes libraries recurse, exit or panic
     (RecursionError, SystemExit, and Rust panics, which are BaseExceptions).
 
     Args:
-        said: the file or model and what cannot be done with it.
-        advice: what to do, appended after the library's own words.
+        said: the file or model and the operation that fails.
+        advice: the recommended action, appended after the library's own message.
 
     Raises:
         UserError: the sentence.

@@ -1,4 +1,4 @@
-"""Files that are complete or absent: written beside their place, synced, then renamed."""
+"""Atomic files: complete or absent, since they are written next to their place, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from typing import Any
 
 from .errors import UserError
 
-# Of the JSON files that a later version will read; fields that a version does not know are ignored.
+# Format version of the JSON files that a later version will read; unknown fields are ignored.
 FORMAT = 1
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses while writing ``path`` into one sentence.
+    """Turn file system errors while writing ``path`` into one sentence.
 
     Raises:
-        UserError: no space left, no permission, or whatever else the system says.
+        UserError: no space left, no permission, or any other error of the system.
     """
     try:
         yield
@@ -50,10 +50,10 @@ def fsync_path(path: Path) -> None:
 
 
 def temporary_beside(path: Path, keep_suffix: bool = False) -> Path:
-    """A hidden name of this process beside ``path``; what dead processes left under such names is removed.
+    """Return a hidden name of this process next to ``path``; files of dead processes under such names are removed.
 
     Args:
-        keep_suffix: end it as ``path`` ends, for programs that go by that.
+        keep_suffix: keep the suffix of ``path``, for programs that depend on it.
     """
     stem, suffix = (path.stem, path.suffix) if keep_suffix else (path.name, "")
     pattern = re.compile(rf"\.{re.escape(stem)}\.(\d+)\.tmp{re.escape(suffix)}(\.\w+)?")
@@ -79,7 +79,7 @@ def _is_alive(process: int) -> bool:
 
 
 def remove_any(path: Path) -> None:
-    """Remove a file, a link or a directory, as far as the system lets it."""
+    """Remove a file, a link or a directory, as far as the system permits."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -88,7 +88,7 @@ def remove_any(path: Path) -> None:
 
 
 def create_file(temporary: Path, path: Path) -> int:
-    """Create an empty file of our own and return its descriptor: what has the name is removed, no link is followed.
+    """Create an empty file and return its descriptor: an existing file is removed, and no link is followed.
 
     Args:
         path: the file that it will replace, whose permissions it has from the start.
@@ -107,7 +107,7 @@ def _keep_mode(path: Path, new: int | Path) -> None:
 
 
 def open_lock(path: Path) -> int:
-    """Return the descriptor of a lock file, made where there is none; what it holds is left, and no link is followed.
+    """Return the descriptor of a lock file, created if absent; its content is kept, and no link is followed.
 
     Raises:
         UserError: it cannot be opened.
@@ -130,11 +130,11 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
 
 
 def replace_file(temporary: Path, path: Path) -> None:
-    """Put a complete file in another's place, so that a power cut leaves one of the two."""
+    """Replace a file by a complete one, so that a power cut leaves one of the two."""
     with writing(path):
         try:
             fsync_path(temporary)
-            # A library may have made it anew.
+            # A library may have created it anew.
             _keep_mode(path, temporary)
             os.replace(temporary, path)
             fsync_path(path.parent)
@@ -149,7 +149,7 @@ def write_json(path: str | Path, content: Any) -> None:
 
 @contextmanager
 def new_directory(path: str | Path) -> Iterator[Path]:
-    """A directory that appears under its name only when the block has filled it without an error.
+    """Create a directory that appears under its name only when the block has filled it without an error.
 
     Raises:
         UserError: something is there already, or the file system refuses.
@@ -158,7 +158,7 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     if path.exists() or path.is_symlink():
         raise UserError(f"{path}: this exists already; choose another name, or remove it first")
     temporary = temporary_beside(path)
-    # Of an earlier process that had this one's number, as in containers.
+    # Left by an earlier process with this one's number, as in containers.
     remove_any(temporary)
     with writing(path):
         try:
@@ -173,7 +173,7 @@ def new_directory(path: str | Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Raise UserError, before any work, if a file cannot be put at ``path``."""
+    """Raise UserError, before any work, if a file cannot be written at ``path``."""
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: this is there already and is no file; choose another name")
     temporary = temporary_beside(path)
@@ -183,7 +183,7 @@ def check_writable(path: Path) -> None:
 
 
 def check_directory(path: Path) -> None:
-    """Raise UserError, before any work, if files cannot be put into a directory, which may still have to be made."""
+    """Raise UserError, before any work, if files cannot be written to a directory, which may not exist yet."""
     nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not nearest.is_dir():
         raise UserError(f"{path}: {nearest} is there and is no directory; choose another name")
@@ -191,7 +191,7 @@ def check_directory(path: Path) -> None:
 
 
 def set_aside(path: Path, why: str = "unreadable") -> Path:
-    """Rename a file or directory to the first free ``NAME.WHY-N`` beside it; returns where it is now.
+    """Rename a file or directory to the first free ``NAME.WHY-N`` next to it, and return its new path.
 
     Raises:
         UserError: the file system refuses.
@@ -204,7 +204,7 @@ def set_aside(path: Path, why: str = "unreadable") -> Path:
 
 
 def replace_link(path: Path, target: str) -> None:
-    """Point a symbolic link at ``target``, in place of whatever link or file is at ``path``; a reader sees old or new.
+    """Point a symbolic link at ``target``, in place of any link or file at ``path``; a reader sees old or new.
 
     Raises:
         UserError: the file system refuses.
@@ -221,7 +221,7 @@ def replace_link(path: Path, target: str) -> None:
 
 
 def check_format(content: Mapping[str, Any], file: Path) -> None:
-    """Raise UserError if a file says that it has a format of a later version; one that says nothing is the first."""
+    """Raise UserError if a file has the format of a later version; one without a version is the first."""
     found = content.get("format", FORMAT)
     if found != FORMAT:
         raise UserError(
@@ -231,6 +231,6 @@ def check_format(content: Mapping[str, Any], file: Path) -> None:
 
 
 def sha256_of(path: str | Path) -> str:
-    """The hexadecimal sha256 of a file."""
+    """Return the hexadecimal sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Memory of this machine, or this container's share of it."""
+"""System memory: total and available, of this machine or this container's share of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CGROUP_FILES = (
 
 
 def memory_sizes() -> tuple[int, int | None]:
-    """(total, available) bytes, the latter ``None`` where the system does not say; in a container, its share."""
+    """Return (total, available) bytes, the latter ``None`` where it is unknown; in a container, its share."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if sys.platform == "darwin":
         return total, available_of_vm_stat(command_output("vm_stat"))
@@ -29,7 +29,7 @@ def memory_sizes() -> tuple[int, int | None]:
 
 
 def _cgroup_limits(total: int) -> list[tuple[int, int]]:
-    """(limit, free) of this process's memory groups; one without a limit says "max", or more than any memory."""
+    """Return (limit, free) of this process's cgroups; one without a limit says "max", or more than any memory."""
     found = []
     for limit, usage, statistics, cache in CGROUP_FILES:
         most, used = text_of(CGROUPS / limit).strip(), text_of(CGROUPS / usage).strip()
@@ -41,15 +41,15 @@ def _cgroup_limits(total: int) -> list[tuple[int, int]]:
 
 
 def available_of_vm_stat(text: str) -> int | None:
-    """Bytes that macOS can give without swapping, of what its ``vm_stat`` prints."""
+    """Return the bytes that macOS can give without swapping, from the output of ``vm_stat``."""
     page = re.search(r"page size of (\d+) bytes", text)
-    # What can be purged is counted among these already.
+    # Purgeable pages are counted among these already.
     pages = re.findall(r"^Pages (?:free|inactive|speculative):\s+(\d+)\.", text, re.M)
     return int(page[1]) * sum(map(int, pages)) if page and pages else None
 
 
 def text_of(file: Path) -> str:
-    """A file of the kernel's; empty where there is none."""
+    """Return the content of a kernel file; empty where there is none."""
     try:
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -57,7 +57,7 @@ def text_of(file: Path) -> str:
 
 
 def command_output(*command: str) -> str:
-    """The output of a program of the system's; empty where there is no such program."""
+    """Return the output of a system program; empty where there is no such program."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Python processes of our own: they find the packages that this one finds, and nothing in the working directory."""
+"""Python subprocesses: they find the packages that this process finds, and nothing in the working directory."""
 
 from __future__ import annotations
 

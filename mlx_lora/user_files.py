@@ -1,4 +1,4 @@
-"""Users' files, opened for reading: regular files of a bounded size, so that no pipe or device holds a command up."""
+"""User file reader: regular files of a bounded size, so that no pipe or device blocks a command."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from .errors import UserError
 
-# Settings that a person wrote, in bytes.
+# Maximum bytes of settings that a person wrote.
 MOST_SETTINGS = 2**18
-# JSON and text that is parsed as a whole; parsed, it takes up to some twenty times this.
+# Maximum bytes of JSON and text that is parsed as a whole; parsed, it takes up to some twenty times this.
 MOST_TEXT = 32 * 2**20
 
 
 class UnusableFile(OSError):
-    """A file that is not read, and why."""
+    """The reason that a file is not read."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -29,7 +29,7 @@ def open_regular(path: str | Path, most: int | None = None) -> BufferedReader:
     """Open a regular file for reading, without waiting for the other end of a pipe.
 
     Args:
-        most: bytes that it may have.
+        most: maximum size in bytes.
 
     Raises:
         OSError: there is no such file, it is not a regular one, it is larger, or it cannot be read.
@@ -56,7 +56,7 @@ def read_bytes(path: str | Path, most: int = MOST_TEXT) -> bytes:
         OSError: see ``open_regular``.
     """
     with open_regular(path, most) as file:
-        # Some files, as those of /proc, say that they are empty.
+        # Some files, as those of /proc, report a size of 0.
         content = file.read(most + 1)
     if len(content) > most:
         raise UnusableFile(f"it has more than {most:,} bytes")
@@ -74,7 +74,7 @@ def read_text(path: str | Path, most: int = MOST_TEXT, encoding: str = "utf-8") 
 
 
 def read_standard_input(most: int = MOST_TEXT) -> bytes:
-    """Return what standard input holds.
+    """Return the content of standard input.
 
     Raises:
         UserError: it is too long, as /dev/zero is.

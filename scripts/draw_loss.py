@@ -1,6 +1,6 @@
 """Draw the loss of a run as an SVG file: the picture of the README.
 
-    mlx-lora quickstart && python scripts/draw_loss.py quickstart/run --out docs/quickstart-loss.svg
+mlx-lora quickstart && python scripts/draw_loss.py quickstart/run --out docs/quickstart-loss.svg
 """
 
 from __future__ import annotations

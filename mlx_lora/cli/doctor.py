@@ -1,4 +1,4 @@
-"""``mlx-lora doctor``: what this machine has, and what to do about what is missing."""
+"""``mlx-lora doctor``: report the capabilities of this machine, and advise on missing ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def doctor(as_json: bool) -> None:
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """A table whose advice stands under what was found, so that commands and addresses stay whole in 80 columns."""
+    """Print a table with advice below each finding, so that commands and addresses stay whole in 80 columns."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""``mlx-lora eval``, ``gate`` and ``baseline``."""
+"""``mlx-lora eval``, ``gate`` and ``baseline``: measure a model and judge the results."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def gate(results: Path, as_json: bool) -> None:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @json_option
 def baseline(cases: Path, seed: int, as_json: bool) -> None:
-    """What the same cases score without a model: chance, prompted guessing, the rules, and the best possible."""
+    """Show what the same cases score without a model: chance, prompted guessing, the rules, and the best possible."""
     from ..evaluation.eisv_baselines import run_baselines
     from ..evaluation.eisv_gate1 import read_cases
 

@@ -1,4 +1,4 @@
-"""``mlx-lora experience``: an agent's buffer from the command line, safe with several writers."""
+"""``mlx-lora experience``: collect an agent's experience buffer, safe with several writers."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _sentence(result: dict[str, Any], threshold: float) -> str:
 @buffer_option
 @json_option
 def stats(buffer: Path, as_json: bool) -> None:
-    """How many experiences a buffer holds, how salient, and of when; reads it only."""
+    """Show how many experiences a buffer holds, how salient, and of when; reads it only."""
     from ..data.import_report import ImportReport
     from ..sources.salience import buffer_stats, read_buffers
 

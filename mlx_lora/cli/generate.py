@@ -1,4 +1,4 @@
-"""``mlx-lora generate``: one question by hand."""
+"""``mlx-lora generate``: one answer of a model or an adapter."""
 
 from __future__ import annotations
 

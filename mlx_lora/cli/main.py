@@ -1,4 +1,4 @@
-"""The ``mlx-lora`` command: its sub-commands by name, and how errors end."""
+"""The ``mlx-lora`` command: its sub-commands by name, and its exit statuses."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def cli() -> None:
     """
 
 
-# Signals that ended the command; click does not pass on which interrupt it was.
+# Signals that ended the command; click does not report which interrupt it was.
 _received: list[int] = []
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:
-    """End as Ctrl-C does, so that nothing half-written is left behind."""
+    """Raise KeyboardInterrupt as Ctrl-C does, so that no half-written file is left."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _received.append(number)
     raise KeyboardInterrupt
@@ -85,7 +85,7 @@ def main() -> None:
         _complain(f"{how}; what was complete is kept, nothing is half-written")
         sys.exit(128 + number)
     except OSError as error:
-        # What the file system refuses wherever a path is only looked at: permissions, names that are too long.
+        # Errors of the file system where a path is only inspected: permissions, names that are too long.
         place = error.filename or "the file system"
         _complain(f"{place}: {error.strerror or error}; check the path and its permissions")
         sys.exit(2)
@@ -95,5 +95,5 @@ def main() -> None:
 
 
 def _complain(sentence: str) -> None:
-    """Print one line on standard error, whatever names and data it quotes."""
+    """Print one line on standard error, with any names and data in it made printable."""
     say("mlx-lora: " + sentence.replace("\n", "\\n"), err=True)

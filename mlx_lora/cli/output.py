@@ -1,4 +1,4 @@
-"""How commands print: tables and progress for people, one JSON object for scripts."""
+"""Command output: tables and progress bars for people, one JSON object for scripts."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def say(text: str, err: bool = False, **style: Any) -> None:
     """Print a text that may quote data; escape sequences in it do not reach the terminal.
 
     Args:
-        style: as ``click.secho`` takes it.
+        style: keyword arguments of ``click.secho``.
     """
     click.secho(visible(text), err=err, **style)
 
 
 def print_json(content: Any) -> None:
-    """One JSON object on standard output, and nothing else."""
+    """Print one JSON object on standard output, and nothing else."""
     say(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output."""
+    """Print a table on standard output."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -58,7 +58,7 @@ def print_warnings(warnings: Sequence[str]) -> None:
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error; the block calls it with how much is done."""
+    """Show a progress bar on standard error; the block calls it with the amount done."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress
@@ -69,7 +69,7 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    """A click callback: refuses nan and inf, which parse as floats."""
+    """Check a number in a click callback: nan and inf, which parse as floats, are refused."""
     if not math.isfinite(value):
         raise click.BadParameter("it must be a finite number")
     return value

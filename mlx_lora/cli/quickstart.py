@@ -1,4 +1,4 @@
-"""``mlx-lora quickstart``: the whole road once, with the built-in base and nothing to download."""
+"""``mlx-lora quickstart``: data, training and gate with the built-in base and nothing to download."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .output import backend_option, json_option, print_json, print_table, progre
 
 RESULTS = "quickstart.json"
 SHOWN = 5
-# Enough for the adapter to be sure of the form when it is sampled, and few enough for minutes.
+# Enough for the adapter to keep the format when it is sampled, and few enough for minutes.
 PER_SHAPE = 80
 NAMES = {"base": "base", "adapter": "adapter", "adapter_sampled": "adapter, sampled"}
 

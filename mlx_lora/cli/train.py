@@ -53,7 +53,7 @@ def train(
     backend: str | None,
     as_json: bool,
 ) -> None:
-    """Train a LoRA adapter, or go on with an interrupted run: the same command resumes it, bit for bit.
+    """Train a LoRA adapter, or resume an interrupted run with the same command, bit for bit.
 
     The run directory gets the config as resolved, adapters.safetensors and adapter_config.json (mlx-lm's own
     format: `mlx_lm.generate --adapter-path` runs it), and metrics.jsonl.
@@ -102,7 +102,7 @@ def train(
 
 
 def _exports(ready: Prepared) -> str | None:
-    """The exports that a base allows, in one line; ``None`` without MLX, which exports need."""
+    """Return the exports that a base allows, in one line; ``None`` without MLX, which exports need."""
     try:
         from ..export.possible import possible_exports
     except ImportError:

@@ -1,4 +1,4 @@
-"""Training configuration: one flat file, its presets, and other projects' dialects of it."""
+"""Training configuration: one flat file, its presets, and the config dialects of other projects."""
 
 from .training_config import PRESET_DIRECTORIES, DefaultModules, TrainingConfig, find_config, load_config
 

@@ -1,4 +1,4 @@
-"""The published module's config: its names, its checks, and what they are called here."""
+"""Config dialects: the published claims module's keys and checks, translated into ours."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ NAMES: dict[str, str | None] = {
     "warmup_steps": "warmup_steps",
     "loss_fn_config": None,
 }
-# Names that only their files have; one of them alone is rather a slip of the pen.
+# Names that only their files have; one of them alone is more likely a typo.
 THEIRS = {"name", "base_model", "epochs", "loss_fn_config"}
-# Their prompts showed no documents; ours do, and a cut one would lose the evidence that its answer cites.
+# Their prompts showed no documents; ours do, and a truncated one would lose the evidence that its answer cites.
 MAX_SEQ_LENGTH = 2048
 
 
 def is_published(settings: Mapping[str, Any]) -> bool:
-    """Whether a config file is one of the published module."""
+    """Return True if a config file is one of the published module."""
     return len(THEIRS & set(settings)) > 1
 
 
 def _number(value: Any) -> float:
-    """A number, also as the text that YAML 1.1 makes of 2e-4; nan for anything else."""
+    """Return a number, also from the text that YAML 1.1 makes of 2e-4; nan for anything else."""
     try:
         return math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
     except (ValueError, OverflowError):
@@ -41,7 +41,7 @@ def _number(value: Any) -> float:
 
 
 def validate(settings: Mapping[str, Any]) -> list[str]:
-    """The published module's errors: name_required, base_model_required, invalid_lora_rank, invalid_learning_rate.
+    """Return the published errors: name_required, base_model_required, invalid_lora_rank, invalid_learning_rate.
 
     A rank or rate that is not given has its default, and is no error.
     """
@@ -58,7 +58,7 @@ def validate(settings: Mapping[str, Any]) -> list[str]:
 
 
 def from_published(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same run in the names of ``TrainingConfig``; keys that are ours already stay as they are.
+    """Translate a published config into the keys of ``TrainingConfig``; our own keys stay as they are.
 
     The run directory is named after it. Their step is one batch, hence no accumulation. ``loss_fn_config`` is checked
     and left to the dataset, whose lines carry the weights (``mlx-lora data claims --citation-validity-weight``).
@@ -83,10 +83,10 @@ def from_published(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def citation_weight(settings: Mapping[str, Any]) -> float | None:
-    """The ``citation_validity_weight`` of a published config, ``None`` if it names none.
+    """Return the ``citation_validity_weight`` of a published config, ``None`` if it has none.
 
     Raises:
-        UserError: it is no number above 0, or ``loss_fn_config`` has other keys.
+        UserError: it is not a number above 0, or ``loss_fn_config`` has other keys.
     """
     loss = settings.get("loss_fn_config") or {}
     if not isinstance(loss, Mapping) or set(loss) - {"citation_validity_weight"}:

@@ -1,4 +1,4 @@
-"""Local files and directories that a config names."""
+"""Config paths: the local files and directories that a config names."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def located(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that name local files and directories, with absolute paths."""
+    """Return the keys that name local files and directories, with absolute paths."""
 
     def absolute(value: Any) -> Any:
         return str(Path(value).expanduser().absolute()) if isinstance(value, str) else value
 
     def there(value: Any) -> Any:
-        # What is not on this machine may be a dataset of the hub.
+        # A path that is not on this machine may be a dataset of the hub.
         return absolute(value) if isinstance(value, str) and Path(value).exists() else value
 
     found = {key: absolute(settings[key]) for key in ("init_adapter",) if key in settings}

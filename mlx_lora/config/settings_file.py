@@ -1,4 +1,4 @@
-"""Settings in YAML or JSON: read with a bound on what a small file may become."""
+"""Settings files in YAML or JSON, with a limit on the expanded size of aliases."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import yaml
 
 from ..user_files import MOST_SETTINGS, read_text
 
-# Values of a document, each alias counted as all that it stands for.
+# Values of a document, each alias counted with its expansion.
 MOST_VALUES = 100_000
 
 
 def read_settings(file: Path) -> Any:
-    """Return the value in a file, JSON by its name: YAML 1.1 takes 1e-4 for text.
+    """Return the value in a file; JSON is detected by its name, since YAML 1.1 takes 1e-4 for text.
 
     Raises:
-        OSError, UnicodeDecodeError: it cannot be read, or is no regular file of a sensible size.
+        OSError, UnicodeDecodeError: it cannot be read, or is not a regular file of a sensible size.
         yaml.YAMLError, ValueError, RecursionError: it is neither YAML nor JSON, or expands without end.
     """
     text = read_text(file, MOST_SETTINGS, "utf-8-sig")
@@ -43,7 +43,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """Values that a node expands to; ``None`` in ``known`` marks the nodes around it."""
+    """Return the number of values that a node expands to; ``None`` in ``known`` marks the nodes around it."""
     if id(node) not in known:
         known[id(node)] = None
         inner: list[Any] = node.value if isinstance(node, yaml.CollectionNode) else []

@@ -1,4 +1,4 @@
-"""One flat configuration for a training run: names, defaults, checks, and the files it is read from."""
+"""Training config: keys, defaults, validation, and the files it is read from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .paths import located
 from .settings_file import parse_yaml, read_settings
 
 PACKAGE = Path(__file__).parent.parent
-# Beside the package in a clone, inside it in a wheel.
+# Next to the package in a clone, inside it in a wheel.
 PRESET_DIRECTORIES = (PACKAGE / "configs", PACKAGE.parent / "configs")
 
 
@@ -33,10 +33,10 @@ def default_modules() -> DefaultModules:
 
 @dataclass
 class TrainingConfig:
-    """Everything that decides what a run learns; paths are relative to the working directory.
+    """All settings that decide what a run learns; paths are relative to the working directory.
 
     ``max_steps`` of ``None`` trains for ``num_epochs``. ``eval_steps`` of ``None`` evaluates after each epoch.
-    ``num_layers`` of ``None`` adapts every layer. What else is ``None`` is not limited.
+    ``num_layers`` of ``None`` adapts every layer. Any other ``None`` means no limit.
     """
 
     model_name: str = "meta-llama/Llama-3.2-1B-Instruct"
@@ -84,22 +84,23 @@ class TrainingConfig:
     seed: int = 42
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the config as a dict of JSON values."""
         named = self.lora_target_modules
         return asdict(self) | {"lora_target_modules": named if isinstance(named, str) else list(named)}
 
     def located(self) -> TrainingConfig:
-        """The same with absolute paths where it names local files, so that it can be used from any directory."""
+        """Return the config with absolute paths to local files, so that it is valid in any directory."""
         return replace(self, **located(self.to_dict()))
 
     def learned_from(self) -> dict[str, Any]:
-        """The keys that decide what is learned: a run can only go on with the same."""
+        """Return the keys that decide what is learned: a run only resumes with the same ones."""
         decisive = {key: value for key, value in self.to_dict().items() if key not in RUN_ONLY}
-        # Datasets are compared by their contents; their shares are not among those.
+        # Datasets are compared by their contents; their shares are not part of these.
         mixed = [share["weight"] for share in self.data] if isinstance(self.data, list) else []
         return decisive | ({"data_weights": mixed} if mixed else {})
 
 
-# How a run is carried out; these may differ when it goes on.
+# Settings that do not affect what is learned; these may differ on resume.
 RUN_ONLY = {
     *("backend", "output_dir", "data", "save_steps", "save_total_limit", "log_steps", "tensorboard"),
     *("max_minutes", "until", "memory_limit_gb", "grad_checkpoint", "torch_compile", "waive_checks"),
@@ -133,7 +134,7 @@ _TYPES = get_type_hints(TrainingConfig)
 
 
 def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> TrainingConfig:
-    """A configuration from a YAML or JSON file (or a preset's name), then ``key=value`` overrides.
+    """Return the configuration of a YAML or JSON file (or a preset's name), then ``key=value`` overrides.
 
     Args:
         path: a file, the name of a preset in ``configs/``, or ``None`` for the defaults.
@@ -155,7 +156,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
 
 def find_config(path: str | Path) -> Path:
-    """The file of a path or of a preset's name."""
+    """Return the file of a path or of a preset's name."""
     file = Path(path)
     if file.is_file():
         return file
@@ -168,7 +169,7 @@ def find_config(path: str | Path) -> Path:
 
 
 def _in_our_names(file: Path) -> Mapping[str, Any]:
-    """A config file's keys; one of the published claims module is translated."""
+    """Return a config file's keys; one of the published claims module is translated."""
     from .dialects import from_published, is_published
 
     settings = _read_mapping(file)
@@ -233,7 +234,7 @@ def _checked(where: str, key: Any, value: Any) -> Any:
 
 
 def _shares(where: str, value: list[Any]) -> list[dict[str, Any]]:
-    """The datasets of a mix as ``{"path", "weight"}``; a weight that is not given is 1."""
+    """Return the datasets of a mix as ``{"path", "weight"}``; the default weight is 1."""
     shares: list[dict[str, Any]] = []
     for item in value:
         share = {"weight": 1.0, **item} if isinstance(item, dict) else {}
@@ -252,7 +253,7 @@ def _shares(where: str, value: list[Any]) -> list[dict[str, Any]]:
 
 
 def _coerce(kind: Any, value: Any) -> Any:
-    """YAML 1.1 reads 2e-4 as text, and whole numbers are fine where a float is asked for."""
+    """Convert a value to a config type: YAML 1.1 reads 2e-4 as text, and whole numbers are valid floats."""
     choices = _alternatives(kind)
     if float in choices and isinstance(value, str):
         try:

@@ -1,0 +1,1 @@
+"""Datasets: file formats, chat template rendering, tokenization, sampling and collation."""

@@ -1,7 +1,8 @@
-"""Spans of the assistant's answers in a rendered conversation, with the template itself as witness.
+"""Answer spans: the characters of a rendered conversation that the assistant generates, by the chat template itself.
 
-An answer is what a served model has to generate: from the end of the generation prompt to the end-of-turn token, with
-thoughts, tool calls and the markup around them. White space that the template writes after the end is not generated.
+An answer is the text a served model has to generate: from the end of the generation prompt to the end-of-turn token,
+with thoughts, tool calls and the markup around them. White space that the template writes after the end is not
+generated.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .chat_template import render
 from .frame_cache import FrameCache, align_cached, frame_cache
 from .template_frame import REASONING_KEYS, Alignment, Cover, PrintedRun, cover, tail, template_source
 
-# Where a text that a template writes may be divided: tags are whole.
+# Where template text may be divided: tags are never split.
 _ATOM = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]|\s+|[^\s<\[]+|.", re.DOTALL)
 _THOUGHT_BEGIN = re.compile(r"\s*[<\[][^<>\[\]]*think", re.IGNORECASE)
 
@@ -31,7 +32,7 @@ class AnswerSpan:
         weight: the message's own; 0 makes it context.
         content: (offset in the message's content, start, end) of the parts of its content that are printed unchanged.
         parts: the characters that are supervised: all of it, or what the template marks with ``{% generation %}``.
-        open_from: where the text of a message with ``open_end`` stops: what follows of the answer is not learned.
+        open_from: where the text of a message with ``open_end`` stops: the rest of the answer is not supervised.
     """
 
     message: int
@@ -48,7 +49,7 @@ class Answers:
     """A rendered conversation and the answers in it, in order.
 
     Attributes:
-        dropped: (what, index of its message) of texts that the template does not print, e.g. ``("thoughts", 2)``.
+        dropped: (kind, index of its message) of texts that the template does not print, e.g. ``("thoughts", 2)``.
     """
 
     text: str
@@ -160,7 +161,7 @@ class _Finder:
         return self.cache.lengths[key]
 
     def _tail(self, count: int, generate: bool, after: int) -> str | None:
-        """Return what the template writes after a sentinel if nothing but ``count`` messages follow, or None."""
+        """Return the text the template writes after a sentinel if only ``count`` messages follow, or None."""
         try:
             number, rest = tail(self.tokenizer, self.covered, count, generate, self.options)
         except UserError:
@@ -168,7 +169,7 @@ class _Finder:
         return rest if number == after else None
 
     def _header(self, message: int, k: int, piece: str) -> int:
-        """Return how much of the text before an answer's first run is its prompt."""
+        """Return the length of the prompt part of the text before an answer's first run."""
         number = self.aligned.printed[k - 1].number if k else -1
         served = self._tail(message, True, number) if message else None
         if served is not None and piece.startswith(served):
@@ -190,13 +191,13 @@ class _Finder:
         )
 
     def _generation_prompt(self) -> str:
-        """Return what the template adds where a model is to answer the whole conversation."""
+        """Return the text the template adds where a model is to answer the whole conversation (generation prompt)."""
         ends = self.aligned.printed[-1].number
         plain, prompt = (self._tail(len(self.covered.messages), generate, ends) for generate in (False, True))
         return prompt[_shared(prompt, plain) :] if prompt is not None and plain is not None else ""
 
     def _ending(self, message: int, k: int, piece: str) -> int:
-        """Return how much of the text after an answer's last run is the answer's: its end-of-turn token included."""
+        """Return the length of the answer's part of the text after its last run, end-of-turn token included."""
         number = self.aligned.printed[k].number
         plain, prompt = (self._tail(message + 1, generate, number) for generate in (False, True))
         if plain is None:  # a beginning that the template refuses: the conversation's end is like its other ends
@@ -222,17 +223,17 @@ class _Finder:
         return self._special(piece)
 
     def _special(self, piece: str) -> int:
-        """Return where the first special token of what a template writes ends; 0 without one."""
+        """Return the end of the first special token in a text of the template; 0 without one."""
         specials = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         specials |= set(self.tokenizer.all_special_tokens)
         found = next((match for match in _ATOM.finditer(piece) if match.group() in specials), None)
         return found.end() if found else 0
 
     def _marked(self, printed: Sequence[PrintedRun], start: int, end: int) -> list[tuple[int, int]]:
-        """Return what ``{% generation %}`` marks of an answer, its end-of-turn token with the last text if left out.
+        """Return the characters that ``{% generation %}`` marks in an answer, with its end-of-turn token if left out.
 
         Raises:
-            UserError: a mark holds what the assistant did not say.
+            UserError: a mark holds text that is not the assistant's.
         """
         parts = []
         for low, high in self.aligned.blocks:
@@ -252,7 +253,7 @@ class _Finder:
 
 
 def _shared(text: str, other: str) -> int:
-    """Return the length of the common beginning, cut back to where ``text`` may be divided."""
+    """Return the length of the common prefix, cut back to where ``text`` may be divided."""
     same = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
     ends = (match.end() for match in _ATOM.finditer(text))
     return max((end for end in ends if end <= same), default=0)

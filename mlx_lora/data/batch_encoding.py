@@ -1,6 +1,6 @@
-"""Token ids of many texts in one call, by all cores; what they have in common at their beginning is encoded once.
+"""Batch tokenization: token ids of many texts in one call, on all cores; a common prefix is encoded once.
 
-A special token divides a text: what follows it has the same tokens whatever comes before. So a common beginning that
+A special token divides a text: the text after it has the same tokens whatever precedes it. So a common prefix that
 ends with one is encoded once, and each text from that token on.
 """
 
@@ -12,20 +12,20 @@ from typing import Any
 
 import numpy as np
 
-# Characters of a common beginning that are worth encoding apart.
+# Minimum length in characters of a common prefix that is encoded separately.
 LEAST = 32
 
 Tokens = tuple[np.ndarray, np.ndarray]
 
 
 def encode_text(tokenizer: Any, text: str) -> Tokens:
-    """Return int32 [length] token ids and int64 [length, 2] the characters of each, without special tokens around."""
+    """Return int32 [length] token ids and int64 [length, 2] character offsets, without special tokens around."""
     # The tokenizers library's own encoding, since mlx-lm's wrapper of a tokenizer gives no offsets.
     return _arrays(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False))
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str]) -> Iterator[Tokens]:
-    """Yield what :func:`encode_text` returns for each text."""
+    """Yield the result of :func:`encode_text` for each text."""
     common = _common_beginning(texts) if len(texts) > 2 else ""
     mark, end = _last_divider(tokenizer, common)
     start = end - len(mark)
@@ -37,7 +37,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[str]) -> Iterator[Tokens]:
     whole = encode_text(tokenizer, texts[0])
     for number, (own, places) in enumerate(_encode_all(tokenizer, [text[start:] for text in texts])):
         joined = np.concatenate([ids, own[1:]]), np.concatenate([offsets, places[1:] + start])
-        # Whatever a tokenizer may do besides: the first text is encoded as a whole too.
+        # Whatever else a tokenizer may do: the first text is encoded as a whole too.
         if number == 0 and not all(map(np.array_equal, joined, whole)):
             yield from _encode_all(tokenizer, texts)
             return
@@ -55,13 +55,13 @@ def _arrays(encoding: Any) -> Tokens:
 
 
 def _common_beginning(texts: Sequence[str]) -> str:
-    # What the first and the last in their order have in common, all between them have as well.
+    # The common prefix of the first and the last in sorted order is common to all.
     first, last = min(texts), max(texts)
     return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
 
 def _last_divider(tokenizer: Any, common: str) -> tuple[str, int]:
-    """Return the last special token in a common beginning and where it ends; ("", 0) where none divides it for sure."""
+    """Return the last special token in a common prefix and where it ends; ("", 0) where none divides it for sure."""
     added = tokenizer.added_tokens_decoder.values()
     found = ("", 0)
     for token in added:

@@ -1,4 +1,4 @@
-"""Chat template rendering: a conversation → the text the model is trained on, or served with."""
+"""Chat template rendering: conversations → the text the model is trained on, or served with."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 
 from ..errors import UserError, first_line
 
-# The day that templates print: a run must not depend on the day it is made. Llama 3 asks for ``date_string``, others
+# The date that templates print: a run must not depend on the day it is made. Llama 3 asks for ``date_string``, others
 # call ``strftime_now``.
 TEMPLATE_DATE = "26 Jul 2024"
-# Keys of a message that decide what is learned; a template never sees them.
+# Keys of a message that decide what is supervised; a template never sees them.
 TRAINING_KEYS = {"weight", "open_end"}
 NO_TEMPLATE = (
     "its tokenizer has no chat template; set the config key chat_template (--chat-template of `data check` and "
@@ -27,7 +27,7 @@ SYSTEM_PROBE, USER_PROBE = "mlx0system", "mlx1user"
 
 SystemSupport = Literal["kept", "refused", "dropped"]
 _support: dict[str, SystemSupport] = {}
-# Templates that did not end, and why.
+# Templates that did not terminate, and why.
 _endless: dict[str, str] = {}
 _clock = threading.RLock()
 # message.thinking, message['thinking'], message.get("thinking"), 'thinking' in message
@@ -41,7 +41,7 @@ def render(
     tools: Sequence[dict[str, Any]] | None = None,
     **template_kwargs: Any,
 ) -> str:
-    """Render a conversation with the chat template, with the assistant's header at the end if ``generate``.
+    """Render a conversation with the chat template, with the generation prompt at the end if ``generate``.
 
     System messages that the template has no place for are put before the next user message, or refused: see
     ``system_role`` of the config.
@@ -68,7 +68,7 @@ def encode_prompt(
     tools: Sequence[dict[str, Any]] | None = None,
     **template_kwargs: Any,
 ) -> list[int]:
-    """Return token ids that end where the assistant begins to answer.
+    """Return the token ids of a prompt, ending with the generation prompt.
 
     Raises:
         UserError: see ``render`` and ``check_ids``.
@@ -92,7 +92,7 @@ def check_ids(tokenizer: Any, ids: Sequence[int] | np.ndarray) -> None:
 
 
 def system_support(tokenizer: Any, tools: Sequence[dict[str, Any]] | None = None) -> SystemSupport:
-    """Return what the chat template does with a system prompt, found by rendering one; cached by the template's text.
+    """Return the chat template's support for a system prompt, found by rendering one; cached by the template's text.
 
     ``dropped``: it renders the conversation without the system prompt and says nothing.
     """
@@ -120,7 +120,7 @@ def template_text(tokenizer: Any, tools: Sequence[dict[str, Any]] | None = None)
 
 
 def _with_thoughts_as_read(template: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Repeat thoughts under the key that the template reads, e.g. ``thinking`` in gpt-oss's; the rows have one key."""
+    """Copy thoughts to the key that the template reads, e.g. ``thinking`` in gpt-oss's; the rows have one key."""
     read = set(_THOUGHT_KEY.findall(template))
     if not read or "reasoning_content" in read:
         return messages
@@ -133,7 +133,7 @@ def _with_thoughts_as_read(template: str, messages: list[dict[str, Any]]) -> lis
 
 
 def asks_clock(tokenizer: Any) -> bool:
-    """Return True if the template reads the day's date."""
+    """Return True if the template reads the current date."""
     template = getattr(tokenizer, "chat_template", None)
     texts = template.values() if isinstance(template, dict) else [template or ""]
     return any("strftime_now" in text for text in texts)
@@ -155,13 +155,13 @@ def _with_system_role(
 
 
 def merge_note(tokenizer: Any) -> str | None:
-    """Return the sentence that says so if system prompts are put before the first user message."""
+    """Return a sentence saying that system prompts are merged into the first user message, or None if they are not."""
     does = {"refused": "refuses a system role", "dropped": "leaves system prompts out"}.get(system_support(tokenizer))
     return f"the chat template {does}: they are put before the first user message (system_role)" if does else None
 
 
 def serving_notes(tokenizer: Any, system_prompt: str | None) -> list[str]:
-    """Return what other programs that use the chat template do otherwise than training, a sentence each."""
+    """Return the differences between other programs' use of the chat template and training's, a sentence each."""
     if getattr(tokenizer, "chat_template", None) is None:
         return []
     notes = []
@@ -178,7 +178,7 @@ def serving_notes(tokenizer: Any, system_prompt: str | None) -> list[str]:
 
 
 def merge_system(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put each system text before the next user message, two newlines between; without one it becomes one itself."""
+    """Merge each system text into the next user message, two newlines between; without one make it a user message."""
     merged: list[dict[str, Any]] = []
     waiting: list[str] = []
     for message in messages:
@@ -208,7 +208,7 @@ def _apply(
     tools: Sequence[dict[str, Any]] | None,
     template_kwargs: dict[str, Any],
 ) -> str:
-    from .template_sandbox import TooMuch
+    from .template_meter import TooMuch
 
     options = {"date_string": TEMPLATE_DATE, **template_kwargs}
     template = template_text(tokenizer, tools) or ""
@@ -239,7 +239,7 @@ class _TemplateDay(datetime):
 
 @contextmanager
 def fixed_clock() -> Iterator[None]:
-    """Give chat templates the fixed date, and limits of time and memory, within the block.
+    """Fix the date that chat templates see, and limit their time and memory, within the block.
 
     ``strftime_now`` is a global of transformers' own Jinja environment, which no argument overrides: callables are not
     passed on to templates. So its module's clock is replaced, for the block only.
@@ -257,7 +257,7 @@ def fixed_clock() -> Iterator[None]:
 
 @lru_cache(maxsize=64)
 def _compile(template: str) -> Any:
-    """Compile a template as transformers does, in an environment whose renderings end."""
+    """Compile a template as transformers does, in an environment that bounds every rendering."""
     import transformers.utils.chat_template_utils as utils
 
     from .template_sandbox import BoundedEnvironment
@@ -266,7 +266,7 @@ def _compile(template: str) -> Any:
     before = utils.ImmutableSandboxedEnvironment
     utils.ImmutableSandboxedEnvironment = BoundedEnvironment
     try:
-        # Beside its cache, which keeps the environments of others.
+        # Kept outside the library's cache, which holds the environments of others.
         return getattr(compile_, "__wrapped__", compile_)(template)
     finally:
         utils.ImmutableSandboxedEnvironment = before

@@ -1,4 +1,4 @@
-"""The arrays of a batch: a shared prefix, the rest of each example, the supervised positions."""
+"""Collation: the arrays of a batch, with its shared prefix, the rest of each example, and supervised positions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from .tokenize import EncodedExample
 
-# Lengths are rounded to multiples of these, so that few shapes occur and each is compiled once.
+# Lengths are rounded up to multiples of these, so that few shapes occur and each is compiled once.
 PAD_TO = 8
 PREFIX_STEP = 8
 POSITIONS_STEP = 32
@@ -17,15 +17,15 @@ POSITIONS_STEP = 32
 
 @dataclass
 class Batch:
-    """Examples whose first tokens are the same.
+    """A batch of examples with a common prefix.
 
     Attributes:
         prefix: int32 [prefix], the tokens every example begins with.
-        ids: int32 [batch, length], what follows in each, without its last token, padded on the right.
-        positions: int32 [positions], flat indices into ``ids`` of the tokens *before* a supervised one.
+        ids: int32 [batch, length], the rest of each, without its last token, padded on the right.
+        positions: int32 [positions], flat indices into ``ids`` of the positions that predict a supervised token.
         targets: int32 [positions], the supervised tokens.
-        weights: float32 [positions], their weights; 0 pads.
-        tokens: how many weights are above 0.
+        weights: float32 [positions], their weights; 0 for padding.
+        tokens: the number of weights above 0.
     """
 
     prefix: np.ndarray
@@ -37,7 +37,7 @@ class Batch:
 
     @property
     def seen(self) -> int:
-        """Tokens of the examples, prefix included and padding excluded from neither."""
+        """The number of tokens of the batch, prefix and padding included."""
         return self.ids.shape[0] * (len(self.prefix) + self.ids.shape[1])
 
 
@@ -51,7 +51,7 @@ def padded_length(example: EncodedExample, prefix: int) -> int:
 
 
 def common_prefix(examples: Sequence[EncodedExample]) -> int:
-    """Tokens that all examples share and none needs for a prediction, rounded down to few different lengths.
+    """Return the number of leading tokens that all share and none needs for a prediction, rounded to few lengths.
 
     The hidden state before the first supervised token must be an example's own.
     """
@@ -65,10 +65,10 @@ def common_prefix(examples: Sequence[EncodedExample]) -> int:
 def collate(
     examples: Sequence[EncodedExample], pad_id: int = 0, share_prefix: bool = True, prefix: int | None = None
 ) -> Batch:
-    """Return the arrays of a batch.
+    """Collate examples into the arrays of a batch.
 
     Args:
-        prefix: tokens that all examples share with those of other batches; by default what these alone share.
+        prefix: tokens that all examples share with those of other batches; by default those that these alone share.
     """
     if prefix is None:
         prefix = common_prefix(examples) if share_prefix and len(examples) > 1 else 0
@@ -97,7 +97,7 @@ def collate(
 
 
 def with_same_prefix(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
-    """Yield neighbours that begin with the same tokens together; those without a prefix alone."""
+    """Yield consecutive batches with the same prefix together; those without a prefix alone."""
     together: list[Batch] = []
     for batch in batches:
         if together and not (len(batch.prefix) and np.array_equal(batch.prefix, together[0].prefix)):
@@ -109,7 +109,7 @@ def with_same_prefix(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
 
 
 def in_order(examples: Sequence[EncodedExample], batch_size: int, pad_id: int = 0) -> Iterator[Batch]:
-    """All examples once, by length: for evaluation."""
+    """Yield all examples once, in batches ordered by length: for evaluation."""
     by_length = sorted(examples, key=len)
     for start in range(0, len(by_length), batch_size):
         yield collate(by_length[start : start + batch_size], pad_id)

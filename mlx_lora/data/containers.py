@@ -1,6 +1,6 @@
-"""Files of rows: JSONL, a JSON array, CSV, TSV and Parquet, plain or gzip, and datasets of the Hugging Face Hub.
+"""File containers: JSONL, a JSON array, CSV, TSV and Parquet, plain or gzip, and datasets of the Hugging Face Hub.
 
-JSON is told apart by its first characters, gzip and Parquet by theirs, CSV and TSV by their name.
+JSON is detected by its first characters, gzip and Parquet by theirs, CSV and TSV by their name.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from .hub import EXTRA, is_hub, read_hub
 from .jsonl import DataFile, check_surrogates, lines_of, open_data, parse_line
 from .schema import is_text
 
-# What a file's name may end with, each also with .gz.
+# File name suffixes, each also with .gz.
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
-# JSON that is one value, and gzip around Parquet, are held whole.
+# JSON that is one value, and gzip around Parquet, are read into memory whole.
 MOST_HELD = 2**30
 _SPACE = re.compile(r"[ \t\r\n]*")
 _PARQUET = b"PAR1"
@@ -37,7 +37,7 @@ class Record:
 
     Attributes:
         number: of the line (``unit`` line) or row, counted from 1.
-        error: what is wrong, without the place, or ``None``.
+        error: the problem, without the place, or ``None``.
     """
 
     number: int
@@ -94,7 +94,7 @@ def _whole_text(path: str | Path, file: DataFile) -> str:
 
 
 def _json(path: str | Path, file: DataFile) -> Iterator[Record]:
-    """Yield the rows of a .json file that is no array: ``{"data": [...]}``, one row, or JSONL under another name."""
+    """Yield the rows of a .json file that is not an array: ``{"data": [...]}``, one row, or JSONL by another name."""
     content = _whole(path, file)
     try:
         value = json.loads(content.decode("utf-8-sig"))
@@ -109,7 +109,7 @@ def _json(path: str | Path, file: DataFile) -> Iterator[Record]:
 
 
 def _array(text: str) -> Iterator[Record]:
-    """Yield the elements of a JSON array, decoded one by one; a fault of the syntax ends it."""
+    """Yield the elements of a JSON array, decoded one by one; a syntax error ends it."""
     decoder = json.JSONDecoder()
     number, position = 0, _skip(text, text.index("[") + 1)
     try:
@@ -177,7 +177,7 @@ def _csv(path: str | Path, file: DataFile, delimiter: str) -> Iterator[Record]:
 
 
 def _cell(name: str, text: str) -> Any:
-    """Return what a cell means: text, but for weights and TRL's lists of messages, which CSV can only hold as text."""
+    """Return the value of a cell: text, but for weights and TRL's lists of messages, which CSV only holds as text."""
     try:
         value = json.loads(text) if name in ("weight", "prompt", "completion", "chosen", "rejected") else None
     except (ValueError, RecursionError):

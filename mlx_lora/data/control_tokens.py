@@ -1,12 +1,12 @@
-"""Text that looks like a tokenizer's control tokens, such as ``<|cit|>``: find it in messages, and take it out."""
+"""Control token text, such as ``<|cit|>``: find it in messages, and strip it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 
-# The forms that published tokenizers give their control tokens. Marks of content such as <think> and <tool_call> are
-# none: models learn to write them.
+# The forms that published tokenizers give their control tokens. Content tags such as <think> and <tool_call> are
+# not included: models learn to write them.
 CONTROL = re.compile(
     r"<\|[^\s<>|]{1,60}\|>"  # ChatML, Llama 3, Phi
     r"|<｜[^\s<>｜]{1,60}｜>"  # DeepSeek
@@ -17,16 +17,16 @@ Intervals = list[tuple[int, int]]
 
 
 def matching(tokens: Iterable[str]) -> re.Pattern[str] | None:
-    """A pattern that finds these very tokens, the longest first; ``None`` if there are none."""
+    """Return a pattern that matches exactly these tokens, the longest first; ``None`` if there are none."""
     some = sorted({token for token in tokens if token.strip()}, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, some))) if some else None
 
 
 def strip_control_tokens(text: str, pattern: re.Pattern[str] = CONTROL) -> tuple[str, list[str], list[Intervals]]:
-    """Take control tokens out of a text, with brackets that hold nothing else and the blank before them.
+    """Strip control tokens from a text, with brackets that hold nothing else and the blank before them.
 
     Returns:
-        The text, the tokens, and for each pass what it removed (start, end); what is left of ``<|a<|b|>|>`` after
+        The text, the tokens, and the (start, end) that each pass removed; the remainder of ``<|a<|b|>|>`` after
         one pass is a token again.
     """
     mark = f"(?:{pattern.pattern})"
@@ -50,7 +50,7 @@ def _without(text: str, removed: Intervals) -> str:
 
 
 def moved(position: int, passes: Sequence[Intervals]) -> int:
-    """Where a character of a text stands once the passes of :func:`strip_control_tokens` are through."""
+    """Return the position of a character after the passes of :func:`strip_control_tokens`."""
     for removed in passes:
         position -= sum(max(0, min(end, position) - start) for start, end in removed if start < position)
     return position

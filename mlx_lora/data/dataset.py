@@ -1,4 +1,4 @@
-"""The one dataset format: a directory of conversations, in a file for each split."""
+"""Dataset directories: read and write conversations, in a file for each split."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NO_VALIDATION = (
     "There are no validation rows: training on this has no validation loss to stop early or keep the best step by."
 )
 CARD = "card.json"
-# Names, or last parts of names, of files that hold what is not trained on.
+# Names, or last parts of names, of files that hold evaluation rows.
 HELD_OUT = {
     **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
     **dict.fromkeys(("test", "eval", "evaluation", "heldout", "holdout"), "test"),
@@ -65,14 +65,14 @@ _LOOSE = tuple(suffix for suffix in SUFFIXES if suffix != ".json")
 
 
 def split_files(path: str | Path) -> list[tuple[str, Path]]:
-    """Return (split, file) of everything in a dataset: train, then valid, then test.
+    """Return (split, file) of all files in a dataset: train, then valid, then test.
 
     A dataset is a directory with a file for each split (``train.jsonl``, ``valid.csv``, ``test.parquet.gz``); a
-    directory of other files, each of the split that its name says (:func:`split_of`); a single file; or
+    directory of other files, each of the split that its name states (:func:`split_of`); a single file; or
     ``hf:OWNER/NAME[/CONFIG][:SPLIT]``.
 
     Raises:
-        UserError: there is nothing there, or two files of one split.
+        UserError: there is no dataset, or two files of one split.
     """
     path = Path(path)
     if is_hub(path):
@@ -178,7 +178,7 @@ def read_trainable(directory: str | Path, read: Reader = read_rows) -> list[Exam
 
 
 def dataset_files(directory: str | Path) -> dict[str, Path]:
-    """Return what each split is read from, by the split's name; of several loose files of one, by theirs as well."""
+    """Return the file of each split, by the split's name; of several loose files of one split, by theirs as well."""
     files: dict[str, Path] = {}
     for split, file in split_files(directory):
         files[split if split not in files else f"{split} {file.name}"] = file
@@ -191,7 +191,7 @@ def data_hash(file: Path) -> str:
 
 
 def dataset_hashes(directory: str | Path) -> dict[str, str]:
-    """Return the sha256 of what each split is read from, by the names of :func:`dataset_files`."""
+    """Return the sha256 of each split's file, by the names of :func:`dataset_files`."""
     return {split: data_hash(file) for split, file in dataset_files(directory).items()}
 
 
@@ -201,10 +201,10 @@ def write_dataset(
     card: Mapping[str, Any],
     report: ImportReport | None = None,
 ) -> dict[str, Any]:
-    """Write a new dataset directory with a ``card.json`` that says what is in it; returns the card.
+    """Write a new dataset directory with a ``card.json`` that describes it, and return the card.
 
     Args:
-        report: what came in and what was left out; written beside the data as ``report.json`` and ``report.md``.
+        report: the import report; written next to the data as ``report.json`` and ``report.md``.
 
     Raises:
         UserError: the directory exists, or cannot be written; nothing is left half-written.

@@ -1,4 +1,4 @@
-"""Near-duplicate search: MinHash proposes pairs of rows, the similarity of each of their texts decides."""
+"""Near-duplicate search: MinHash proposes pairs of rows, and the Jaccard similarity of each text decides."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from itertools import chain, islice, pairwise
 
 import numpy as np
 
-# Jaccard similarity of the multisets of neighbouring words from which two texts count as nearly the same: one changed
+# Minimum Jaccard similarity of the multisets of word bigrams of two near-duplicate texts: one changed
 # word costs two of n + 1 pairs on each side, so that 17 words may differ in one of them, 35 in two.
 LEAST = 0.8
-# 25 bands of 8 hashes, shared out among a row's texts, propose a row whose prompt and answer are both 0.8 alike with
+# 25 bands of 8 hashes, divided among a row's texts, propose a row whose prompt and answer are both 0.8 alike with
 # probability 0.99, one of an equal answer and a prompt that is 0.3 alike with 0.18 (1 - (1 - p^4 a^4)^25).
 BANDS, ROWS = 25, 8
 SEED = 7
-# Where everything resembles everything, PROPOSED candidates of the rarest bands are looked at, the best in full.
+# Where everything resembles everything, PROPOSED candidates of the rarest bands are compared, the best in full.
 COMPARED, PROPOSED = 4, 300
-# Of a very long text, its beginning stands for the whole.
+# A very long text is represented by its beginning.
 LONGEST = 20_000
 GROUP = 1000
 # Chinese, Japanese and Korean are written without spaces: there each character counts as a word.
 CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORD = re.compile(f"[{CJK}]|[^\\s{CJK}]+")
-# Punctuation behind a word, which says nothing about the row.
+# Trailing punctuation, which does not distinguish rows.
 _STOPS = ".,;:!?…。、！？"
 _STOP = re.compile(f"[{_STOPS}]")
 
 
 def words(text: str) -> list[str]:
-    """Split a text into lower-case words, without the punctuation behind them."""
+    """Split a text into lower-case words, without trailing punctuation."""
     lower = text.lower()
     raw = (lower.split() if text.isascii() else _WORD.findall(lower))[:LONGEST]
     return [word for part in raw if (word := part.rstrip(_STOPS))] if _STOP.search(lower) else raw
 
 
 def bigrams(text: str) -> set[str]:
-    """Return the pairs of neighbouring words, ends of the text included; a repeated pair carries its number."""
+    """Return the word bigrams of a text, its ends included; a repeated bigram carries its number."""
     pairs = [f"{a} {b}" for a, b in pairwise(["\n", *words(text), "\n"])]
     distinct = set(pairs)
     if len(distinct) == len(pairs):
@@ -50,7 +50,7 @@ def bigrams(text: str) -> set[str]:
 
 
 def jaccard(a: set[str], b: set[str]) -> float:
-    """Size of the intersection over size of the union, 1 for two empty sets."""
+    """Return the Jaccard similarity of two sets: intersection over union, 1 for two empty sets."""
     return len(a & b) / len(a | b) if a or b else 1.0
 
 
@@ -63,7 +63,7 @@ def near_pairs(
     similarities is the pair's. Of one i there can be several pairs.
 
     Args:
-        advance: called now and then with how many more rows are done.
+        advance: called at intervals with the number of further rows done.
     """
     from rensa import RMinHash
 
@@ -96,7 +96,7 @@ def near_pairs(
 
 
 def _likeliest(digests: np.ndarray, i: int, proposals: Sequence[Sequence[int]]) -> list[int]:
-    """The proposed rows whose least alike text agrees with row i's in the most hashes."""
+    """Return the proposed rows whose least similar text agrees with row i's in the most hashes."""
     if not proposals:
         return []
     smallest_first: list[Sequence[int]] = sorted(proposals, key=len)

@@ -1,4 +1,4 @@
-"""Rows in the dialects people train on → conversations; a key that means something is taken, or refused by name.
+"""Row dialects → conversations (messages, ShareGPT, Alpaca, …); a key with a meaning is used, or refused by name.
 
 The dialects: ``messages`` (OpenAI, mlx-lm, TRL), ``conversations`` (ShareGPT), ``instruction`` and ``output``
 (Alpaca), ``prompt`` and ``completion`` (texts or messages), ``query`` and ``response``, ``question`` and ``answer``,
@@ -30,7 +30,7 @@ SYSTEM_KEYS = ("system", "system_prompt")
 # Keys of a conversation, in whichever dialect; beside messages the weak ones are often labels, so they are meta there.
 STRONG_KEYS = ("messages", "conversations", "instruction", "prompt", "completion", "text")
 WEAK_KEYS = ("input", "context", "output", "query", "question", "response", "answer")
-# Never meta: keys that are taken, or that hold nothing where the row is not refused for them.
+# Never meta: keys that are used, or that hold nothing where the row is not refused for them.
 _OWN_KEYS = {
     *("messages", "conversations", "instruction", "prompt", "completion", "text", "history", *SYSTEM_KEYS),
     *("weight", "spans", "meta", "metadata", "tools", "functions", "chat_template_kwargs"),
@@ -56,7 +56,7 @@ class ParsedRow:
 
 @dataclass
 class _Conversation:
-    """Messages of one dialect, the row's keys that they took, and unknown keys of messages."""
+    """The messages of one dialect, the row's keys that they used, and unknown keys of messages."""
 
     dialect: str
     messages: list[dict[str, Any]]
@@ -65,7 +65,7 @@ class _Conversation:
 
 
 def parse_row(row: Any) -> ParsedRow:
-    """Return what a row says, in the normal form.
+    """Return a row's content in the normal form.
 
     Raises:
         UserError: why it cannot be used, without its place.
@@ -113,7 +113,7 @@ def _refuse_other_objectives(row: dict[str, Any]) -> None:
 
 
 def _conversation(row: dict[str, Any]) -> _Conversation:
-    """Return the conversation of the first dialect whose keys are all there, or of the first of which some are."""
+    """Return the conversation of the first dialect whose keys are all there, or of the first with some of them."""
     present = {key for key in (*STRONG_KEYS, *WEAK_KEYS) if row.get(key) is not None}
     for key in ("messages", "conversations"):
         if key in present:
@@ -208,7 +208,7 @@ def _with_system(row: dict[str, Any], messages: list[dict[str, Any]]) -> tuple[l
 
 
 def _refuse_contradictions(row: dict[str, Any], found: _Conversation) -> None:
-    """Refuse a row that says in a second dialect what the first one does not."""
+    """Refuse a row whose second dialect contradicts the first one."""
     if "history" not in found.taken and row.get("history") not in (None, "", []):
         raise UserError(f"history beside {found.dialect} is not read; put its turns into the conversation")
     pair = found.dialect not in ("messages", "conversations", "text")
@@ -246,7 +246,7 @@ def _words(text: str) -> str:
 
 
 def _meta(row: dict[str, Any], taken: set[str]) -> dict[str, Any]:
-    """Return all that the row says besides, its own ``meta`` and ``metadata`` included.
+    """Return all other keys of the row, its own ``meta`` and ``metadata`` included.
 
     Raises:
         UserError: one of them is not an object.

@@ -1,4 +1,4 @@
-"""Rows of any file in any dialect, each with its place; a row that cannot be used does not end the reading.
+"""Row reader: rows of any file in any dialect, each with its place; an unusable row does not stop the reading.
 
 One set of readers for the checks, ``--fix``, ``data show``, training and the instructions source, so that a row is
 usable for all of them or refused by all of them with the same sentence. :mod:`.containers` reads the files,
@@ -28,7 +28,7 @@ class Row:
     Attributes:
         file, line: where it stands; ``unit`` says whether lines or rows are counted, from 1.
         messages: the conversation; empty where ``error`` is set.
-        meta: what else the row says: its ``meta`` or ``metadata``, and other keys at its top level.
+        meta: the row's other content: its ``meta`` or ``metadata``, and other keys at its top level.
         weight, spans, tools, template_kwargs: as in :class:`~mlx_lora.data.schema.Example`.
         dialect: messages, conversations, instruction, completion, query, question or text.
         unknown_keys: keys of messages that have no known meaning; they are given to the chat template.
@@ -55,19 +55,19 @@ class Row:
 
     @property
     def refusal(self) -> str | None:
-        """Why this row cannot be trained on, with its place, or ``None``."""
+        """The reason that this row cannot be trained on, with its place, or ``None``."""
         reason = self.error or (EMPTY_ANSWER if has_empty_answer(self.messages) else None)
         return reason and f"{self.where}: {reason}"
 
     def example(self) -> Example:
-        """Return the row in the dataset's own form."""
+        """Return the row as an :class:`~mlx_lora.data.schema.Example`."""
         return Example(self.messages, self.weight, self.meta, self.spans, self.tools, self.template_kwargs)
 
 
 def read_rows(path: str | Path) -> Iterator[Row]:
     """Yield every row of a file or dataset; one that cannot be used has an ``error`` and no messages.
 
-    An answer may be empty, which is for ``refusal`` to say.
+    An answer may be empty; ``refusal`` reports that.
 
     Raises:
         UserError: it is missing, is not a regular file, or cannot be read at all.
@@ -80,7 +80,7 @@ Reader = Callable[[Path], Iterable[Row]]
 
 
 def remembering() -> Reader:
-    """Return a :func:`read_rows` that keeps what it has read, so that each file is read and parsed once."""
+    """Return a caching :func:`read_rows`, so that each file is read and parsed once."""
     return cache(lambda path: list(read_rows(path)))
 
 

@@ -1,4 +1,4 @@
-"""Cache of template frames and header lengths: rows of one shape share them, so that most need one rendering."""
+"""Template frame cache: rows of one shape share frames and header lengths, so that most need one rendering."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MOST_TEMPLATES, MOST_REMEMBERED = 64, 4096
 
 @dataclass
 class FrameCache:
-    """What a template writes around texts: rows of one shape share it, so that most need one rendering.
+    """The cache of one template: frames and lengths that rows of one shape share.
 
     Attributes:
         frames: divided, by the covered conversation; None where the template refuses it.
-        lengths: of headers and endings, by what the template writes there.
+        lengths: of headers and endings, by the template's text.
     """
 
     frames: dict[str, list[str] | None] = field(default_factory=dict)
@@ -57,7 +57,7 @@ def align_cached(
             try:
                 frame = render(tokenizer, covered.messages, **{**options, **template})
                 cache.frames[key] = divide(frame, covered.mark)
-            except UserError:  # what the template accepts of a text it may refuse of a sentinel
+            except UserError:  # a template may accept a text and refuse its sentinel
                 cache.frames[key] = None
         parts = cache.frames[key]
         aligned = None if parts is None else align(parts, text, covered)

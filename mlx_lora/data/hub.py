@@ -1,8 +1,8 @@
-"""Datasets of the Hugging Face Hub, and directories in its layouts: ``hf:OWNER/NAME[/CONFIG][:SPLIT]``.
+"""Hugging Face Hub datasets, and directories in their layouts: ``hf:OWNER/NAME[/CONFIG][:SPLIT]``.
 
 ``hf:NAME`` is a dataset without an owner; two parts are always owner and name, so a config is the third. A name that
 begins with ``/``, ``.`` or ``~`` is a directory on this machine, with data files or saved by ``save_to_disk``. SPLIT is
-what the datasets library takes, e.g. ``train[:1000]``.
+a split expression of the datasets library, e.g. ``train[:1000]``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXTRA = "pip install 'mlx-lora[hub-data]'"
 
 @dataclass(frozen=True)
 class HubSpec:
-    """A dataset's name, or its directory, with its config and split where they are named."""
+    """A dataset's name, or its directory, with its config and split where they are given."""
 
     name: str
     config: str | None = None
@@ -33,12 +33,12 @@ class HubSpec:
 
     @property
     def local(self) -> bool:
-        """The name is a directory on this machine."""
+        """True if the name is a local directory."""
         return self.name.startswith(("/", ".", "~"))
 
     @property
     def stem(self) -> str:
-        """The last part of the name: what a file's stem is to a file."""
+        """The last part of the name, as the stem of a file."""
         return self.name.rstrip("/").rsplit("/", 1)[-1]
 
     def with_split(self, split: str) -> Path:
@@ -116,7 +116,7 @@ def _load(datasets: Any, spec: HubSpec, split: str | None) -> Any:
 
 @contextmanager
 def _library(path: str | Path) -> Iterator[Any]:
-    """Import the datasets library without its bars and warnings; any exception of it becomes one sentence."""
+    """Import the datasets library without its bars and warnings; turn any exception of it into one sentence."""
     try:
         import datasets
     except ImportError:
@@ -128,7 +128,7 @@ def _library(path: str | Path) -> Iterator[Any]:
         yield datasets
     except (UserError, GeneratorExit):
         raise
-    except Exception as error:  # a library's readers of foreign files raise whatever they meet
+    except Exception as error:  # a library's readers of foreign files raise any exception
         raise UserError(
             f"{path}: this dataset cannot be loaded ({first_line(error)}); check its name, config and split, and the "
             "connection"

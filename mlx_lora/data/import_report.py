@@ -1,4 +1,4 @@
-"""Account of an import: what came in, what was left out or changed, and why."""
+"""Import report: items read, left out or changed, and why."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Names of each reason that a person is shown.
+# Names of each reason in the Markdown report.
 NAMED = 20
-# Names kept of each reason; what is beyond is only counted, so that memory stays bounded.
+# Names kept of each reason; further ones are only counted, so that memory stays bounded.
 KEPT = 1_000_000
 
 
 @dataclass
 class ImportReport:
-    """The account of one import.
+    """The report of one import.
 
     Attributes:
         source: the source's name.
         read: items found in the stores.
         kept: examples made of them.
-        left_out: reason -> names of what was left out for it ...
+        left_out: reason -> names of the items left out for it ...
         counts: ... and how many there were.
-        notes: what else a person should know, a sentence each.
-        changed: reason -> names of examples that are not as they were found.
+        notes: further remarks for the user, a sentence each.
+        changed: reason -> names of examples that were modified.
     """
 
     source: str
@@ -35,18 +35,18 @@ class ImportReport:
     changed: dict[str, list[str]] = field(default_factory=dict)
 
     def leave_out(self, reason: str, name: str) -> None:
-        """Count an item that was left out; ``name`` lets a person find it."""
+        """Count an item that was left out; ``name`` lets the user find it."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         named = self.left_out.setdefault(reason, [])
         if len(named) < KEPT:
             named.append(name)
 
     def change(self, reason: str, name: str) -> None:
-        """Name an example that was kept, but not as it was found."""
+        """Record an example that was kept but modified."""
         self.changed.setdefault(reason, []).append(name)
 
     def to_dict(self, every: bool = False) -> dict[str, Any]:
-        """Return what ``--json`` prints; with ``every``, each reason has all of its names in ``rows``.
+        """Return the report as ``--json`` prints it; with ``every``, each reason has all of its names in ``rows``.
 
         ``examples`` are the first names, at most :data:`NAMED`.
         """
@@ -59,7 +59,7 @@ class ImportReport:
         return {**report, "notes": self.notes}
 
     def to_markdown(self) -> str:
-        """Return the same for a person, the first names of each reason."""
+        """Return the report as Markdown, the first names of each reason."""
         lines = [f"# Import of {self.source}", "", f"{self.read} items came in, {self.kept} became examples.", ""]
         for reason, count in self.counts.items():
             lines += _section(f"Left out: {reason}", count, self.left_out[reason])

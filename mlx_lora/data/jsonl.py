@@ -1,4 +1,4 @@
-"""JSONL of other programs, plain or gzip: lines that cannot be used are named, and the rest is read."""
+"""JSONL reader, plain or gzip: unusable lines are reported, and the rest is read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
     "shortened",
 ]
 
-# A longer line is skipped without ever being held: no store has one, a damaged file may be a single one.
+# A longer line is skipped without being held in memory: no store has one, a damaged file may be a single one.
 LONGEST_LINE = 64 * 2**20
 # A gzip file that expands further than this is refused: text compresses 3 to 20 times, a gzip bomb 1,000 times.
 MOST_EXPANSION, FREE_EXPANSION = 500, 64 * 2**20
@@ -45,7 +45,7 @@ class Lines(Protocol):
 
 
 class DataFile:
-    """A regular file opened for reading, decompressed where it is gzip, with a limit on what it may expand to."""
+    """A regular file opened for reading, decompressed if it is gzip, with a limit on its expanded size."""
 
     def __init__(self, path: str | Path, file: BufferedReader) -> None:
         head = file.read(6)
@@ -59,7 +59,7 @@ class DataFile:
         self._expanded = 0
 
     def peek(self, size: int) -> bytes:
-        """Return the next bytes, at least one where there is one, without going past them."""
+        """Return the next bytes, at least one unless at the end, without consuming them."""
         return self._file.peek(size)
 
     def readline(self, limit: int, /) -> bytes:
@@ -138,7 +138,7 @@ def parse_line(line: bytes) -> Any:
     if len(line) >= LONGEST_LINE:
         raise ValueError(f"the line is longer than {LONGEST_LINE >> 20} MiB; split it")
     try:
-        # Without its end, so that a truncated line has one error wherever it stands.
+        # Without its end, so that a truncated line has one error wherever it is.
         text = line.rstrip(b"\r\n").decode("utf-8")
         value = json.loads(text)
     except UnicodeDecodeError as error:
@@ -191,10 +191,10 @@ def read_objects(path: str | Path, report: ImportReport) -> Iterator[tuple[str, 
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
-    """Return the JSON object of a line, which can be written again as it is.
+    """Return the JSON object of a line, which can be written again unchanged.
 
     Raises:
-        ValueError: why it cannot be used, in words that do for every line of its kind.
+        ValueError: why it cannot be used, in a sentence that is the same for every line of its kind.
     """
     if len(line) >= LONGEST_LINE:
         raise ValueError(f"line of {LONGEST_LINE // 2**20} MB or more")

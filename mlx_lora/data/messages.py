@@ -1,7 +1,7 @@
-"""Messages in the dialects of OpenAI, ShareGPT, Axolotl and others → one normal form.
+"""Message normalization: the dialects of OpenAI, ShareGPT, Axolotl and others → one normal form.
 
-A message of the normal form has ``role`` (one of ``ROLES``) and ``content`` (text, or ``None`` beside tool calls), and
-where they hold something ``name``, ``tool_calls``, ``tool_call_id``, ``reasoning_content``, ``weight`` and
+A message of the normal form has ``role`` (one of ``ROLES``) and ``content`` (text, or ``None`` with tool calls), and
+where they are not empty ``name``, ``tool_calls``, ``tool_call_id``, ``reasoning_content``, ``weight`` and
 ``open_end``. The table of keys is in docs/data.md.
 """
 
@@ -14,7 +14,7 @@ from ..errors import UserError
 from .jsonl import check_surrogates
 from .schema import ROLES, check_depth, kind_of, parse_weight, shortened
 
-# Every name of a role → (role, what the content is).
+# Every name of a role → (role, kind of content).
 ROLE_NAMES = {
     **{role: role for role in ROLES},
     **dict.fromkeys(("human",), "user"),
@@ -25,12 +25,12 @@ ROLE_NAMES = {
 }
 # Roles whose content is the JSON text of tool calls.
 CALL_ROLES = ("function_call", "tool_call")
-# True: learned. Axolotl's and ms-swift's names for it.
+# True: supervised. Axolotl's and ms-swift's names for it.
 TRAINING_FLAGS = ("train", "training", "loss")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 MEDIA = ("images", "videos", "audios", "image", "video", "audio")
 TEXT_PARTS = ("text", "input_text", "output_text")
-# Keys that would change what is learned or shown, and that nothing here could obey.
+# Keys that would change what is supervised or shown, and that are not supported.
 REFUSED_KEYS = {
     "refusal": "an answer under refusal is not read; put its text into content",
     "train_detail": "train_detail is not read; mark parts of an answer with spans",
@@ -76,7 +76,7 @@ def parse_json_text(value: Any, key: str) -> Any:
 
 
 def check_messages(messages: list[dict[str, Any]]) -> None:
-    """Raise UserError if there is no text in a message, or no answer to learn from.
+    """Raise UserError if there is no text in a message, or no answer to train on.
 
     The order of roles is the template's to accept or refuse.
     """
@@ -92,7 +92,7 @@ def check_messages(messages: list[dict[str, Any]]) -> None:
 
 
 def has_empty_answer(messages: list[dict[str, Any]]) -> bool:
-    """Return True if an answer is nothing but white space, with no tool call."""
+    """Return True if an answer is only white space, with no tool call."""
     return any(
         m["role"] == "assistant" and not (m.get("content") or "").strip() and not m.get("tool_calls") for m in messages
     )
@@ -165,7 +165,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _thought(rest: dict[str, Any], role: str) -> str:
-    """Return what an answer's thoughts are, under whichever names, and take the names out of ``rest``."""
+    """Return an answer's thoughts, under any of their names, and remove the names from ``rest``."""
     found = {key: parse_content(rest.pop(key), role) for key in THOUGHTS if not _is_empty(rest.get(key))}
     for key in THOUGHTS:
         rest.pop(key, None)
@@ -177,7 +177,7 @@ def _thought(rest: dict[str, Any], role: str) -> str:
 
 
 def _weight(rest: dict[str, Any], role: str) -> float:
-    """Return what a message's loss is multiplied by, of ``weight`` and the flags, and take them out of ``rest``."""
+    """Return a message's loss weight, from ``weight`` and the flags, and remove them from ``rest``."""
     weights: dict[str, float] = {}
     if "weight" in rest:
         weights["weight"] = parse_weight(rest.pop("weight"), "a message's weight")
@@ -201,7 +201,7 @@ def _weight(rest: dict[str, Any], role: str) -> float:
 
 
 def _open_end(rest: dict[str, Any], role: str) -> bool:
-    """Return True if an answer is marked as one that stops before its end, and take the mark out of ``rest``."""
+    """Return True if an answer is marked as one that stops before its end, and remove the mark from ``rest``."""
     value = rest.pop("open_end", False)
     if not isinstance(value, bool) or (value and role != "assistant"):
         raise UserError("open_end is true or false, and only of an assistant message; correct it")
@@ -209,7 +209,7 @@ def _open_end(rest: dict[str, Any], role: str) -> bool:
 
 
 def _calls(rest: dict[str, Any], role: str) -> list[dict[str, Any]]:
-    """Return the tool calls of ``tool_calls`` or of OpenAI's old ``function_call``; take both out of ``rest``."""
+    """Return the tool calls of ``tool_calls`` or of OpenAI's old ``function_call``; remove both from ``rest``."""
     found = {}
     for key in ("tool_calls", "function_call"):
         value = rest.pop(key, None)
@@ -243,7 +243,7 @@ def _parse_call(call: Any) -> dict[str, Any]:
     arguments = {} if arguments is None else arguments
     if not isinstance(arguments, dict):
         raise UserError(f"the arguments of a tool call must be an object, not {kind_of(arguments)}; correct them")
-    # Templates write a function as it stands, so its keys have one order.
+    # Templates write a function as it is given, so its keys have one order.
     normal = {"name": function["name"], "arguments": arguments}
     outer = {} if function is call else {k: v for k, v in call.items() if k not in ("type", "function", "id")}
     inner = {k: v for k, v in function.items() if k not in ("name", "arguments", "parameters", "type", "id")}

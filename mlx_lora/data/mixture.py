@@ -1,8 +1,8 @@
-"""Several datasets in one run: how many examples of each an epoch sees, and which; a function of sizes and seed.
+"""Dataset mixture: the examples of each dataset that an epoch sees, a function of sizes, weights and seed.
 
 An epoch has as many examples as all datasets together. Of dataset i it sees the share weight_i / sum of weights,
-rounded so that the sum stays the same. Each dataset is gone through in an order of its own, drawn anew for each pass:
-none of its examples comes again before all others of it have come, and the next epoch goes on where the last ended.
+rounded so that the sum stays the same. Each dataset is sampled without replacement, in a new order for each pass:
+the next epoch continues where the last one ended.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .hub import is_hub
 
 
 def epoch_counts(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """Examples of each dataset in an epoch: shares of the sum of ``sizes`` by largest remainder (Hamilton's method).
+    """Return the examples of each dataset in an epoch: shares of the total by largest remainder (Hamilton's method).
 
     Raises:
         UserError: a share is less than one example.
@@ -42,10 +42,10 @@ def epoch_counts(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
 
 @dataclass
 class Mix:
-    """Datasets whose training examples stand one after the other in one list.
+    """Datasets whose training examples are concatenated in one list.
 
     Attributes:
-        sizes: how many examples each has.
+        sizes: the number of examples of each.
         weights: each one's share of an epoch, in any unit.
     """
 
@@ -54,7 +54,7 @@ class Mix:
     seed: int
 
     def epoch(self, number: int) -> list[int]:
-        """Indices into the list, dataset after dataset, for an epoch (counted from 1); some may occur twice."""
+        """Return indices into the list, dataset after dataset, for an epoch (counted from 1); some may occur twice."""
         indices: list[int] = []
         for i, count in enumerate(epoch_counts(self.sizes, self.weights)):
             size, offset = self.sizes[i], sum(self.sizes[:i])
@@ -65,18 +65,18 @@ class Mix:
         return indices
 
     def _order(self, dataset: int, done: int) -> np.ndarray:
-        """A dataset's order after so many passes over it."""
+        """Return a dataset's permutation after ``done`` passes over it."""
         return np.random.Generator(np.random.PCG64([self.seed, dataset, done])).permutation(self.sizes[dataset])
 
 
 def datasets_of(data: str | Sequence[dict[str, Any]]) -> tuple[list[Path], list[float]]:
-    """The directories that a config's ``data`` names, and the weight of each."""
+    """Return the directories of a config's ``data``, and the weight of each."""
     shares: Sequence[dict[str, Any]] = [{"path": data, "weight": 1.0}] if isinstance(data, str) else data
     return [Path(share["path"]) for share in shares], [float(share["weight"]) for share in shares]
 
 
 def record_of(data: Sequence[Path], mix: Mix | None) -> str | list[dict[str, Any]]:
-    """A run's account of its data: the directory; of a mix, each one with how many of its examples an epoch sees."""
+    """Return a run's record of its data: the directory; of a mix, each one with its examples in an epoch."""
     paths = [str(path if is_hub(path) else path.resolve()) for path in data]
     if mix is None:
         return paths[0]
@@ -88,7 +88,7 @@ def record_of(data: Sequence[Path], mix: Mix | None) -> str | list[dict[str, Any
 
 
 def files_of(data: Sequence[Path]) -> dict[str, Path]:
-    """Each split's file; of several datasets, under the directory's path."""
+    """Return the file of each split; of several datasets, under the directory's path."""
     if len(data) == 1:
         return dataset_files(data[0])
     return {f"{path}/{split}": file for path in data for split, file in dataset_files(path).items()}

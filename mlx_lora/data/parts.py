@@ -1,7 +1,7 @@
-"""The parts of an optimizer step: batches whose gradients are summed, chosen over the whole step.
+"""Micro-batches of an optimizer step: parts whose gradients are summed, chosen over the whole step.
 
-A step's gradient is a sum over tokens, so that any parts have the gradient of the step. Those with the fewest tokens
-are taken, padding and prefixes included; a prefix that several parts share is computed once.
+A step's gradient is a sum over tokens, so that any division has the same gradient. The parts with the fewest tokens
+are chosen, padding and prefixes included; a prefix that several parts share is computed once.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from .collate import Batch, collate, common_prefix, padded_length
 from .tokenize import EncodedExample
 
-# The work that comes with another part, in tokens.
+# The overhead of a further part, in tokens.
 PART = 64
-# Smaller parts are taken where all have at most so many more tokens: they need less memory, and fit a CPU's caches.
+# Smaller parts are chosen where all have at most N more tokens: they need less memory, and fit a CPU's caches.
 SHARES, NEAR = (4 / 8, 5 / 8, 6 / 8, 7 / 8), 1.04
 
 
 @dataclass
 class _Sharing:
-    """Examples with one common prefix, in parts.
+    """Examples with one common prefix, divided into parts.
 
     Attributes:
-        tokens: those that are computed, padding included, and ``PART`` for each part.
+        tokens: computed tokens, padding included, and ``PART`` for each part.
     """
 
     prefix: int
@@ -35,7 +35,7 @@ class _Sharing:
 def step_parts(
     step: Sequence[Sequence[int]], examples: Sequence[EncodedExample], groups: Sequence[int], most: int
 ) -> list[Batch]:
-    """Return the parts of a step; those with the same prefix are neighbours.
+    """Divide an optimizer step into parts; those with the same prefix are neighbours.
 
     Args:
         step: the indices of each of its batches.

@@ -1,7 +1,7 @@
-"""The order of an epoch: a function of the examples, the seed and the epoch alone, the same on every backend.
+"""Sampler: the order of an epoch, a function of the examples, the seed and the epoch alone, equal on every backend.
 
-Each epoch is a new permutation, in which neighbours are put together by what they share: a long prompt prefix,
-then a similar length. No example is left out or seen twice.
+Each epoch is a new permutation, bucketed by length and prefix: neighbours share a long prompt prefix, then a similar
+length. No example is left out or seen twice.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 from .collate import PAD_TO
 from .tokenize import EncodedExample
 
-# Optimizer steps within which examples may change places to sit with their like.
+# Optimizer steps within which examples may change places to be bucketed by length and prefix.
 WINDOW_STEPS = 16
-# A group of its own must at least double what its examples share anyway: below that, mixing is worth more.
+# The shared prefix of a group must at least double the one shared anyway: below that, mixing is worth more.
 DEEPER = 2
 LEAST_PREFIX = 32
 
@@ -24,7 +24,7 @@ Step = list[list[int]]
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of ``count`` examples."""
+    """Return a permutation of ``count`` examples."""
     return _generator(seed, epoch).permutation(count)
 
 
@@ -33,7 +33,7 @@ def _generator(seed: int, epoch: int) -> np.random.Generator:
 
 
 def steps_per_epoch(count: int, batch_size: int, accumulation: int) -> int:
-    """Optimizer steps that see each of ``count`` examples once; the last may be smaller."""
+    """Return the optimizer steps that see each of ``count`` examples once; the last may be smaller."""
     return -(-count // (batch_size * accumulation))
 
 
@@ -42,7 +42,7 @@ def _prompt(example: EncodedExample) -> np.ndarray:
 
 
 def prefix_groups(examples: Sequence[EncodedExample], least: int) -> list[int]:
-    """A group number for each example: those of a group of at least ``least`` share a long prompt prefix."""
+    """Return a group number for each example: those of a group of at least ``least`` share a long prompt prefix."""
     prompts = [_prompt(e) for e in examples]
     groups = [0] * len(examples)
     pending, count = [(list(range(len(examples))), 0)], 0
@@ -63,7 +63,7 @@ def prefix_groups(examples: Sequence[EncodedExample], least: int) -> list[int]:
 
 
 def _shared(prompts: Sequence[np.ndarray], members: Sequence[int]) -> int:
-    """Length of the prefix that all members share."""
+    """Return the length of the prefix that all members share."""
     first = prompts[members[0]]
     length = len(first)
     for i in members:
@@ -81,7 +81,7 @@ def epoch_plan(
     seed: int,
     epoch: int,
 ) -> list[Step]:
-    """The micro-batches of each optimizer step of an epoch, as indices of examples."""
+    """Return the micro-batches of each optimizer step of an epoch, as indices of examples."""
     generator = _generator(seed, epoch)
     order = generator.permutation(len(examples))
     per_step = batch_size * accumulation

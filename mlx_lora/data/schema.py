@@ -1,4 +1,4 @@
-"""A training example: messages, weights, tools; and the checks of its parts that every reader shares."""
+"""Example schema: messages, weights, spans and tools, with the validation that every reader shares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPLITS = ("train", "valid", "test")
 ROLES = ("system", "user", "assistant", "tool")
 # Weights are float32 in a batch, and their sums must be finite.
 MOST_WEIGHT = 1e6
-# Python's own limit of nested calls ends deeper nesting somewhere on the way.
+# Deeper nesting exceeds Python's own recursion limit somewhere on the way.
 MOST_DEPTH = 100
 
 
@@ -33,7 +33,7 @@ class Span:
 
 @dataclass
 class Example:
-    """A conversation to learn from.
+    """A training example: a conversation.
 
     Attributes:
         weight: multiplies the example's loss.
@@ -42,8 +42,8 @@ class Example:
         tools: JSON schemas of the functions the model may call (OpenAI's ``tools``), given to the chat template.
         template_kwargs: further variables of the chat template (``chat_template_kwargs`` in a row).
 
-    A message may carry ``weight``: a number that its tokens' loss is multiplied by; 0 makes an answer context only.
-    ``open_end: true`` says that an answer stops before its end: its end-of-turn token is not learned.
+    A message may have a ``weight``: a number that its tokens' loss is multiplied by; 0 makes an answer context only.
+    ``open_end: true`` marks an answer that stops before its end: its end-of-turn token is not supervised.
     """
 
     messages: list[dict[str, Any]]
@@ -54,7 +54,7 @@ class Example:
     template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the dataset's line; optional keys are written only where they hold something."""
+        """Return the dataset's JSON object; optional keys only where they are not empty."""
         row = asdict(self)
         row["chat_template_kwargs"] = row.pop("template_kwargs")
         return {k: v for k, v in row.items() if v or k not in ("spans", "tools", "chat_template_kwargs")}

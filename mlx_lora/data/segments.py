@@ -1,4 +1,4 @@
-"""An encoded example as text again: runs of tokens that are learned alike."""
+"""Segments: an encoded example as text again, in runs of tokens of equal weight."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Segment:
     """Neighbouring tokens with one weight.
 
     Attributes:
-        weight: what their loss is multiplied by, the example's weight included; 0 where nothing is learned.
+        weight: the factor of their loss, the example's weight included; 0 for unsupervised tokens.
     """
 
     text: str
@@ -26,7 +26,7 @@ class Segment:
 
 
 def segments(tokenizer: Any, example: EncodedExample) -> Iterator[Segment]:
-    """The example's tokens in order, special ones as they are written."""
+    """Yield the example's tokens in order, special ones as text."""
     by_token = np.ones(len(example)) if example.token_weights is None else example.token_weights
     weights = np.where(example.supervised, by_token * example.weight, 0.0)
     changes = np.flatnonzero((np.diff(weights) != 0) | (np.diff(example.supervised.astype(int)) != 0)) + 1

@@ -1,4 +1,4 @@
-"""Which examples are held out: decided by each example's own key, so that none ever changes sides."""
+"""Train/valid/test split by the hash of each example's key, so that no example ever changes splits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .dataset import SPLITS, Example
 def split_by_key(
     examples: Iterable[Example], key: Callable[[Example], str], shares: tuple[float, float] = (0.1, 0.1)
 ) -> dict[str, list[Example]]:
-    """train, valid and test; examples of one key stay together, and go where they went before when others are added.
+    """Split examples into train, valid and test by key; adding examples moves no other one.
 
     Args:
-        key: what must not be in two splits: the prompt, usually, or the document.
+        key: the value that must not be in two splits: the prompt, usually, or the document.
         shares: of valid and test.
     """
     splits: dict[str, list[Example]] = {split: [] for split in SPLITS}

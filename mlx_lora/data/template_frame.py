@@ -1,6 +1,6 @@
-"""Frames of a chat template: a conversation rendered with numbered sentinels in place of its messages' texts.
+"""Template frames: a conversation rendered with numbered sentinels in place of its messages' texts.
 
-The frame holds all that the template itself writes. The real rendering must be the frame with the texts put in, so
+The frame holds all that the template itself writes. The real rendering must be the frame with the texts inserted, so
 that the place of every text is known without searching for it.
 """
 
@@ -33,7 +33,7 @@ class Run(NamedTuple):
 
     Attributes:
         message: index of the message; of equal prompt texts the first.
-        kind: ``text``, ``thoughts`` or ``tool call`` of an answer; else what the message is, e.g. ``user turn``.
+        kind: ``text``, ``thoughts`` or ``tool call`` of an answer; else the kind of message, e.g. ``user turn``.
         text: without the white space around it, which templates strip.
         offset: where it begins in the message's content, or −1 if it is not of a content.
     """
@@ -64,12 +64,12 @@ class PrintedRun(NamedTuple):
 
 @dataclass
 class Alignment:
-    """A frame laid over the rendered text.
+    """A frame aligned with the rendered text.
 
     Attributes:
         printed: every run the template prints, in order.
-        pieces: what the template writes before, between and after them.
-        blocks: (start, end) of what it marks with ``{% generation %}``.
+        pieces: the template's own text before, between and after them.
+        blocks: (start, end) of the ``{% generation %}`` blocks.
     """
 
     printed: list[PrintedRun]
@@ -85,7 +85,7 @@ def template_source(tokenizer: Any, tools: Any) -> str:
 
 @lru_cache(maxsize=64)
 def marks_generation(source: str) -> bool:
-    """Return True if the template marks what the assistant generates."""
+    """Return True if the template marks the assistant's text with ``{% generation %}``."""
     return bool(_GENERATION.search(source))
 
 
@@ -138,7 +138,7 @@ class Cover:
 
     Attributes:
         mark: begins every sentinel; the rendered text does not hold it.
-        literals: what stays visible.
+        literals: the texts that stay visible.
         prompts: cover system, user and tool messages too, not only the assistant's.
     """
 
@@ -232,12 +232,12 @@ def cover(messages: Sequence[dict[str, Any]], text: str, source: str, prompts: b
 
 
 def divide(frame: str, mark: str) -> list[str]:
-    """Return what the template writes and, between, what sentinels stand for: a run's number, or o and c of a mark."""
+    """Return the template's texts and, between, the sentinels' contents: a run's number, or o and c of a mark."""
     return re.split(rf"{mark}(\d+|o|c)z", frame)
 
 
 def align(parts: Sequence[str], text: str, covered: Cover) -> Alignment | None:
-    """Lay a divided frame over the text, or return None where the text is not the frame with the runs put in."""
+    """Align a divided frame with the text, or return None where the text is not the frame with the runs inserted."""
     result = Alignment([], [parts[0]], [])
     if not text.startswith(parts[0]):
         return None

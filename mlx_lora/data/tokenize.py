@@ -1,4 +1,4 @@
-"""Conversations → token ids with the supervised ones marked, through the base model's own chat template."""
+"""Tokenization: conversations → token ids and supervised mask, through the base model's own chat template."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .chat_template import check_ids
 from .dataset import Example
 from .truncation import kept_tokens
 
-# Examples that are tokenized in one call, by all cores.
+# Examples that are tokenized in one call, on all cores.
 CHUNK = 256
 
 
@@ -28,11 +28,11 @@ class EncodedExample:
         ids: int32 [length], token ids.
         supervised: bool [length], true where the token is one the model is to produce.
         weight: multiplies the example's loss.
-        token_weights: float32 [length], what each token's loss is multiplied by as well: its message's weight times its
+        token_weights: float32 [length], a further factor of each token's loss: its message's weight times its
             span's, the latter with mean 1 over the supervised tokens; ``None`` where all are 1.
-        span_tokens: how many supervised tokens a span touches.
-        cut: prompt tokens that were left out to fit ``max_seq_length``.
-        dropped: messages by what of them the template does not print, e.g. ``{"thoughts": 2}``.
+        span_tokens: the number of supervised tokens that a span touches.
+        cut: prompt tokens that were truncated to fit ``max_seq_length``.
+        dropped: the number of messages that the template does not print in full, by part, e.g. ``{"thoughts": 2}``.
     """
 
     ids: np.ndarray
@@ -49,12 +49,12 @@ class EncodedExample:
 
 @dataclass
 class TokenizedConversation:
-    """A conversation's tokens, uncut, and which of them belong to answers.
+    """A conversation's tokens before truncation, and the answer that each belongs to.
 
     Attributes:
         ids: int32 [length].
         offsets: int64 [length, 2], the characters of each token.
-        owner: int32 [length], index into ``answers.spans``, or −1 outside of what is generated.
+        owner: int32 [length], index into ``answers.spans``, or −1 outside of answers.
     """
 
     answers: Answers
@@ -87,7 +87,7 @@ def _with_owners(tokenizer: Any, answers: Answers, ids: np.ndarray, offsets: np.
 def _span_weights(
     example: Example, tokens: TokenizedConversation, supervised: np.ndarray
 ) -> tuple[np.ndarray | float, int]:
-    """(float32 [length], tokens touched): weights of the spans that tokens overlap, with mean 1 where supervised."""
+    """Return (float32 [length], tokens touched): weights of the overlapping spans, with mean 1 where supervised."""
     if not example.spans:
         return 1.0, 0
     weights = np.ones(len(supervised), dtype=np.float32)
@@ -108,7 +108,7 @@ def _span_weights(
 
 
 def _message_weights(tokens: TokenizedConversation) -> np.ndarray:
-    """float32 [length]: the weight of the message that each token belongs to, 1 outside of answers."""
+    """Return float32 [length]: the weight of the message that each token belongs to, 1 outside of answers."""
     # The index −1 takes the last.
     return np.array([*(span.weight for span in tokens.answers.spans), 1.0], dtype=np.float32)[tokens.owner]
 
@@ -135,7 +135,7 @@ def learned_tokens(tokens: TokenizedConversation) -> np.ndarray:
 
 
 def truncate(tokens: TokenizedConversation, max_seq_length: int) -> np.ndarray:
-    """Return bool [length], True for the tokens that stay; of answers all do, unless they weigh 0 and space is short.
+    """Return bool [length], True for the tokens that stay: of answers all, unless they weigh 0 and space is short.
 
     Raises:
         UserError: the answers do not fit.
@@ -158,7 +158,7 @@ def truncate(tokens: TokenizedConversation, max_seq_length: int) -> np.ndarray:
 def encode_example(
     tokenizer: Any, example: Example, max_seq_length: int, train_on_prompt: bool = False
 ) -> EncodedExample:
-    """Token ids and supervised mask of an example; prompts that are too long lose their middle, answers nothing.
+    """Return token ids and supervised mask of an example; long prompts are truncated in the middle, answers never.
 
     Args:
         train_on_prompt: supervise every token, not only the assistant's.
@@ -205,7 +205,7 @@ def encode_examples(
 
 
 def _tokenize_all(tokenizer: Any, examples: Sequence[Example]) -> Iterator[tuple[Example, TokenizedConversation]]:
-    """Yield each example's tokens, all of them tokenized in one call; what is raised is the next example's."""
+    """Yield each example's tokens, all tokenized in one call; an error is that of the next example."""
     found: list[Answers] = []
     failed = None
     try:

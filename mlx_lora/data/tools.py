@@ -1,4 +1,4 @@
-"""A row's tools and template variables: what the chat template is given beside the messages."""
+"""Tools and template variables of a row: the chat template's inputs other than the messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parse_tools(row: dict[str, Any]) -> list[dict[str, Any]]:
     Both may be JSON text, as TRL and LlamaFactory write it, and a tool may be the bare function.
 
     Raises:
-        UserError: they are no list of tools, or differ.
+        UserError: they are not a list of tools, or differ.
     """
     found = [_tools(row[key], key) for key in ("tools", "functions") if row.get(key) not in (None, "", [])]
     if len(found) == 2 and found[0] != found[1]:

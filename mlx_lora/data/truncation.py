@@ -1,18 +1,18 @@
-"""Truncation of conversations that are longer than the model is trained on: prompts lose their middle."""
+"""Truncation of conversations over the maximum length: prompts are truncated in the middle."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# Tokens that a prompt keeps at each end: the headers of its turns, and the one that the answer follows.
+# Tokens that a prompt keeps at each end: the headers of its turns, and the one before the answer.
 LEAST_KEPT = 8
 
 
 def kept_tokens(answers: np.ndarray, size: int) -> np.ndarray | None:
     """Return bool [length], True for the tokens that stay, or None if ``size`` is too small for the answers.
 
-    First goes what follows the last answer, since nothing is learned from it; then the middles of the longest stretches
-    between answers, until all that were cut are of one length.
+    Tokens after the last answer go first, since nothing is learned from them; then the middles of the longest stretches
+    between answers, until all that were truncated are of one length.
 
     Args:
         answers: bool [length], tokens that must stay.
@@ -38,7 +38,7 @@ def kept_tokens(answers: np.ndarray, size: int) -> np.ndarray | None:
 
 
 def _level(lengths: np.ndarray, excess: int) -> int | None:
-    """Return the largest length to which cutting all longer stretches removes ``excess`` tokens, or None."""
+    """Return the largest length to which truncating all longer stretches removes ``excess`` tokens, or None."""
     low, high = 2 * LEAST_KEPT - 1, int(lengths.max(initial=0))
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,6 +1,6 @@
-"""What this machine has for mlx-lora, what it lacks, and what to do about each.
+"""Environment check (``mlx-lora doctor``): this machine's hardware, packages and services, with advice.
 
-Every look survives what it looks at: libraries are tried in processes of their own, and what cannot be found out is a
+Every probe survives a failure of its subject: libraries are imported in processes of their own, and a failed probe is a
 finding too.
 """
 
@@ -20,11 +20,11 @@ __all__ = ["Examination", "Finding", "examine"]
 
 @dataclass(frozen=True)
 class Examination:
-    """All findings.
+    """The result of ``examine``: all findings.
 
     Attributes:
         backend: ``name``, ``mlx`` or ``torch`` (``None`` where auto cannot pick one), and ``why``.
-        can_train: whether one of the two backends works.
+        can_train: True if one of the two backends works.
     """
 
     findings: list[Finding]
@@ -33,7 +33,7 @@ class Examination:
 
 
 def examine() -> Examination:
-    """Look at everything; takes as long as importing the libraries does."""
+    """Run all probes; takes as long as importing the libraries does."""
     with ThreadPoolExecutor() as pool:
         mlx, torch, chosen, llamacpp = pool.map(ask, PROBES)
     on_mlx, on_torch = packages.mlx(mlx, torch), packages.torch(torch)
@@ -58,7 +58,7 @@ def examine() -> Examination:
 
 
 def _looked(name: str, look: Callable[[], Finding]) -> Finding:
-    """What it finds, or why it could not look."""
+    """Return the finding of a probe, or one that says why the probe failed."""
     try:
         return look()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What the doctor says of one subject."""
+"""Doctor findings: the report on one subject."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ OK, MISSING, NOTE = "ok", "missing", "note"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line.
+    """One line of the report.
 
     Attributes:
         name: the subject.
-        state: ``ok``, ``missing`` (not there, or broken), or ``note`` (it works, but should be known).
-        found: what was found.
-        advice: what to do about it; empty where there is nothing to do.
+        state: ``ok``, ``missing`` (absent or broken), or ``note`` (works, but worth knowing).
+        found: the result, in words.
+        advice: the recommended action; empty where there is none.
     """
 
     name: str
@@ -27,11 +27,11 @@ class Finding:
 
 
 def kind_and_line(error: BaseException) -> str:
-    """An error's kind and the first line of its message: what fits into a table."""
+    """Return an error's type and the first line of its message, short enough for a table."""
     kind, said = type(error).__name__, first_line(error)
     return said if said == kind else f"{kind}: {said}"
 
 
 def gigabytes(size: float) -> str:
-    """Bytes for people, in the unit of all our reports."""
+    """Return bytes as text, in the unit of all our reports."""
     return f"{size / 1e9:.1f} GB"

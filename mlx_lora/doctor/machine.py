@@ -1,4 +1,4 @@
-"""The machine itself: its chip, its memory, its disks."""
+"""Hardware findings: the chip, memory and disks of the machine."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from ..memory import command_output, memory_sizes, text_of
 from .finding import MISSING, NOTE, OK, Finding, gigabytes
 
-# Less than this, and a download or a run's checkpoints may not fit.
+# With less than this, a download or a run's checkpoints may not fit.
 LITTLE_DISK = 10e9
-# Less than this, and even a base of half a billion parameters may not train.
+# With less than this, even a base of half a billion parameters may not train.
 LITTLE_MEMORY = 2e9
 
 
 def chip() -> str:
-    """The processor's name, as its maker gives it."""
+    """Return the processor's name, as its maker gives it."""
     name = ""
     if sys.platform == "darwin":
         name = command_output("sysctl", "-n", "machdep.cpu.brand_string").strip()
@@ -31,7 +31,7 @@ def chip() -> str:
 
 
 def machine() -> Finding:
-    """Chip, cores, operating system and Python."""
+    """Report the chip, cores, operating system and Python version."""
     on_mac = sys.platform == "darwin"
     system = f"macOS {platform.mac_ver()[0]}" if on_mac else f"{platform.system()} {platform.release()}"
     found = f"{chip()}, {os.cpu_count()} cores; {system}, {platform.machine()}; Python {platform.python_version()}"
@@ -46,10 +46,10 @@ def machine() -> Finding:
 
 
 def memory(recommended: str = "") -> Finding:
-    """Total and available memory.
+    """Report total and available memory.
 
     Args:
-        recommended: what a GPU has for a model, in words.
+        recommended: a GPU's memory for a model, in words.
     """
     total, available = memory_sizes()
     found = gigabytes(total)
@@ -61,7 +61,7 @@ def memory(recommended: str = "") -> Finding:
 
 
 def disk(name: str, place: Path, elsewhere: str) -> Finding:
-    """Free space where a directory lies, or would lie.
+    """Report the free space where a directory is, or would be.
 
     Args:
         elsewhere: how to use another place instead.
@@ -77,5 +77,5 @@ def disk(name: str, place: Path, elsewhere: str) -> Finding:
 
 
 def nearest(place: Path) -> Path:
-    """The place itself, or the nearest directory above it that exists."""
+    """Return the place itself, or the nearest directory above it that exists."""
     return next((path for path in (place, *place.parents) if path.exists()), Path("/"))

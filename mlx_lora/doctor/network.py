@@ -1,4 +1,4 @@
-"""What is outside this process: Ollama's server and the Hugging Face hub's token and cache."""
+"""Network findings: the Ollama server, and the Hugging Face Hub's token and cache."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .machine import disk
 
 GET_OLLAMA = "get it at https://ollama.com/download, then `ollama serve`"
 FOR_OLLAMA = "only `export ollama` needs it: "
-# In all, not for each packet: a server that drips its answer is no use either.
+# A limit on the whole answer, not on each packet: a server that is too slow is useless too.
 OLLAMA_SECONDS = 2.0
 
 
 def ollama() -> Finding:
-    """Whether an Ollama answers where one is expected, and its version."""
+    """Report whether an Ollama server answers at the expected address, and its version."""
     from ..engines.ollama import Ollama, server_url
 
     if importlib.util.find_spec("httpx") is None:
@@ -35,7 +35,7 @@ def ollama() -> Finding:
     except TimeoutError:
         return Finding("Ollama", MISSING, f"{url}: no answer in {OLLAMA_SECONDS:g} seconds", advice)
     except UserError as error:
-        # What it advises after the semicolon is for the commands that have --host.
+        # The advice after the semicolon is for the commands that have --host.
         return Finding("Ollama", MISSING, str(error).partition("; ")[0], advice)
     except Exception as error:
         return Finding("Ollama", MISSING, f"asking it failed: {kind_and_line(error)}", advice)
@@ -43,10 +43,10 @@ def ollama() -> Finding:
 
 
 def within(seconds: float, ask: Callable[[], str]) -> str:
-    """What ``ask`` returns or raises.
+    """Return the result of ``ask``, or raise its error, within a time limit.
 
     Raises:
-        TimeoutError: it takes longer; its thread is left behind, and does not keep the process alive.
+        TimeoutError: it takes longer; its thread is abandoned, and does not keep the process alive.
     """
     answers: list[str] = []
     errors: list[Exception] = []
@@ -68,7 +68,7 @@ def within(seconds: float, ask: Callable[[], str]) -> str:
 
 
 def hub_token() -> Finding:
-    """Whether there is a token for the hub; the token itself is never part of what is said."""
+    """Report whether there is a token for the hub; the token itself is never printed."""
     from huggingface_hub import constants, get_token
 
     there = get_token() is not None
@@ -82,7 +82,7 @@ def hub_token() -> Finding:
 
 
 def hub_cache() -> Finding:
-    """Where downloaded models lie, and the room there."""
+    """Report the cache of downloaded models, and the free space there."""
     from huggingface_hub import constants
 
     return disk("hub cache", Path(constants.HF_HUB_CACHE).expanduser(), "set HF_HOME to a directory elsewhere")

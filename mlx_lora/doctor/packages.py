@@ -1,6 +1,6 @@
-"""MLX, torch and llama.cpp: whether they are there, whether they work, and what they compute on.
+"""Package findings: MLX, torch and llama.cpp, whether they work, and the devices they compute on.
 
-Each function takes what its probe found, ``{"failed": why}`` if the probe did not come back.
+Each function takes its probe's result, ``{"failed": why}`` if the probe did not return.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .finding import MISSING, NOTE, OK, Finding, gigabytes
 
 Found = dict[str, Any]
 MLX_PACKAGES = ("mlx", "mlx-lm")
-# What the torch backend can do without.
+# Packages that the torch backend can do without.
 OPTIONAL = "bitsandbytes"
 GET_MLX = "`pip install mlx-lora` brings it on Apple silicon and Linux; elsewhere use `--backend torch`"
 GET_TORCH = "only the torch backend (CUDA) needs it: `pip install 'mlx-lora[torch]'`"
@@ -28,7 +28,7 @@ ON_CPU = "training runs on the CPU, which suits small bases; Apple silicon or an
 
 
 def gpu(mlx: Found, torch: Found) -> Finding:
-    """The GPUs that MLX or torch can use, or why there is none."""
+    """Report the GPUs that MLX or torch can use, or why there is none."""
     build = torch.get("build")
     usable = [f"{d['name']} ({d['kind']}, through MLX)" for d in [mlx.get("gpu")] if d]
     usable += [f"{d['name']} ({gigabytes(d['memory'])}, {build}, through torch)" for d in torch.get("gpus", [])]
@@ -47,18 +47,18 @@ def gpu(mlx: Found, torch: Found) -> Finding:
 
 
 def nvidia_gpus() -> list[str]:
-    """The NVIDIA GPUs that the driver knows, whatever torch thinks."""
+    """Return the NVIDIA GPUs that the driver lists, independently of torch."""
     try:
         command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    # Its complaints come on standard output too.
+    # nvidia-smi prints its errors on standard output too.
     return [] if done.returncode else [line.strip() for line in done.stdout.splitlines() if line.strip()]
 
 
 def recommended_memory(mlx: Found, torch: Found) -> str:
-    """What the GPUs have for a model, in words; empty without a GPU."""
+    """Return the GPUs' memory for a model, in words; empty without a GPU."""
     parts = [f"{d['kind']} recommends {gigabytes(d['memory'])} for a model" for d in [mlx.get("gpu")] if d]
     if sizes := [gigabytes(device["memory"]) for device in torch.get("gpus", [])]:
         parts.append(f"a model has the GPU's own {' + '.join(sizes)} in torch")
@@ -66,7 +66,7 @@ def recommended_memory(mlx: Found, torch: Found) -> str:
 
 
 def mlx(found: Found, torch: Found) -> Finding:
-    """MLX and mlx-lm, and what MLX computes on."""
+    """Report MLX and mlx-lm, and the device that MLX computes on."""
     fault = faults("MLX", found, MLX_PACKAGES, GET_MLX)
     if fault is None:
         device = found["gpu"]["kind"] if found["gpu"] else "the CPU"
@@ -79,7 +79,7 @@ def mlx(found: Found, torch: Found) -> Finding:
 
 
 def blas(found: Found) -> Finding:
-    """Whether MLX multiplies with OpenBLAS on Linux."""
+    """Report whether MLX multiplies with OpenBLAS on Linux."""
     if sys.platform != "linux":
         return Finding("BLAS", OK, "the system's own, which is fast")
     from ..backends.mlx import SLOW_BLAS
@@ -92,7 +92,7 @@ def blas(found: Found) -> Finding:
 
 
 def torch(found: Found) -> Finding:
-    """Torch, its build, and what the torch backend needs beside it."""
+    """Report torch, its build, and the other packages that the torch backend needs."""
     packages = torch_packages(found)
     if fault := faults("torch", found, packages, GET_TORCH):
         return fault
@@ -102,22 +102,22 @@ def torch(found: Found) -> Finding:
 
 
 def torch_packages(found: Found) -> list[str]:
-    """What must work for the torch backend: all that it needs, and what is optional if it is installed.
+    """Return the packages that must work for the torch backend: the required ones, and optional ones if installed.
 
     PEFT, which imports the others, is the last, so that the first that is broken is the one to repair.
     """
     from ..backends.registry import TORCH_PACKAGES
 
-    # PEFT imports a bitsandbytes that is there whatever the base.
+    # PEFT imports an installed bitsandbytes whatever the base.
     optional = [OPTIONAL] if OPTIONAL in found.get("versions", {}) else []
     return sorted((*TORCH_PACKAGES, *optional), key="peft".__eq__)
 
 
 def backend(chosen: Found, works: dict[str, bool]) -> Finding:
-    """What auto picks, why, and whether that one works.
+    """Report the backend that auto picks, why, and whether it works.
 
     Args:
-        works: of each backend's name, whether its libraries do.
+        works: for each backend's name, True if its libraries work.
     """
     name, why = chosen.get("name"), chosen.get("why") or chosen.get("failed")
     if name and works[name]:
@@ -129,7 +129,7 @@ def backend(chosen: Found, works: dict[str, bool]) -> Finding:
 
 
 def llamacpp(found: Found) -> Finding:
-    """What ``export gguf`` quantizes with and checks in."""
+    """Report the llama.cpp bindings and tools that ``export gguf`` quantizes and checks with."""
     from ..engines.llamacpp.run import HOW_TO_GET, QUANTIZE_PROGRAM, bindings
 
     program = shutil.which(QUANTIZE_PROGRAM)
@@ -144,7 +144,7 @@ def llamacpp(found: Found) -> Finding:
 
 
 def converter() -> Finding:
-    """What ``export gguf`` converts other architectures with."""
+    """Report the converter that ``export gguf`` uses for other architectures."""
     from ..export.gguf.converter import HOW_TO_GET, find_converter
 
     found = find_converter(None)
@@ -155,12 +155,12 @@ def converter() -> Finding:
 
 
 def faults(name: str, found: Found, packages: Sequence[str], how_to_get: str) -> Finding | None:
-    """What keeps the packages from working together, or nothing."""
+    """Return the fault that keeps the packages from working together, or None."""
     if "failed" in found:
         return Finding(name, MISSING, f"importing it failed: {found['failed']}", _again(packages))
     broken = [package for package in packages if package in found["broken"]]
     if broken:
-        # The first only: what imports a broken package is broken too.
+        # The first only: a package that imports a broken one is broken too.
         said = f"{broken[0]} {found['versions'][broken[0]]} does not work: {found['broken'][broken[0]]}"
         return Finding(name, MISSING, said, _again(broken[:1]))
     if absent := [package for package in packages if package not in found["versions"]]:
@@ -171,7 +171,7 @@ def faults(name: str, found: Found, packages: Sequence[str], how_to_get: str) ->
 
 
 def versions(found: Found, packages: Iterable[str]) -> str:
-    """Those of the packages that are installed, with their versions."""
+    """Return the installed ones of the packages, with their versions."""
     return ", ".join(f"{name} {found['versions'][name]}" for name in packages if name in found["versions"])
 
 

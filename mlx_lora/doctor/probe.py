@@ -1,4 +1,4 @@
-"""What runs in a probe's own process: ``python -m mlx_lora.doctor.probe NAME`` prints what it found as JSON."""
+"""Probe process: ``python -m mlx_lora.doctor.probe NAME`` prints its result as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .finding import kind_and_line
 def try_imports(modules: dict[str, str]) -> dict[str, dict[str, str]]:
     """Import modules by the names of their packages.
 
-    Returns ``versions`` of those that are installed, and ``broken``: of those that raise, the error.
+    Returns ``versions`` of those that are installed, and ``broken``: the errors of those that raise.
     """
     versions, broken = {}, {}
     for package, module in modules.items():
@@ -35,7 +35,7 @@ def try_imports(modules: dict[str, str]) -> dict[str, dict[str, str]]:
 
 
 def probe_mlx() -> dict[str, Any]:
-    """MLX and mlx-lm, and the GPU that MLX computes on."""
+    """Probe MLX and mlx-lm, and the GPU that MLX computes on."""
     # First, since it loads the fast BLAS.
     from ..backends import mlx as _  # noqa: F401
 
@@ -62,7 +62,7 @@ def _mlx_gpu() -> dict[str, Any] | None:
 
 
 def probe_torch() -> dict[str, Any]:
-    """Torch and what the torch backend needs beside it, and torch's CUDA devices."""
+    """Probe torch, the other packages of the torch backend, and torch's CUDA devices."""
     from ..backends.registry import TORCH_PACKAGES
     from .packages import OPTIONAL
 
@@ -88,7 +88,7 @@ def _torch_gpus() -> dict[str, Any]:
 
 
 def probe_backend() -> dict[str, Any]:
-    """What auto picks here."""
+    """Probe the backend that auto picks."""
     from ..backends.registry import choose
 
     try:
@@ -100,7 +100,7 @@ def probe_backend() -> dict[str, Any]:
 
 
 def probe_llamacpp() -> dict[str, Any]:
-    """The bindings of llama.cpp, and what writes GGUF files."""
+    """Probe the bindings of llama.cpp, and the writers of GGUF files."""
     from ..engines.llamacpp.run import BINDINGS
 
     return try_imports({**BINDINGS, "gguf": "gguf"})

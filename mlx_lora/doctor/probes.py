@@ -1,4 +1,4 @@
-"""Libraries tried in processes of their own: one that is broken may raise, die of a signal, or never come back."""
+"""Probes: libraries imported in processes of their own, since a broken one may raise, crash or hang."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS = 120
 
 
 def ask(name: str) -> dict[str, Any]:
-    """What the probe of that name finds; ``{"failed": why}`` where a library killed it or took too long."""
+    """Return the result of the named probe; ``{"failed": why}`` where a library killed it or took too long."""
     try:
         done = subprocess.run(
             python_command("mlx_lora.doctor.probe", name),

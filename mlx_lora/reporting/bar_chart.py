@@ -1,4 +1,4 @@
-"""The comparisons as a picture: a bar for each ratio, the arithmetic limit marked."""
+"""Bar chart of a benchmark as SVG: a bar for each ratio, the arithmetic limit marked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIME, MEMORY = "#2a6f97", "#d1a03d"
 
 
 def picture(results: Sequence[dict[str, Any]], rival: str) -> str:
-    """An SVG: for each comparison our time and memory as shares of the rival's, which is 1."""
+    """Draw an SVG: for each comparison our time and memory as shares of the baseline's, which is 1."""
 
     def across(ratio: float) -> float:
         return LABEL + min(ratio, SCALE) / SCALE * (WIDTH - LABEL - 60)

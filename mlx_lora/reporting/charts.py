@@ -1,4 +1,4 @@
-"""Line charts as SVG: axes, ticks, gridlines, several series, marks on the curve; readable in dark and light."""
+"""Line charts as SVG: axes, ticks, gridlines, several series and marks, in a dark and a light scheme."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .numbers import nice_ticks, rounded
 
 Points = Sequence[tuple[float, float]]
 
-# Colours that keep apart for every kind of colour blindness (Okabe and Ito), brighter in the dark.
+# Colours that are distinct for every kind of colour blindness (Okabe and Ito), brighter in the dark.
 SERIES = (("#0072b2", "#56b4e9"), ("#d55e00", "#ff9e4a"), ("#007a5a", "#35c9a0"), ("#a0508c", "#e08fc4"))
 CHART_STYLE = (
     "svg.chart{--ink:#444;--grid:#ddd;--warn:#b3261e;font:12px system-ui,sans-serif}"
@@ -29,7 +29,7 @@ CHART_STYLE = (
 )
 # Kinds of marks, drawn for the legend from its line of text upwards.
 MARKS = {"checkpoint": "l5 -9 5 9z", "warning": "m0 -4h12"}
-# Width of a letter, roughly.
+# Approximate width of a letter.
 LETTER = 6
 # More points than this on one line cannot be told apart.
 MOST_POINTS = 400
@@ -40,8 +40,8 @@ class Line:
     """A named series.
 
     Attributes:
-        points: (x, y), in order of x; what is not finite is left out.
-        dots: draw each point as well, as for measurements that are few.
+        points: (x, y), in order of x; values that are not finite are left out.
+        dots: draw each point as well, for series with few measurements.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """A moment on the x axis: ``checkpoint`` (a triangle on the axis) or ``warning`` (a dashed line)."""
+    """A mark on the x axis: ``checkpoint`` (a triangle on the axis) or ``warning`` (a dashed line)."""
 
     x: float
     label: str
@@ -60,7 +60,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Data → pixels, linear."""
+    """Linear scale: data → pixels."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -91,7 +91,7 @@ def line_chart(
     Args:
         unit: of y, written above its axis.
         width: of the drawing, in pixels at its natural size; 360 is readable on a telephone.
-        standalone: a file of its own, with its style.
+        standalone: include the style, for a file of its own.
     """
     lines = [Line(line.name, _finite(line.points), line.dots) for line in lines]
     lines = [line for line in lines if line.points]
@@ -122,7 +122,7 @@ def line_chart(
 
 
 def _finite(points: Points) -> list[tuple[float, float]]:
-    """Finite points, thinned to the least and the largest of each of the buckets."""
+    """Return the finite points, thinned to the minimum and maximum of each bucket."""
     finite = [(x, y) for x, y in points if y is not None and math.isfinite(x) and math.isfinite(y)]
     if len(finite) <= MOST_POINTS:
         return finite
@@ -205,7 +205,7 @@ def _line(line: Line, number: int, scale: _Scale) -> Iterable[Markup]:
 
 
 def _pointer_data(lines: Sequence[Line], scale: _Scale, x_label: str) -> str:
-    """JSON that the page's script reads to name the values under the pointer."""
+    """Return JSON that the page's script reads to show the values under the pointer."""
     return json.dumps(
         {
             "x": scale.x,

@@ -1,4 +1,4 @@
-"""Numbers for people: axis ticks, rounded values, durations."""
+"""Number formatting: axis ticks, rounded values, durations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return some ``count`` multiples of 1, 2 or 5 times a power of ten that enclose ``low`` to ``high``.
+    """Return about ``count`` multiples of 1, 2 or 5 times a power of ten that enclose ``low`` to ``high``.
 
     Heckbert, "Nice numbers for graph labels", Graphics Gems (1990). Equal bounds are widened.
     """

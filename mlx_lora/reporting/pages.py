@@ -1,4 +1,4 @@
-"""Self-contained HTML pages from jinja2 templates: styles and scripts inline, no request to any host."""
+"""Self-contained HTML pages from jinja2 templates: styles and scripts inline, no network requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..files import write_atomic
 from .charts import CHART_STYLE, line_chart
 from .numbers import duration, rounded
 
-# Drawn twice, since text in a drawing that is scaled down cannot be read; the page shows the one that fits.
+# Drawn twice, since text in a scaled-down drawing is illegible; the page shows the one that fits.
 WIDTHS = {"wide": 720, "narrow": 360}
 
 

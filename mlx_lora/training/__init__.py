@@ -1,0 +1,1 @@
+"""Training: setup, the training loop, checkpoints, diagnostics and reports."""

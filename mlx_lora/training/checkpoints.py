@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent, verified when read, and rotated."""
+"""Checkpoints: atomic, verified when read, and rotated."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ STATE, ARRAYS = "state.json", "state.safetensors"
 
 @dataclass
 class TrainerState:
-    """All of a run that is not on the device; with the arrays it determines the rest of the run.
+    """The state of a run that is not on the device; with the arrays it determines the rest of the run.
 
     Order and dropout follow from seed and step, so no random state is needed.
 
     Attributes:
         step: optimizer steps done.
-        best_step, best_loss: where the validation loss was lowest.
+        best_step, best_loss: the step and value of the lowest validation loss.
         worse: evaluations since then.
         tokens: supervised tokens trained on.
         seconds: time spent training, over all sessions.
         meter: sums since the last line of metrics.
-        monitor: what the monitor remembers.
+        monitor: state of the training diagnostics.
         metrics_bytes: length of metrics.jsonl at this moment.
     """
 
@@ -51,8 +51,8 @@ class Checkpoints:
     """The checkpoints of a run, ``step-00000120`` and so on in one directory.
 
     Args:
-        limit: how many are kept, besides the best.
-        writes: whether this process is the one that writes them.
+        limit: maximum number kept, with the best one as well.
+        writes: True if this process writes them.
     """
 
     def __init__(self, directory: Path, limit: int, writes: bool = True) -> None:
@@ -81,7 +81,7 @@ class Checkpoints:
             shutil.rmtree(self._path(step))
 
     def _clean(self) -> None:
-        """Remove what a killed process left half-written."""
+        """Remove half-written files of a killed process."""
         for leftover in self.directory.glob(".*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -104,12 +104,12 @@ class Checkpoints:
         return TrainerState(**known) if fits else None
 
     def newest(self) -> Iterator[tuple[int, TrainerState | None]]:
-        """(step, state) from the newest on; ``None`` for a checkpoint that is damaged."""
+        """Yield (step, state) from the newest on; ``None`` for a checkpoint that is damaged."""
         for step in reversed(self._steps()):
             yield step, self._read(step)
 
     def load(self, backend: Backend, step: int) -> None:
-        """Put the arrays of an intact checkpoint back on the device."""
+        """Load the arrays of an intact checkpoint onto the device."""
         backend.load_state(self._path(step) / ARRAYS)
 
     def intact(self, step: int) -> bool:
@@ -120,7 +120,7 @@ class Checkpoints:
             return False
 
     def set_aside(self, step: int) -> Path:
-        """Rename a checkpoint that cannot be read, so that training does not meet it again; returns its new path."""
+        """Rename an unreadable checkpoint, so that training does not find it again, and return its new path."""
         return set_aside(self._path(step))
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong in training, told while it happens.
+"""Training diagnostics: non-finite loss, gradient norm, overfitting and memory, reported during training.
 
 The thresholds are the project's (spec, training section 2), from runs on short chat data.
 """
@@ -12,14 +12,14 @@ from typing import Any
 GRAD_NORM = 5.0
 NOT_LEARNING = 1.5
 MEMORISING = 0.4
-# Less than this is the evaluation's own noise.
+# Smaller differences are the evaluation's own noise.
 RISES = 1.02
 
 Warn = Callable[[str], None]
 
 
 class Monitor:
-    """Each warning is given once a run; ``state`` is what a resumed run has to know of that."""
+    """Training monitor: each warning is given once for each run; ``state`` is saved for a resumed run."""
 
     def __init__(
         self, warn: Warn, memory_limit_gb: float, state: dict[str, Any], grad_clip: float | None = None
@@ -34,7 +34,7 @@ class Monitor:
             self._warn(message)
 
     def after_step(self, step: int, grad_norm: float) -> None:
-        """``grad_norm`` is measured before clipping; what counts is what the optimizer receives."""
+        """Check the gradient norm that the optimizer receives; ``grad_norm`` is measured before clipping."""
         if min(grad_norm, self._grad_clip) > GRAD_NORM:
             self._once(
                 "grad_norm",
@@ -43,7 +43,7 @@ class Monitor:
             )
 
     def after_epoch(self, epoch: int, loss: float) -> None:
-        """``loss`` is the mean over the epoch."""
+        """Check the training loss: ``loss`` is the mean over the epoch."""
         losses = self.state["epoch_losses"]
         losses.append(loss)
         if len(losses) == 1 and loss > NOT_LEARNING:
@@ -60,7 +60,7 @@ class Monitor:
             )
 
     def after_evaluation(self, step: int, loss: float, validation: float, best: float | None) -> None:
-        """A single rise happens in healthy runs: the warning needs two evaluations in a row above the best."""
+        """Check for overfitting: a single rise is normal, so it takes two evaluations in a row above the best."""
         rises = best is not None and validation > RISES * best
         self.state["rises"] = self.state["rises"] + 1 if rises else 0
         if loss < MEMORISING and self.state["rises"] >= 2:
@@ -71,10 +71,10 @@ class Monitor:
             )
 
     def over_memory(self, peak_bytes: int) -> bool:
-        """Whether the limit is passed."""
+        """Return True if the memory limit is exceeded."""
         return peak_bytes > self._memory_limit * 1e9
 
 
 def is_finite(*values: float) -> bool:
-    """Whether a step's measurements are numbers."""
+    """Return True if a step's measurements are finite."""
     return all(map(math.isfinite, values))

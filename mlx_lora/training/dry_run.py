@@ -1,4 +1,4 @@
-"""``train --dry-run``: what would be trained, how large it is, and how long it would take."""
+"""Dry run (``train --dry-run``): the data, model size and estimated time of a training run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .trainer import epoch_steps, total_steps, training_steps
 
 TIMED_STEPS = 3
 WHOLE_STEPS = "whole steps"
-# What timing them may take once the model is loaded; a piece is begun only if it should end by then.
+# Time limit of the measurement once the model is loaded; a part is started only if it should end by then.
 BUDGET_SECONDS = 30.0
 
 
 def marked(backend: Backend, example: EncodedExample) -> str:
-    """An example as the model sees it, the supervised tokens between ⟦ and ⟧."""
+    """Return an example as the model sees it, the supervised tokens between ⟦ and ⟧."""
     parts: list[str] = []
     start = 0
     for end in range(1, len(example) + 1):
@@ -34,26 +34,26 @@ def marked(backend: Backend, example: EncodedExample) -> str:
 
 @dataclass
 class Timing:
-    """The time of a step, and what it was measured with."""
+    """The time of a step, and the parts it was measured with."""
 
     seconds: float
     measured: str
 
 
 def time_steps(ready: Prepared, steps: int, advance: Callable[[int], None] = lambda done: None) -> Timing:
-    """Make the first steps, or as much of them as fits in the budget, at a rate of 0.
+    """Time the first optimizer steps, or as much of them as fits in the budget, at a learning rate of 0.
 
-    Pieces of growing size come first, so that the time of the next is known before it is begun; a step that is not
-    made takes as long a token as the largest piece.
+    Parts of growing size come first, so that the time of the next is known before it starts; a step that is not
+    executed is assumed to take as long per token as the largest part.
 
     Args:
-        advance: called with the seconds that are over.
+        advance: called with the seconds elapsed.
     """
     taken = training_steps(ready.config, ready.train, mix=ready.mix)
     whole = [next(taken)[2] for _ in range(min(TIMED_STEPS, steps))]
     by_length = sorted(ready.train, key=len)
     shortest, median = by_length[0], by_length[len(by_length) // 2]
-    # The shortest twice: the first computation of all compiles, and says nothing of those that follow.
+    # The shortest twice: the first computation compiles, and is not representative of the others.
     pieces = [("the shortest example", [collate([shortest])])] * 2
     pieces += [("one example", [collate([median])]), ("a part of a step", whole[0][:1])]
     pieces += [(WHOLE_STEPS, step) for step in whole]
@@ -69,7 +69,7 @@ def time_steps(ready: Prepared, steps: int, advance: Callable[[int], None] = lam
         if name == WHOLE_STEPS:
             complete.append(seconds)
         advance(int(time.perf_counter() - began))
-    # The fastest is the nearest to what the rest will take.
+    # The fastest is the best estimate for the rest.
     return Timing(min(complete, default=rate * sum(map(_tokens, whole)) / len(whole)), measured)
 
 
@@ -78,7 +78,7 @@ def _tokens(batches: list[Batch]) -> int:
 
 
 def dry_run(ready: Prepared, advance: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
-    """Everything about a run but its result; a few real steps are made, and forgotten, to time it.
+    """Return all facts about a run except its result; a few real steps are timed, and then discarded.
 
     Args:
         advance: as in :func:`time_steps`.

@@ -1,4 +1,4 @@
-"""Training as examples arrive: each round learns what no round before has, from the adapter the last one left."""
+"""Incremental training: each round trains on the examples that are new, from the adapter of the last round."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ROUNDS = "rounds"
 def train_increment(
     config: TrainingConfig, minimum: int, *, fresh: bool = False, quiet: bool = False
 ) -> tuple[Path, TrainingResult] | str | None:
-    """One round in ``output_dir/rounds/N``; when it is complete, its adapter becomes that of ``output_dir``.
+    """Train one round in ``output_dir/rounds/N``; when it is complete, its adapter becomes that of ``output_dir``.
 
-    Examples are told apart by the ``item_id`` or ``experience_id`` of their meta. An interrupted round goes on, after
-    a kill at any moment: each thing that is written is complete or absent, and what is there is not done again.
+    Examples are identified by the ``item_id`` or ``experience_id`` of their meta. An interrupted round resumes, after
+    a kill at any moment: each file that is written is complete or absent, and completed work is not repeated.
 
     Args:
         minimum: new items that a round needs.
-        fresh: give an interrupted round up, and start it over.
+        fresh: discard an interrupted round, and restart it.
 
     Returns:
         The run's directory and measurements, or the sentence that says that there is too little to train on, or
@@ -50,7 +50,7 @@ def train_increment(
             f"{out}: this is a run without --increment, which a round would replace; choose another --out, and start "
             f"from this adapter with --set init_adapter={out}"
         )
-    # Before the directory is made: what is refused leaves none.
+    # Before the directory is made: a refused round leaves none.
     sources, _ = datasets_of(config.data)
     examples = [example for path in sources for example in read_trainable(path)]
     with writing(out):
@@ -65,7 +65,7 @@ def train_increment(
             return taken
         directory = _round_directory(out, rounds + 1)
         _write_data(directory, taken, sources)
-        # By the rounds that are complete: a kill after publishing must not make a round start from its own end.
+        # By the complete rounds: a kill after publishing must not make a round start from its own end.
         begin = str(out) if rounds else config.init_adapter
         trained = train(
             replace(config, data=str(directory / "data"), output_dir=str(directory / "run"), init_adapter=begin),
@@ -83,7 +83,7 @@ def _round_directory(out: Path, number: int) -> Path:
 
 
 def _write_data(directory: Path, taken: Round, sources: Sequence[Path]) -> None:
-    """Write the examples of a round, unless they are there; what is left of one that was given up is set aside."""
+    """Write the examples of a round, unless they are there; the rest of a discarded one is set aside."""
     data = directory / "data"
     if directory.exists() and not (taken.resumed and (not data.exists() or _items(data) == _ids(taken.examples))):
         set_aside(directory, "given-up")
@@ -116,6 +116,6 @@ def _adopt(out: Path, rounds: int) -> None:
 
 
 def progress_of(out: Path) -> dict[str, Any]:
-    """How far the rounds in a directory have come, for ``--json``."""
+    """Return the progress of the rounds in a directory, for ``--json``."""
     done = read_state(state_path(out))
     return {"rounds": done.rounds, "trained_items": len(done.trained)}

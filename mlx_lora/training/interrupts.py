@@ -1,4 +1,4 @@
-"""What ends a run before its last step: a wish to stop, or a moment."""
+"""Early termination: signals and time budgets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..config import TrainingConfig
 
 @contextmanager
 def interruption() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM are asked for after each step instead of breaking one; a second Ctrl-C breaks it."""
+    """Handle Ctrl-C and SIGTERM: the run asks after each step and ends cleanly; a second Ctrl-C interrupts it."""
     asked: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -30,7 +30,7 @@ def interruption() -> Iterator[Callable[[], bool]]:
 
 
 def deadline_of(config: TrainingConfig, now: float) -> float | None:
-    """The moment (seconds since the epoch) at which the time budget ends: the earlier of the two limits."""
+    """Return the time (seconds since the epoch) at which the time budget ends: the earlier of the two limits."""
     deadlines = []
     if config.max_minutes is not None:
         deadlines.append(now + 60 * config.max_minutes)

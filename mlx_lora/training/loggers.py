@@ -1,4 +1,4 @@
-"""What happens in a run, as it happens: to metrics.jsonl, to a progress bar, to whoever listens."""
+"""Loggers: training events to metrics.jsonl, TensorBoard and a progress bar."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tensorboard(directory: Path) -> Listener:
     def write(event: Event) -> None:
         nonlocal writer
         if event["event"] == "start":
-            # What an interrupted run wrote after its last checkpoint is taken back.
+            # The events that an interrupted run wrote after its last checkpoint are removed.
             writer = SummaryWriter(str(directory), purge_step=event["step"] + 1)
         elif event["event"] in ("progress", "evaluation"):
             for name, value in event.items():
@@ -58,7 +58,7 @@ def tensorboard(directory: Path) -> Listener:
 
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Listener]:
-    """A bar on standard error with loss, tokens a second, memory and the time left."""
+    """Show a progress bar on standard error with loss, tokens per second, memory and the time left."""
     console = Console(stderr=True, quiet=quiet, markup=False)
     columns = (
         TextColumn("{task.description}"),

@@ -19,6 +19,7 @@ from .setup import Prepared
 
 
 def record(ready: Prepared) -> dict[str, Any]:
+    """Return the content of ``run.json``."""
     systems = {m["content"] for e in ready.examples for m in e.messages if m["role"] == "system"}
     return {
         "format": FORMAT,
@@ -29,9 +30,9 @@ def record(ready: Prepared) -> dict[str, Any]:
         "data": record_of(ready.data, ready.mix),
         "data_sha256": ready.hashes,
         "learned_from": ready.config.learned_from(),
-        # What the adapter is used to being told, if it was always the same.
+        # The system prompt that the adapter is trained with, if it was always the same.
         "system_prompt": systems.pop() if len(systems) == 1 else None,
-        # The tokens that end an answer, and the day that the chat template printed if it asked.
+        # The end-of-turn tokens, and the date that the chat template printed if it asked.
         "eos_token_ids": ready.backend.base.ends,
         "template_date": TEMPLATE_DATE,
         WIDENED: ready.backend.widened,
@@ -39,6 +40,7 @@ def record(ready: Prepared) -> dict[str, Any]:
 
 
 def make_directory(ready: Prepared) -> None:
+    """Create the run directory with ``run.json`` and the given chat template."""
     with new_directory(ready.out) as directory:
         write_json(directory / RUN_FILE, {**record(ready), "result": None})
         if ready.backend.base.given_template is not None:
@@ -46,9 +48,9 @@ def make_directory(ready: Prepared) -> None:
 
 
 def check_same(ready: Prepared, extend: bool) -> None:
-    """Raises UserError, with what changed, if the directory's run is not the one asked for."""
+    """Raise UserError, with the differences, if the directory's run is not the requested one."""
     run = read_run(ready.out)
-    # A key that is younger than the run had its default's effect.
+    # A key that is newer than the run had its default's effect.
     then = {**TrainingConfig().learned_from(), **run.get("learned_from", {})}
     # Earlier versions recorded paths as they were typed.
     then |= located(then)
@@ -74,7 +76,7 @@ def check_same(ready: Prepared, extend: bool) -> None:
 
 
 def _changed_data(ready: Prepared, recorded: dict[str, str]) -> list[str]:
-    """What has changed in the dataset since its hashes were recorded, by file."""
+    """Return the changes in the dataset since its hashes were recorded, by file."""
     then = {_placed(split): sha for split, sha in recorded.items()}
     now = {_placed(split): split for split in ready.hashes}
     changed = [
@@ -86,7 +88,7 @@ def _changed_data(ready: Prepared, recorded: dict[str, str]) -> list[str]:
 
 
 def _placed(split: str) -> str:
-    """The key of a split's hash, without the working directory that it was typed in."""
+    """Return the key of a split's hash, without the working directory that it was typed in."""
     return str(Path(split).absolute())
 
 

@@ -1,4 +1,4 @@
-"""Report of a run: ``report.html`` from its metrics and its record."""
+"""Run report: ``report.html`` from the run's metrics and record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Event = dict[str, Any]
 
 
 def read_metrics(file: Path) -> list[Event]:
-    """Return the events of a run; a line cut short by a power cut is left out."""
+    """Return the events of a run; a line truncated by a power cut is left out."""
     events = []
     for line in read_text(file, 2**30).splitlines():
         try:
@@ -42,7 +42,7 @@ def write_report(
 
     Args:
         samples: (prompt, reference answer, the adapter's answer).
-        missing: why there are none.
+        missing: the reason that there are none.
     """
     by_kind = _by_kind(read_metrics(out / "metrics.jsonl"))
     complete = (by_kind.get("complete") or [{}])[-1]
@@ -71,7 +71,7 @@ def _ending(complete: Event) -> str:
 
 
 def _cards(by_kind: dict[str, list[Event]], complete: Event) -> list[tuple[str, str, str]]:
-    """Return (label, value, note) of what matters."""
+    """Return (label, value, note) of the key figures."""
     progress, evaluations = by_kind.get("progress", []), by_kind.get("evaluation", [])
     start = (by_kind.get("start") or [{}])[-1]
     cards = []

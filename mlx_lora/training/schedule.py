@@ -1,4 +1,4 @@
-"""Learning rates: a linear warm-up, then constant, linear or cosine decay to zero."""
+"""Learning rate schedules: a linear warm-up, then constant, linear or cosine decay to zero."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..config import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, step: int, total_steps: int) -> float:
-    """The rate of optimizer step ``step`` (1 to ``total_steps``), as in transformers' schedules.
+    """Return the learning rate of optimizer step ``step`` (1 to ``total_steps``), as in transformers' schedules.
 
     The first step already learns: warm-up reaches the full rate at step ``warmup_steps``. A warm-up longer than
     half the run is shortened to half of it, or a short run would never learn at full rate.

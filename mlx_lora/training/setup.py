@@ -1,4 +1,4 @@
-"""Everything a run needs, read and checked before anything is written."""
+"""Training setup: dataset, model and adapter, read and checked before anything is written."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SAMPLES, SAMPLE_TOKENS = 3, 128
 
 @dataclass
 class Prepared:
-    """Everything a run needs, read and checked; nothing is written yet.
+    """The inputs of a run, read and checked; nothing is written yet.
 
     Attributes:
         data: the dataset's directory, or those of a mix.
         held_out: the validation examples.
-        mix: which examples each epoch sees, where there are several.
+        mix: the examples that each epoch sees, where there are several.
     """
 
     config: TrainingConfig
@@ -52,11 +52,11 @@ class Prepared:
 
     @cached_property
     def hashes(self) -> dict[str, str]:
-        """The sha256 of each split, computed once: large files take a while."""
+        """The sha256 of each split, computed once, since large files take a while."""
         return {split: data_hash(file) for split, file in self.files.items()}
 
     def notes(self) -> list[str]:
-        """What the user should know before the first step, a sentence each."""
+        """Return notes for the user before the first step, a sentence each."""
         cut = sum(example.cut > 0 for example in self.train)
         shortened = (
             f"{cut} of {len(self.train)} prompts were longer than max_seq_length {self.config.max_seq_length} "
@@ -88,7 +88,7 @@ class Prepared:
         ]
 
     def weighted(self) -> dict[str, int]:
-        """How many examples and supervised tokens weigh more or less than the rest."""
+        """Return the numbers of weighted examples, of supervised tokens in them, and of supervised tokens in spans."""
         return {
             "weighted_examples": sum(example.weight != 1 for example in self.train),
             "weighted_tokens": sum(int(e.supervised.sum()) for e in self.train if e.weight != 1),
@@ -137,7 +137,7 @@ def prepare(config: TrainingConfig, wide: bool = True) -> Prepared:
         return encoded
 
     if backend.base.tokens_beyond:
-        # Named as tokens without an embedding, before a check calls them something else.
+        # Reported as tokens without an embedding, before a check gives them another name.
         encode(train_sets, "train")
     wrong = errors_that_stop(data, backend.tokenizer, config.max_seq_length, config.waive_checks, read)
     if wrong:
@@ -149,7 +149,7 @@ def prepare(config: TrainingConfig, wide: bool = True) -> Prepared:
 
 
 def check_continues(adapter: Path, model: ResolvedModel) -> None:
-    """Raise UserError if an adapter that training is to start from was trained on other weights than these."""
+    """Raise UserError if an adapter that training starts from was trained on other weights than these."""
     if another_base(base_recorded(published(adapter)), model.fingerprint):
         raise UserError(
             f"init_adapter {adapter}: this adapter was trained on another base than {model.name}, whose weights are "
@@ -158,12 +158,12 @@ def check_continues(adapter: Path, model: ResolvedModel) -> None:
 
 
 def samples(ready: Prepared) -> list[tuple[str, str, str]]:
-    """(prompt, reference, answer) of a few validation examples, or training ones where there are none."""
+    """Return (prompt, reference, answer) of a few validation examples, or training ones where there are none."""
     rows = (ready.held_out or ready.examples)[:SAMPLES]
     chats, prompts = [], []
     for row in rows:
         chat = row.messages[: _last_answer(row)]
-        # A conversation that the template takes only as a whole cannot be asked.
+        # A conversation that the template only renders as a whole has no prompt to generate from.
         with suppress(UserError):
             prompts.append(encode_prompt(ready.backend.tokenizer, chat, tools=row.tools, **row.template_kwargs))
             chats.append((chat[-1]["content"] if chat else "", row.messages[len(chat)]["content"] or ""))

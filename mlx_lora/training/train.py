@@ -1,4 +1,4 @@
-"""A run from a config to an adapter: begun, gone on with, and shared by several processes where they are launched."""
+"""Start, resume and distribute a training run, from a config to an adapter."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def train(
     quiet: bool = False,
     announce: Callable[[Prepared], None] = lambda ready: None,
 ) -> tuple[Path, TrainingResult] | None:
-    """Train one adapter, or go on with the run that is there; returns its directory and the last measurements.
+    """Train one adapter, or resume the run in its directory, and return the directory and the last measurements.
 
-    Several processes launched together (`mlx.launch`, `torchrun`) train one adapter: the first reads and writes the
+    Several processes launched together (`mlx.launch`, `torchrun`) train one adapter: rank 0 reads and writes the
     run, and for the others the result is ``None``.
 
     Args:
-        fresh: replace the run that is there.
-        extend: go on although the number of epochs or steps has changed.
-        announce: called when all is checked, before the first step, unless ``quiet``.
+        fresh: replace an existing run.
+        extend: resume although the number of epochs or steps has changed.
+        announce: called after all checks, before the first step, unless ``quiet``.
 
     Raises:
         UserError: bad input (nothing is written then), another run in the directory, or see ``Trainer.run``.
@@ -64,7 +64,7 @@ def train(
     there = out is not None and out.exists()
     if out is not None and there:
         check_place(out, fresh)
-    # A run resumes in the type that it began in; the runs of earlier versions did so in the base's own.
+    # A run resumes in the data type that it started in; the runs of earlier versions used the base's own.
     ready = prepare(config, wide=out is None or not there or fresh or bool(read_run(out).get(WIDENED)))
     config = ready.config
     trainable = ready.backend.attach_lora(config)
@@ -98,7 +98,7 @@ def train(
 
 
 def _report(ready: Prepared) -> None:
-    """Write the report; the run is over by now, so that an answer which cannot be given costs only the samples."""
+    """Write the report; the run is complete by now, so that a failed generation only costs the samples."""
     try:
         answers, missing = samples(ready), None
     except Exception as error:
@@ -107,7 +107,7 @@ def _report(ready: Prepared) -> None:
 
 
 def _result_of(run: dict[str, Any]) -> TrainingResult | None:
-    """Return the measurements of a run that is over, without what later versions added."""
+    """Return the measurements of a completed run, without keys that later versions added."""
     stored = run.get("result")
     if not isinstance(stored, dict):
         return None
@@ -118,7 +118,7 @@ def _result_of(run: dict[str, Any]) -> TrainingResult | None:
 
 
 def _lead(ready: Prepared, trainable: int, listeners: Sequence[Listener]) -> TrainingResult:
-    """Train, and write all that a run leaves behind."""
+    """Train on rank 0, and write all files of the run."""
     config, out, backend = ready.config, ready.out, ready.backend
 
     def emit(event: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ def _lead(ready: Prepared, trainable: int, listeners: Sequence[Listener]) -> Tra
 
 
 def _check_saved(file: Path, trainable: int) -> None:
-    """Raises UserError if the saved adapter has not as many parameters as were trained."""
+    """Raise UserError if the saved adapter has another number of parameters than were trained."""
     stored = stored_parameters(file)
     if stored != trainable:
         raise UserError(
@@ -170,7 +170,7 @@ def _check_saved(file: Path, trainable: int) -> None:
 
 
 def _follow(ready: Prepared) -> None:
-    """Train beside the first process, from its state, and write nothing.
+    """Train on another rank, from the state of rank 0, and write nothing.
 
     Raises:
         UserError: its config or dataset is another.
@@ -201,19 +201,19 @@ def _same_everywhere(ready: Prepared) -> dict[str, Any]:
     everything = record(ready)
     keys = ("learned_from", "data_sha256", "model_revision", "base_fingerprint", WIDENED)
     same = {key: everything[key] for key in keys}
-    # The same files may lie elsewhere on another machine.
+    # The same files may have other paths on another machine.
     same["learned_from"] |= {key: Path(path).name for key, path in located(same["learned_from"]).items() if path}
     return json.loads(json.dumps(same))
 
 
 def _message(ready: Prepared, state: TrainerState | None) -> bytes:
-    """What the first process tells the others: which run it is, and where it stands (``None``: it is over)."""
+    """Return the broadcast message of rank 0: the run and its state (``None``: it is complete)."""
     content = {"run": _same_everywhere(ready), "state": None if state is None else asdict(state)}
     return json.dumps(content).encode()
 
 
 def _resume(backend: Backend, checkpoints: Checkpoints, metrics: Path) -> tuple[TrainerState, list[str]]:
-    """The newest intact state, put on the device, with the metrics cut back to its moment."""
+    """Load the newest intact state onto the device, and truncate the metrics to its step."""
     damaged: list[str] = []
     for step, state in checkpoints.newest():
         if state is not None:

@@ -1,4 +1,4 @@
-"""The training loop that every backend shares."""
+"""Trainer: the training loop that every backend shares."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class TrainingResult:
     """The last measurements of a run; losses are means over supervised tokens, in nats.
 
     Attributes:
-        best_step: where the adapter that was written comes from.
-        stopped: why the run ended before its last step, if it did.
+        best_step: the optimizer step of the adapter that was written.
+        stopped: the reason for early termination, if any.
     """
 
     steps: int
@@ -43,19 +43,19 @@ class TrainingResult:
 
 @dataclass
 class Limits:
-    """What ends a run early: a moment (``time.time()``), or a wish to stop, asked after each step."""
+    """Early termination: a deadline (``time.time()``), or a stop request, polled after each step."""
 
     deadline: float | None = None
     interrupted: Callable[[], bool] = lambda: False
 
 
 def epoch_steps(config: TrainingConfig, examples: int) -> int:
-    """Optimizer steps of an epoch over so many examples."""
+    """Return the optimizer steps of an epoch over N examples."""
     return steps_per_epoch(examples, config.batch_size, config.gradient_accumulation_steps)
 
 
 def total_steps(config: TrainingConfig, examples: int) -> int:
-    """Optimizer steps of a run over so many examples."""
+    """Return the optimizer steps of a run over N examples."""
     every = epoch_steps(config, examples) * config.num_epochs
     return min(every, config.max_steps) if config.max_steps else every
 
@@ -68,7 +68,7 @@ def training_steps(
     rank: int = 0,
     ranks: int = 1,
 ) -> Iterator[tuple[int, list[list[int]], list[Batch]]]:
-    """(epoch, indices, micro-batches) of every optimizer step after step ``after``, epoch after epoch without end.
+    """Yield (epoch, indices, micro-batches) of every optimizer step after step ``after``, over epochs without end.
 
     The indices are those of the whole step; of ``ranks`` processes, process ``rank`` gets its share as micro-batches.
     """
@@ -87,7 +87,7 @@ def training_steps(
 
 
 def validation_loss(backend: Backend, examples: Sequence[EncodedExample], batch_size: int) -> float:
-    """Mean unweighted loss over every supervised token of a split, each counted once."""
+    """Return the mean unweighted cross-entropy over every supervised token of a split, each counted once."""
     total, tokens = 0.0, 0
     for number, batch in enumerate(in_order(examples, batch_size)):
         if number % backend.ranks == backend.rank:
@@ -97,7 +97,7 @@ def validation_loss(backend: Backend, examples: Sequence[EncodedExample], batch_
 
 
 class Trainer:
-    """One run from a state to its end; ``run`` is the loop, the rest is what happens after a step."""
+    """One run from a state to its end; ``run`` is the loop, the other methods follow each step."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Trainer:
         self.checkpoints, self.state, self.emit, self.metrics_size = checkpoints, state, emit, metrics_size
         self.total = total_steps(config, len(train))
         self.per_epoch = epoch_steps(config, len(train))
-        # More than the device recommends for a model, and a Mac begins to swap.
+        # Above the memory that the device recommends for a model, a Mac begins to swap.
         self.memory_limit_gb = config.memory_limit_gb or backend.machine_memory() / 1e9
         self.monitor = Monitor(self._warn, self.memory_limit_gb, state.monitor, config.grad_clip)
         self.meter = Meter(state.meter)
@@ -128,7 +128,7 @@ class Trainer:
         """Train until the last step or a limit; the best adapter is on the device afterwards.
 
         Raises:
-            UserError: a loss that is no number, or memory over the limit; the last good state is checkpointed.
+            UserError: a non-finite loss, or memory over the limit; the last good state is checkpointed.
             KeyboardInterrupt: ``limits.interrupted``; the state is checkpointed.
         """
         stopped = None
@@ -180,14 +180,14 @@ class Trainer:
         return f"{found} before anything was learned, so that {begin} gives it; {advice}"
 
     def _after_step(self, limits: Limits) -> str | None:
-        """Everything that happens between steps; a reason if the run is to end here."""
+        """Log, evaluate and save after a step; return a reason if the run is to end here."""
         step = self.state.step
         stopped = None
         if step % self.per_epoch == 0:
             self.monitor.after_epoch(step // self.per_epoch, self.meter.epoch_mean())
         if self.valid and (step % (self.config.eval_steps or self.per_epoch) == 0 or step == self.total):
             stopped = self._evaluate()
-        # What one process meets, all must act on.
+        # All processes must act on a limit that one of them reaches.
         memory, interrupted, expired = self.backend.summed(
             [
                 self.monitor.over_memory(self.backend.peak_memory()),
@@ -228,7 +228,7 @@ class Trainer:
         return "early stopping" if patience is not None and state.worse >= patience else None
 
     def _save(self) -> None:
-        """A checkpoint of this very state, unless there is one."""
+        """Write a checkpoint of this state, unless there is one."""
         if self.checkpoints.intact(self.state.step):
             return
         self.state.meter, self.state.monitor = self.meter.sums, self.monitor.state
@@ -245,6 +245,7 @@ class Meter:
         self.sums = {**empty, "epoch_loss": 0.0, "epoch_tokens": 0.0, **sums}
 
     def add(self, result: StepResult, seconds: float) -> None:
+        """Add the measurements of a step."""
         s, supervised = self.sums, result.tokens
         s["loss"] += result.loss * supervised
         s["plain"] += result.plain_loss * supervised
@@ -256,13 +257,13 @@ class Meter:
         s["epoch_tokens"] += supervised
 
     def epoch_mean(self) -> float:
-        """The mean loss of the epoch that ends here."""
+        """Return the mean loss of the epoch that ends here, and reset it."""
         mean = self.sums["epoch_loss"] / max(1.0, self.sums["epoch_tokens"])
         self.sums["epoch_loss"] = self.sums["epoch_tokens"] = 0.0
         return mean
 
     def progress(self) -> dict[str, float]:
-        """The means, the largest gradient norm and the speed since the last call."""
+        """Return the means, the largest gradient norm and the speed since the last call, and reset them."""
         s = self.sums
         event = {
             "loss": s["loss"] / s["supervised"],

@@ -1,4 +1,4 @@
-"""``mlx-lora data check``: what is wrong with a dataset, before hours are spent on it."""
+"""``mlx-lora data check``: find the problems of a dataset before training on it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..output import json_option, print_json, print_table, progress, say
 if TYPE_CHECKING:
     from ...data.checks import Finding, Table
 
-# Fewer rows are done before a bar could be read.
+# With fewer rows the check ends before a bar could be read.
 MANY_ROWS = 2000
-# Examples of each finding that a person is shown; --json has more.
+# Examples of each finding in the table; --json has more.
 SHOWN = 3
 
 
@@ -37,7 +37,7 @@ def check(
     strip: bool,
     as_json: bool,
 ) -> int:
-    """Duplicates, leaks, contradictions, secrets and what training would refuse, by file and line.
+    """Find duplicates, leaks, contradictions, secrets and what training would refuse, by file and line.
 
     Takes a dataset directory, files (JSONL, JSON, CSV, TSV, Parquet, each also .gz) of rows in any dialect (messages,
     ShareGPT, Alpaca, prompt and completion, text), or hf:OWNER/NAME[/CONFIG][:SPLIT]. Files named valid, dev, test or
@@ -93,7 +93,7 @@ def check(
 
 
 def _notes(table: Table) -> list[str]:
-    """What is odd about the base, and what becomes of system prompts, a sentence each."""
+    """Return notes on the base and on the handling of system prompts, a sentence each."""
     from ...data.chat_template import merge_note
 
     if table.tokenizer is None:
@@ -104,7 +104,7 @@ def _notes(table: Table) -> list[str]:
 
 
 def _checked(table: Table, quiet: bool) -> list[Finding]:
-    """All findings, with a bar on standard error while they are looked for."""
+    """Return all findings, with a progress bar on standard error."""
     from ...data.checks import check_table
 
     if quiet:

@@ -34,7 +34,7 @@ def claims(
     strip: bool,
     as_json: bool,
 ) -> None:
-    """Claims with their evidence (SciFact's schema) → answers whose citations the prompt can ground.
+    """Turn claims with their evidence (SciFact's schema) into answers whose citations the prompt can ground.
 
     Claims that share a document stay in one split. An example that would cite what its prompt does not show is
     quarantined, and named in report.md. Markers such as <|cit|> are counted there, and --strip takes them out.

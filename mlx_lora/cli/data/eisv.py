@@ -53,7 +53,7 @@ def eisv(
     seed: int,
     as_json: bool,
 ) -> None:
-    """EISV trajectories → expression tokens, real ones from Lumen's database and synthetic ones.
+    """Turn EISV trajectories into expression tokens, real ones from Lumen's database and synthetic ones.
 
     \b
     mlx-lora data eisv --out data/eisv
@@ -79,7 +79,7 @@ def eisv(
 
 
 def print_card(out: Path, card: dict[str, Any]) -> None:
-    """What is in a dataset, as a table."""
+    """Print the contents of a dataset as a table."""
     counts = card["counts"]
     rows = [(shape, str(count)) for shape, count in counts["per_shape"].items()]
     print_table(

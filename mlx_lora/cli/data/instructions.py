@@ -25,7 +25,7 @@ def instructions(
     keep_duplicates: bool,
     as_json: bool,
 ) -> None:
-    """Instruction rows (instruction/input/output, messages, prompt/completion, text) → conversations.
+    """Turn instruction rows (instruction/input/output, messages, prompt/completion, text) into conversations.
 
     Rows marked is_eval, or of the bucket eval, become the test split; those marked is_negative_example or
     never_train are left out, as is every copy, and every training row with an evaluation row's prompt.

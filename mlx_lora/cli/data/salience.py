@@ -79,7 +79,7 @@ def salience(
     rescore: Literal["word", "substring"] | None,
     as_json: bool,
 ) -> None:
-    """An agent's salient experiences → conversations, weighted by salience.
+    """Turn an agent's salient experiences into conversations, weighted by salience.
 
     \b
     mlx-lora data salience --buffer experience_buffer.json --out data/sleep
@@ -104,7 +104,7 @@ def salience(
 
 
 def print_summary(out: Path, card: dict[str, Any]) -> None:
-    """Print what came in, what was left out or changed and why, and what a person should know."""
+    """Print the rows read, left out or changed, the reasons, and the notes of a dataset."""
     report, counts = card["report"], card["counts"]
     rows = [(item["reason"], str(item["count"])) for item in report["left_out"]]
     title = f"{out}: {counts['examples']} examples from {counts['distinct']} experiences ({counts['read']} rows)"

@@ -38,7 +38,7 @@ def show(
     max_seq_length: int,
     as_json: bool,
 ) -> None:
-    """The Nth example (counted from 1) in the base model's template: what is learned in colour, weights, length.
+    """Show the Nth example (counted from 1) in the base model's template: what is learned in colour, weights, length.
 
     \b
     mlx-lora data show data/eisv
@@ -66,7 +66,7 @@ def find_row(path: Path, number: int, split: str | None) -> tuple[str, Row]:
     """Return the Nth row of a split, rows that training refuses included, and its split.
 
     Raises:
-        UserError: there are not so many, or training refuses the row, in the same sentence.
+        UserError: there are fewer rows, or training refuses the row, in the same sentence.
     """
     from itertools import chain
 
@@ -88,7 +88,7 @@ def find_row(path: Path, number: int, split: str | None) -> tuple[str, Row]:
 
 
 def _card_base(path: Path) -> str | None:
-    """The model that the dataset's card names, if it names one."""
+    """Return the model that the dataset's card names, or None."""
     try:
         card = json.loads(read_text(path / "card.json"))
         return next((card[key] for key in ("base", "base_model", "model_name") if isinstance(card.get(key), str)), None)
@@ -124,7 +124,7 @@ def _print(row: Row, split: str, base: str, example: EncodedExample, parts: list
     text = Text()
     usual = min((part.weight for part in parts if part.supervised), default=0.0)
     for part in parts:
-        # Without colours, brackets say the same.
+        # Without colours, brackets mark the same.
         before, after = ("", "") if console.is_terminal or not part.supervised else ("⟦", "⟧")
         heavier = part.supervised and part.weight > usual
         style = "bold yellow" if heavier else "bold green" if part.supervised else "dim"

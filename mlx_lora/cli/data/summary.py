@@ -1,4 +1,4 @@
-"""How an import ends: what came in, what was left out and why, what else to know."""
+"""Summary of an import: rows read, rows left out with the reasons, and notes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..output import print_json, print_table, say
 
 
 def print_import(out: Path, card: dict[str, Any], report: ImportReport, as_json: bool) -> None:
-    """The card and the report of a new dataset, as one JSON object or for a person."""
+    """Print the card and the report of a new dataset, as one JSON object or as text."""
     if as_json:
         print_json({"path": str(out), **card, "report": report.to_dict()})
         return

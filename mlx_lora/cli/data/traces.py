@@ -51,7 +51,7 @@ def traces(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Artifact stores of a generator-and-guard agent → prompts and accepted answers.
+    """Turn artifact stores of a generator-and-guard agent into prompts and accepted answers.
 
     \b
     refinement  accepted after an attempt was refused
@@ -75,12 +75,12 @@ def traces(
 
 
 def token_lengths(base: str) -> Any:
-    """A function from an example to the tokens of its prompt and of its answer, as training will count them.
+    """Return a function from an example to the token counts of its prompt and answer, as training counts them.
 
     Raises:
         UserError: there is no such model, or its tokenizer cannot be loaded.
     """
-    # Transformers would tell, at import, that a tokenizer is all it can do without torch.
+    # At import, transformers would print that without torch only tokenizers are available.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from ...data.tokenize import encode_example
     from ...models.tokenizer import load_tokenizer

@@ -1,4 +1,4 @@
-"""``mlx-lora export gguf-lora``."""
+"""``mlx-lora export gguf-lora``: an adapter for llama.cpp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mlx-lora export ollama``."""
+"""``mlx-lora export ollama``: a run's model in Ollama."""
 
 from __future__ import annotations
 

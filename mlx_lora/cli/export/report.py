@@ -1,4 +1,4 @@
-"""How every export ends: its checks as a table or JSON, and status 1 where one failed."""
+"""Export report: the checks as a table or JSON, and status 1 where one failed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def conclude(report: Report, as_json: bool) -> None:
 
 
 def announce(steps: list[Step]) -> None:
-    """Say on standard error what each step will take."""
+    """Print on standard error what each step will take."""
     for step in steps:
         say(f"plan: {step.name}: {step.memory / 1e9:.2f} GB of memory, {step.disk / 1e9:.2f} GB on disk", err=True)
 

@@ -1,4 +1,4 @@
-"""Checks before hours are spent: each has a name, a severity, and findings that name file and line."""
+"""Data checks before training: each has a name, a severity, and findings that name file and line."""
 
 from .base import Check, Finding, Hit
 from .dataset_table import Table, read_table

@@ -1,4 +1,4 @@
-"""Answers with nothing in them, and answers that stop in the middle."""
+"""Checks of answers: empty, very short, or truncated."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from .base import Hit
 from .conflicts import brief
 from .dataset_table import Table
 
-# Characters below which an answer says next to nothing.
+# Minimum length of an answer in characters.
 SHORT = 10
-# Fewer words are a label or a title, which ends as it likes.
+# Texts with fewer words are labels or titles, which need no final punctuation.
 PROSE_WORDS = 8
 _SENTENCE_END = re.compile(r"[a-zà-ÿ)\"'’”][.!?][\"'’”)]?\s+\S")
-# Items of lists, and labelled lines such as "RELATION: c2 supports c1", end as they like.
+# List items, and labelled lines such as "RELATION: c2 supports c1", need no final punctuation.
 _LIST_ITEM = re.compile(r"\s*(?:[-*•–+#|>]|\d+[.)]|[a-z][.)]\s|[A-Z][A-Z_]+(?:\[\w+\])?:)")
 
 
 def empty(table: Table) -> Iterator[Hit]:
-    """Rows with an answer that is nothing but white space, the last one or an earlier one; training refuses them."""
+    """Yield rows with an answer that is only white space, the last one or an earlier one; training refuses them."""
     for item in table.items:
         if item.row.refusal:
             yield Hit(item.row.refusal, [item])
 
 
 def short(table: Table) -> Iterator[Hit]:
-    """Training rows whose answer has fewer than ten characters."""
+    """Yield training rows whose answer has fewer than ten characters."""
     for item in table.trained:
         if 0 < len(item.answer.strip()) < SHORT:
             yield Hit(f"{item.where}: the answer is only {brief(item.answer.strip())}")
 
 
 def cut(table: Table) -> Iterator[Hit]:
-    """Training rows whose answer seems to stop before its end; a guess, so ``--fix`` keeps them."""
+    """Yield training rows whose answer looks truncated; a guess, so ``--fix`` keeps them."""
     for item in table.trained:
         last = [message for message in item.row.messages if message["role"] == "assistant"][-1]
-        # What an open end was cut from is known, and its end is not learned.
+        # An open end is marked as truncated, and its end is not supervised.
         if not last.get("open_end") and (reason := looks_cut(item.answer)):
             yield Hit(f"{item.where}: {reason}, …{brief(item.answer.strip()[-40:])}")
 
 
 def looks_cut(answer: str) -> str | None:
-    """Why an answer seems cut: an open fence, thought or JSON, or prose whose last sentence does not end."""
+    """Return why an answer looks truncated: an open fence, thought or JSON, or an unfinished last sentence."""
     text = answer.strip()
     if text.count("```") % 2:
         return "a code fence is left open"
@@ -59,7 +59,7 @@ def looks_cut(answer: str) -> str | None:
 
 
 def _open_json(text: str) -> bool:
-    """True if a text that begins as JSON is so as far as it goes, and then ends."""
+    """Return True if a text that starts as JSON is valid up to its end, but incomplete."""
     try:
         json.loads(text)
     except json.JSONDecodeError as error:

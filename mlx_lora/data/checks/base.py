@@ -1,4 +1,4 @@
-"""A check, what it hits, and the finding that is made of its hits."""
+"""Check, hit and finding: the types that every data check shares."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Literal
 from .dataset_table import Item, Table
 
 Severity = Literal["error", "warning"]
-# Hits that a finding names; its count goes on.
+# Hits that a finding names; the count includes the rest.
 NAMED = 20
 
 
 @dataclass
 class Hit:
-    """One thing found.
+    """A single hit of a check.
 
     Attributes:
-        said: what, with file and line.
+        said: the problem, with file and line.
         drop: the rows that ``--fix`` leaves out for it.
     """
 
@@ -32,11 +32,11 @@ class Check:
 
     Attributes:
         severity: an ``error`` stops training unless the config waives the check by name.
-        means: what it finds, in a few words.
+        means: the problem it finds, in a few words.
         find: its hits in a dataset.
-        needs: ``base`` or ``plan``: what must be given for it to run.
+        needs: ``base`` or ``plan``: the input without which it cannot run.
         slow: too slow to run before every training.
-        final: training refuses such a row by itself, in words of its own, so that there is nothing to waive.
+        final: training refuses such a row by itself, with its own error, so that there is nothing to waive.
         unfixable: why ``--fix`` cannot remove an error, and what to do instead; empty where it drops the rows.
     """
 
@@ -52,11 +52,11 @@ class Check:
 
 @dataclass
 class Finding:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         examples: the first hits, each with file and line.
-        means, unfixable: the check's.
+        means, unfixable: the check's own.
         hits: all of them.
     """
 
@@ -69,12 +69,12 @@ class Finding:
     hits: list[Hit] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
+        """Return the finding as ``--json`` prints it."""
         return {"check": self.check, "severity": self.severity, "count": self.count, "examples": self.examples}
 
 
 def run_check(check: Check, table: Table) -> Finding | None:
-    """The check's finding, or ``None`` if there is none."""
+    """Return the check's finding, or ``None`` if there are no hits."""
     hits = list(check.find(table))
     if not hits:
         return None

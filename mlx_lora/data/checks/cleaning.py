@@ -1,4 +1,4 @@
-"""A cleaned copy of a dataset, with a log of every row that is not in it."""
+"""Dataset cleaning (``--fix``): a copy without the rows that errors name, and a log of every dropped row."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ COPIES = ("exact_duplicates", "near_leaks", "near_duplicates")
 
 
 def write_fixed(out: str | Path, table: Table, findings: Sequence[Finding], strip: bool = False) -> dict[str, int]:
-    """Write the rows that no error speaks against, each once, as a new dataset directory.
+    """Write the rows without an error, each once, as a new dataset directory.
 
     ``fixed.jsonl`` in it has a line for each dropped row, ``{"file", "line", "check", "why"}``, with the first check
     that drops it.
 
     Args:
-        strip: take control tokens out of the messages first, so that no row is dropped for them.
+        strip: strip control tokens from the messages first, so that no row is dropped for them.
 
     Returns:
-        How many rows were kept and dropped, and of how many control tokens were taken out.
+        The numbers of rows kept and dropped, and of rows that control tokens were stripped from.
 
     Raises:
         UserError: the directory exists, cannot be written, or no row to train on would be left.
@@ -50,7 +50,7 @@ def write_fixed(out: str | Path, table: Table, findings: Sequence[Finding], stri
     card = {"source": "check", "checked": [str(file) for file in table.files], "dropped": len(log)}
     card |= {"stripped": stripped} if strip else {}
     with new_directory(out) as directory:
-        # The dataset's own writer makes its directory, which then gives its files to the one with the log.
+        # The dataset's own writer makes its directory; its files then move to the one with the log.
         write_dataset(directory / "data", splits, card)
         for file in sorted((directory / "data").iterdir()):
             file.rename(directory / file.name)
@@ -61,7 +61,7 @@ def write_fixed(out: str | Path, table: Table, findings: Sequence[Finding], stri
 
 
 def _dropped(table: Table, findings: Sequence[Finding]) -> tuple[list[dict[str, Any]], set[int]]:
-    """The log, and the ids (Python's) of the items that are left out."""
+    """Return the log, and the ids (Python's) of the items that are dropped."""
     log: list[dict[str, Any]] = [
         {"file": row.file, "line": row.line, "check": "malformed", "why": row.error} for row in table.malformed
     ]
@@ -78,7 +78,7 @@ def _dropped(table: Table, findings: Sequence[Finding]) -> tuple[list[dict[str, 
     for finding in findings:
         if finding.severity == "error" and finding.check != "mostly_copies":
             drop(finding)
-    # Only then the copies, each kind in what is left, or a good row would go because it resembles one that is gone.
+    # Copies last, each kind among the rows that are left, or a good row would go because it resembles a dropped one.
     rest = Table(table.items)
     for check in (check for name in COPIES for check in CHECKS if check.name == name):
         left = [item for item in rest.items if id(item) not in dropped]
@@ -89,5 +89,5 @@ def _dropped(table: Table, findings: Sequence[Finding]) -> tuple[list[dict[str, 
 
 
 def _finite(meta: dict[str, Any]) -> dict[str, Any]:
-    """Python reads NaN and 1e999, and no other program would read what it writes of them."""
+    """Replace non-finite numbers by None: Python reads NaN and 1e999, but other programs cannot read them back."""
     return json.loads(json.dumps(meta), parse_constant=lambda name: None)

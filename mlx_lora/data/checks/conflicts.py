@@ -1,4 +1,4 @@
-"""Prompts and answers that do not tell the model one thing."""
+"""Checks of conflicting rows: contradictory answers to one prompt, and one answer to many prompts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from .base import Hit
 from .dataset_table import Item, Table
 
-# So many different prompts with one answer teach the answer, not the question.
+# N different prompts with one answer teach the answer, not the question.
 MANY_PROMPTS = 4
 
 
 def one_answer(table: Table) -> Iterator[Hit]:
-    """One hit an answer that stands under many different prompts."""
+    """Yield one hit for each answer that occurs under many different prompts."""
     prompts: dict[str, dict[str, Item]] = defaultdict(dict)
     for item in table.trained:
         prompts[item.meaning].setdefault(item.prompt, item)
@@ -24,7 +24,7 @@ def one_answer(table: Table) -> Iterator[Hit]:
 
 
 def contradictions(table: Table) -> Iterator[Hit]:
-    """One hit a prompt that a negative and a positive example answer differently; ``--fix`` drops the negative."""
+    """Yield one hit for each prompt with contradictory positive and negative answers; ``--fix`` drops the negative."""
     for items in _of_negatives(table):
         positives = _answers(item for item in items if not item.negative)
         negatives = [item for item in items if item.negative and item.meaning not in positives]
@@ -34,7 +34,7 @@ def contradictions(table: Table) -> Iterator[Hit]:
 
 
 def negative_equals_positive(table: Table) -> Iterator[Hit]:
-    """Negative rows that answer as a positive row of the same prompt does: one of the two is marked wrongly."""
+    """Yield negative rows with the answer of a positive row of the same prompt: one of the two is marked wrongly."""
     for items in _of_negatives(table):
         positives = _answers(item for item in items if not item.negative)
         for item in items:
@@ -44,7 +44,7 @@ def negative_equals_positive(table: Table) -> Iterator[Hit]:
 
 
 def several_answers(table: Table) -> Iterator[Hit]:
-    """One hit a prompt with different answers; negatives against positives are findings of their own."""
+    """Yield one hit for each prompt with different answers; negatives against positives are findings of their own."""
     for items in _by_prompt(table).values():
         positives = [item for item in items if not item.negative]
         answers = _answers(positives or items)
@@ -54,7 +54,7 @@ def several_answers(table: Table) -> Iterator[Hit]:
 
 
 def _by_prompt(table: Table) -> dict[str, list[Item]]:
-    """The rows that are trained on, by prompt."""
+    """Return the training rows by prompt."""
     prompts: dict[str, list[Item]] = defaultdict(list)
     for item in table.trained:
         prompts[item.prompt].append(item)
@@ -62,12 +62,12 @@ def _by_prompt(table: Table) -> dict[str, list[Item]]:
 
 
 def _of_negatives(table: Table) -> list[list[Item]]:
-    """The rows of each prompt that has a negative example."""
+    """Return the rows of each prompt that has a negative example."""
     return [items for items in _by_prompt(table).values() if any(item.negative for item in items)]
 
 
 def _answers(items: Iterable[Item]) -> dict[str, Item]:
-    """The first row of each answer."""
+    """Return the first row of each answer."""
     answers: dict[str, Item] = {}
     for item in items:
         answers.setdefault(item.meaning, item)
@@ -75,6 +75,6 @@ def _answers(items: Iterable[Item]) -> dict[str, Item]:
 
 
 def brief(text: str, length: int = 60) -> str:
-    """The beginning of a text, on one line, in quotes."""
+    """Return the beginning of a text, on one line, in quotes."""
     line = " ".join(text[: 4 * length].split())
     return repr(line if len(line) <= length else line[: length - 1] + "…")

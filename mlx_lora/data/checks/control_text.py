@@ -1,4 +1,4 @@
-"""Text in messages that looks like control tokens, or is one of the base's."""
+"""Checks of control tokens in messages: text that looks like one, or is a special token of the base model."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .dataset_table import Item, Table
 
 
 def control_like_text(table: Table) -> Iterator[Hit]:
-    """Rows with text in the form of a control token: markers of another tool, or of another model's template."""
+    """Yield rows with text in the form of a control token: markers of another tool, or of another model's template."""
     for item, tokens in _found(table, CONTROL):
         yield Hit(f"{item.where}: {_listed(tokens)}")
 
 
 def special_token_text(table: Table) -> Iterator[Hit]:
-    """Rows whose text holds a special token of the base, which is encoded as such: it can end a turn, or begin one."""
+    """Yield rows whose text holds a special token of the base, which is encoded as such: it can end or begin a turn."""
     pattern = matching(special_tokens(table.tokenizer))
     for item, tokens in _found(table, pattern) if pattern else ():
         yield Hit(f"{item.where}: {_listed(tokens)}, which the base's tokenizer encodes as control tokens", [item])
 
 
 def special_tokens(tokenizer: Any) -> list[str]:
-    """The tokens that a tokenizer calls special, as they are written."""
+    """Return the special tokens of a tokenizer, as text."""
     return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 
@@ -44,10 +44,10 @@ def _listed(tokens: list[str]) -> str:
 
 
 def strip_table(table: Table) -> tuple[Table, int]:
-    """Take control tokens out of every message, those of the table's tokenizer too; spans move with their text.
+    """Strip control tokens from every message, those of the table's tokenizer too; spans move with their text.
 
     Returns:
-        The table without them, and of how many rows they were taken.
+        The table without them, and the number of rows that were changed.
     """
     own = matching(special_tokens(table.tokenizer)) if table.tokenizer is not None else None
     pattern = re.compile(f"{CONTROL.pattern}|{own.pattern}") if own else CONTROL
@@ -57,7 +57,7 @@ def strip_table(table: Table) -> tuple[Table, int]:
 
 
 def _stripped(item: Item, pattern: re.Pattern[str]) -> Item:
-    """The item without control tokens in contents and thoughts; itself if it has none there."""
+    """Return the item without control tokens in contents and thoughts; itself if it has none there."""
     messages, spans = list(item.row.messages), list(item.row.spans)
     for index, message in enumerate(messages):
         thought, thought_tokens, _ = strip_control_tokens(message.get("reasoning_content") or "", pattern)

@@ -1,4 +1,4 @@
-"""What the checks look at: every row of a dataset with its place, its split, its prompt and its answer."""
+"""Dataset table: every row of a dataset with its place, split, prompt and answer, as the checks read it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _NEGATIVE = re.compile(r"(^|[^a-z])neg(ative)?s?($|[^a-z])")
 
 @dataclass
 class Item:
-    """A row that can be used.
+    """A usable row.
 
     Attributes:
         split: train, valid or test.
-        prompt: what comes before the last answer, roles included, white space as single spaces.
+        prompt: the text before the last answer, roles included, white space as single spaces.
         answer: the last answer as it stands, tool calls included.
     """
 
@@ -51,64 +51,64 @@ class Item:
 
     @cached_property
     def pair(self) -> tuple[str, str]:
-        """Prompt and answer, but for white space: what makes two rows the same."""
+        """Prompt and answer with normalized white space: the key of exact duplicates."""
         return self.prompt, " ".join(self.answer.split())
 
     @property
     def trained(self) -> bool:
-        """Training sees it: the row is of a training file, and its weight is above 0."""
+        """True if training sees the row: it is of a training file, and its weight is above 0."""
         return self.split == "train" and self.row.weight > 0
 
     @cached_property
     def meaning(self) -> str:
-        """The answer but for white space; of an answer in JSON its value, however it is written."""
+        """The answer with normalized white space; of an answer in JSON its value, however it is formatted."""
         return json_value(self.answer) or self.pair[1]
 
     @property
     def everything(self) -> str:
-        """Every text of every message, thoughts and tool calls included, and the tools."""
+        """All texts of all messages, thoughts and tool calls included, and the tools."""
         said = [value for message in self.row.messages for key, value in message.items() if key != "role"]
         texts = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in said if one]
         return "\n".join([*texts, *([json.dumps(self.row.tools, ensure_ascii=False)] if self.row.tools else [])])
 
     @property
     def question(self) -> str:
-        """What comes before the last answer, but for the system prompt, which rows usually share."""
+        """The text before the last answer, without the system prompt, which rows usually share."""
         last = max(i for i, message in enumerate(self.row.messages) if message["role"] == "assistant")
         return "\n".join(m.get("content") or "" for m in self.row.messages[:last] if m["role"] != "system")
 
     def marked(self, mark: str) -> bool:
-        """Whether the meta says so, as ``true`` or as text."""
+        """Return True if the meta has the mark, as ``true`` or as text."""
         value = self.row.meta.get(mark)
         return isinstance(value, (bool, int, str)) and value in _TRUE
 
     def bucket(self, known: Collection[str]) -> str:
-        """The row's ``task_type``, or its file's name: whichever of them is ``known``, the first if neither is."""
+        """Return the row's ``task_type`` or its file's name, whichever is ``known``; the former if neither is."""
         stem = stem_of(self.row.file)
         kind = self.row.meta.get("task_type") or self.row.meta.get("bucket") or stem
         return stem if stem in known and str(kind) not in known else str(kind)
 
     @cached_property
     def negative(self) -> bool:
-        """An example of what not to do: marked so, or of a bucket that is named so (``tool_neg``)."""
+        """True for an example of unwanted behaviour: marked so, or of a bucket that is named so (``tool_neg``)."""
         names = (str(self.row.meta.get("task_type", "")), stem_of(self.row.file))
         return self.marked("is_negative_example") or any(_NEGATIVE.search(name.lower()) for name in names)
 
 
 @dataclass
 class Table:
-    """A dataset, and what it is checked for.
+    """A dataset, and the inputs of its checks.
 
     Attributes:
-        items: the rows that can be used, in the order of files and lines.
-        malformed: those that cannot.
-        files: what was read.
-        plan: rows wanted by bucket; ``stated_total`` is what the plan says their sum is.
+        items: the usable rows, in the order of files and lines.
+        malformed: the others.
+        files: the files read.
+        plan: rows wanted by bucket; ``stated_total`` is the sum that the plan itself states.
         tokenizer: of the base model; without one the checks that need it are left out.
         max_seq_length: tokens.
         sampled: encode only some rows of each kind of conversation.
-        advance: called with how many more rows a slow check has done.
-        shared: what one check has computed and another needs too.
+        advance: called with the number of further rows that a slow check has done.
+        shared: results of one check that another needs too.
     """
 
     items: list[Item]
@@ -124,27 +124,27 @@ class Table:
 
     @property
     def rows(self) -> int:
-        """Lines that hold something."""
+        """The number of lines that are not empty."""
         return len(self.items) + len(self.malformed)
 
     @cached_property
     def trained(self) -> list[Item]:
-        """What training sees."""
+        """The training rows."""
         return [item for item in self.items if item.trained]
 
     @cached_property
     def held_out(self) -> list[Item]:
-        """What it is judged by."""
+        """The evaluation rows."""
         return [item for item in self.items if item.split != "train"]
 
     @cached_property
     def distinct(self) -> int:
-        """Rows that differ in prompt or answer."""
+        """The number of rows that differ in prompt or answer."""
         return len({item.pair for item in self.items})
 
 
 def json_value(text: str) -> str | None:
-    """Return an object or list in one spelling, JSON in its strings (arguments of tool calls) included, or ``None``."""
+    """Return the canonical JSON of an object or list, JSON in its strings (tool calls) included, or ``None``."""
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
@@ -154,7 +154,7 @@ def json_value(text: str) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """The value with 1.0 as 1, and JSON text as its value in one spelling."""
+    """Return a value with 1.0 as 1, and JSON text as its value in canonical form."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list):

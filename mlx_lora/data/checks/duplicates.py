@@ -1,4 +1,4 @@
-"""Rows that are there more than once, letter by letter or nearly."""
+"""Checks of duplicates: exact copies and near-duplicates, within a split and across splits."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .base import Hit
 from .dataset_table import Item, Table
 from .substitution import renamed_pairs, tokens
 
-# Above this share of copies, and this number, a dataset is not what its size says.
+# Above this share of copies, and this number, the dataset's size is misleading.
 MOSTLY, MANY = 0.5, 100
-# A prompt with more words of its own than this may ask something else, however long a text it shares.
+# A prompt with more words of its own than this may ask something else, however much text it shares.
 OWN_WORDS = 3
 
 
 def exact(table: Table) -> Iterator[Hit]:
-    """Rows of one split whose conversation is another's, but for white space; the first is not counted."""
+    """Yield rows of one split whose conversation, up to white space, is another's; the first is not counted."""
     first: dict[tuple[str, str, str], Item] = {}
     for item in table.items:
         kept = first.setdefault((item.split, *item.pair), item)
@@ -26,7 +26,7 @@ def exact(table: Table) -> Iterator[Hit]:
 
 
 def mostly_copies(table: Table) -> Iterator[Hit]:
-    """One hit a copy, where more than half of the training rows (and more than a hundred) are copies."""
+    """Yield one hit for each copy, where more than half of the training rows (and more than a hundred) are copies."""
     copies = [hit for hit in exact(table) if hit.drop[0].trained]
     if len(copies) > max(MANY, MOSTLY * len(table.trained)):
         yield from copies
@@ -38,7 +38,7 @@ class NearPair:
 
     Attributes:
         similarity: of the prompts or of the answers, whichever is less.
-        names: the row's name and the earlier one's, if that is all they differ in.
+        names: the row's name and the earlier one's, if they differ in nothing else.
         spare: nothing is lost without one of the two rows, so ``--fix`` leaves one out.
     """
 
@@ -58,7 +58,7 @@ class NearPair:
 
 
 def near(table: Table) -> Iterator[Hit]:
-    """Rows that nearly repeat an earlier one of their side, answer included; exact copies are not counted again."""
+    """Yield rows that nearly repeat an earlier one of their side, answer included; exact copies are not counted."""
     seen = set()
     for pair in _near(table):
         if (pair.item.split == "train") == (pair.other.split == "train") and id(pair.item) not in seen:
@@ -67,7 +67,7 @@ def near(table: Table) -> Iterator[Hit]:
 
 
 def near_leaks(table: Table) -> Iterator[Hit]:
-    """Evaluation rows that nearly repeat a training row; ``--fix`` leaves out the training row."""
+    """Yield evaluation rows that nearly repeat a training row; ``--fix`` leaves out the training row."""
     seen = set()
     for pair in _near(table):
         if pair.item.split != "train" and pair.other.trained and id(pair.item) not in seen:
@@ -76,7 +76,7 @@ def near_leaks(table: Table) -> Iterator[Hit]:
 
 
 def _near(table: Table) -> list[NearPair]:
-    """All pairs, in the order of rows, a row's most similar first. Computed once a table."""
+    """Return all pairs in the order of rows, a row's most similar first; computed once for each table."""
     if "near" not in table.shared:
         distinct: dict[tuple[str, str], Item] = {}
         for item in [*table.trained, *table.held_out]:

@@ -1,4 +1,4 @@
-"""What is judged by must not be trained on: rows, prompts, documents, and rows that say so themselves."""
+"""Checks of train/test leakage: rows, prompts and documents on both sides, and rows that are marked as evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .base import Hit
 from .conflicts import brief
 from .dataset_table import Item, Table
 
-# Keys of meta that name the documents a row was made from.
+# Keys of meta that name a row's source documents.
 DOCUMENT_KEYS = (
     *("doc_id", "doc_ids", "document", "documents", "document_id", "document_ids", "cited_doc_ids", "pdca_id"),
     *("source_document", "source_doc", "source_file", "source_path", "source"),
@@ -20,7 +20,7 @@ _PATH = re.compile(r"/|\.\w{1,5}$")
 
 
 def rows(table: Table) -> Iterator[Hit]:
-    """Evaluation rows that are trained on too; ``--fix`` leaves the training rows out."""
+    """Yield evaluation rows that are in the training set too; ``--fix`` leaves the training rows out."""
     trained: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in table.trained:
         trained[item.pair].append(item)
@@ -30,7 +30,7 @@ def rows(table: Table) -> Iterator[Hit]:
 
 
 def prompts(table: Table) -> Iterator[Hit]:
-    """Evaluation prompts that are trained on with another answer."""
+    """Yield evaluation prompts that are in the training set with another answer."""
     trained: dict[str, list[Item]] = defaultdict(list)
     for item in table.trained:
         trained[item.prompt].append(item)
@@ -41,7 +41,7 @@ def prompts(table: Table) -> Iterator[Hit]:
 
 
 def documents(table: Table) -> Iterator[Hit]:
-    """One hit a document that rows of both sides were made from; nothing is left out for it."""
+    """Yield one hit for each document that is the source of rows on both sides; nothing is left out for it."""
     trained: dict[str, Item] = {}
     for item in table.trained:
         for document in documents_of(item):
@@ -55,7 +55,7 @@ def documents(table: Table) -> Iterator[Hit]:
 
 
 def documents_of(item: Item) -> list[str]:
-    """The documents that a row's meta names."""
+    """Return the documents that a row's meta names."""
     found = []
     for key in DOCUMENT_KEYS:
         value = item.row.meta.get(key)
@@ -68,12 +68,12 @@ def documents_of(item: Item) -> list[str]:
 
 
 def never_train(table: Table) -> Iterator[Hit]:
-    """Training rows marked ``never_train``."""
+    """Yield training rows marked ``never_train``."""
     return _marked(table, "never_train")
 
 
 def is_eval(table: Table) -> Iterator[Hit]:
-    """Training rows marked ``is_eval``, or of the bucket ``eval``."""
+    """Yield training rows marked ``is_eval``, or of the bucket ``eval``."""
     yield from _marked(table, "is_eval")
     for item in table.trained:
         if item.row.meta.get("task_type") == "eval" and not item.marked("is_eval"):
@@ -81,7 +81,7 @@ def is_eval(table: Table) -> Iterator[Hit]:
 
 
 def is_negative_example(table: Table) -> Iterator[Hit]:
-    """Training rows marked ``is_negative_example``: training on one teaches what it warns of."""
+    """Yield training rows marked ``is_negative_example``: training on one teaches the behaviour it warns of."""
     return _marked(table, "is_negative_example")
 
 

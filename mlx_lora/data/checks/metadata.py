@@ -1,4 +1,4 @@
-"""Lines that are no rows, rows that share an id, splits without rows, and buckets against the plan."""
+"""Checks of row metadata: malformed lines, unknown keys, repeated ids, empty splits, and buckets against the plan."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .dataset_table import Item, Table
 
 
 def malformed(table: Table) -> Iterator[Hit]:
-    """Lines that hold no row."""
+    """Yield lines that hold no row."""
     for row in table.malformed:
         yield Hit(f"{row.where}: {row.error}")
 
 
 def unknown_message_keys(table: Table) -> Iterator[Hit]:
-    """One hit a key of messages that nobody here knows, and that could change what is meant."""
+    """Yield one hit for each unknown key of messages, which could change their meaning."""
     rows: dict[str, list[Item]] = {}
     for item in table.items:
         for key in item.row.unknown_keys:
@@ -28,7 +28,7 @@ def unknown_message_keys(table: Table) -> Iterator[Hit]:
 
 
 def sample_ids(table: Table) -> Iterator[Hit]:
-    """Rows whose ``sample_id`` an earlier row has."""
+    """Yield rows whose ``sample_id`` an earlier row has."""
     first: dict[str, Item] = {}
     for item in table.items:
         name = item.row.meta.get("sample_id")
@@ -39,7 +39,7 @@ def sample_ids(table: Table) -> Iterator[Hit]:
 
 
 def no_validation_rows(table: Table) -> Iterator[Hit]:
-    """One hit a dataset directory (it has a train.jsonl) without validation rows; loose files have no splits."""
+    """Yield one hit for a dataset directory (with train.jsonl) without validation rows; loose files have no splits."""
     directories = {file.parent for file in table.files if file.name == "train.jsonl"}
     held = {Path(item.row.file).parent for item in table.items if item.split == "valid"}
     if directories and not directories & held:
@@ -48,7 +48,7 @@ def no_validation_rows(table: Table) -> Iterator[Hit]:
 
 
 def buckets(table: Table) -> Iterator[Hit]:
-    """One hit a bucket whose rows are not as many as planned, and one where the plan's own sum is not what it says."""
+    """Yield one hit for each bucket whose size is not as planned, and one where the plan's stated sum is wrong."""
     plan = table.plan or {}
     rows = Counter[str]()
     files: dict[str, str] = {}

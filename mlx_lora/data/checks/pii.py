@@ -1,4 +1,4 @@
-"""What a model must not learn by heart: keys, tokens, and people's addresses."""
+"""Checks of secrets and personal data: API keys, tokens and e-mail addresses that a model must not memorize."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from .base import Hit
 from .dataset_table import Table
 
-# (name, what must be in the text for the pattern to match, pattern): the published forms of each issuer's keys.
+# (name, required substring for the pattern to match, pattern): the published forms of each issuer's keys.
 SECRETS = tuple(
     (name, hints, re.compile(pattern))
     for name, hints, pattern in (
@@ -44,7 +44,7 @@ SECRETS = tuple(
         ),
     )
 )
-# Bits a character: a random key of 20 characters has about 4, "xxxx-1234" far less.
+# Bits per character: a random key of 20 characters has about 4, "xxxx-1234" far less.
 RANDOM = 3.0
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@((?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24})\b")
 # Domains that belong to nobody (RFC 2606, RFC 6761).
@@ -52,7 +52,7 @@ _NOBODY = re.compile(r"(?i)(?:^|\.)(?:example\.(?:com|org|net)|(?:[\w-]+\.)*(?:e
 
 
 def secrets(table: Table) -> Iterator[Hit]:
-    """Rows that hold what looks like a key; it is named by its first characters."""
+    """Yield rows that hold a likely key, named by its first characters."""
     for item in table.items:
         for name, secret in secrets_in(item.everything):
             yield Hit(f"{item.where}: {name}, {secret[:6]}… ({len(secret)} characters)", [item])
@@ -60,7 +60,7 @@ def secrets(table: Table) -> Iterator[Hit]:
 
 
 def secrets_in(text: str) -> Iterator[tuple[str, str]]:
-    """(kind, secret) of each likely secret in a text; placeholders such as ``sk-xxxxxxxx`` are none."""
+    """Yield (kind, secret) of each likely secret in a text; placeholders such as ``sk-xxxxxxxx`` are skipped."""
     for name, hints, pattern in SECRETS:
         if any(map(text.__contains__, hints)):
             for match in pattern.finditer(text):
@@ -70,19 +70,19 @@ def secrets_in(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _random(secret: str) -> bool:
-    """Letters and digits without a pattern that an author of examples would write."""
+    """Return True for letters and digits without a pattern that an author of examples would write."""
     mixed = any(c.isdigit() for c in secret) and any(c.isalpha() for c in secret)
     return mixed and entropy(secret) >= RANDOM and "EXAMPLE" not in secret.upper()
 
 
 def entropy(text: str) -> float:
-    """Shannon's entropy of a text's characters, in bits a character."""
+    """Return the Shannon entropy of a text's characters, in bits per character."""
     counts = Counter(text).values()
     return -sum(n / len(text) * math.log2(n / len(text)) for n in counts)
 
 
 def emails(table: Table) -> Iterator[Hit]:
-    """Rows that hold somebody's e-mail address."""
+    """Yield rows that hold a person's e-mail address."""
     for item in table.items:
         text = item.everything
         found = [m for m in _EMAIL.finditer(text) if not _NOBODY.search(m[1])] if "@" in text else []

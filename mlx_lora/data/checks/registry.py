@@ -1,4 +1,4 @@
-"""All checks by name, and the two ways to run them: all of them for a person, the errors before a training."""
+"""Check registry: all checks by name, run in full for a report or only for errors before training."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ CHECKS = (
 
 
 def check_table(table: Table) -> list[Finding]:
-    """What every check finds, errors first; those that need a plan or a base run where the table has one."""
+    """Return the findings of all checks, errors first; those that need a plan or a base run where the table has one."""
     given = {"": True, "plan": table.plan is not None, "base": table.tokenizer is not None}
     found = [run_check(check, table) for check in CHECKS if given[check.needs]]
     return sorted((finding for finding in found if finding), key=lambda finding: finding.severity)
@@ -68,9 +68,9 @@ def errors_that_stop(
     waived: Sequence[str] = (),
     read: Reader = read_rows,
 ) -> list[Finding]:
-    """What must not be trained on: the findings of severity error that are not waived, in seconds.
+    """Return the findings that stop training, in seconds: of severity error and not waived.
 
-    Of the checks that need the tokenizer only the first rows of each sequence of roles are looked at: training
+    Of the checks that need the tokenizer only the first rows of each sequence of roles are checked: training
     encodes every row itself, and refuses the one that cannot be encoded.
 
     Args:
@@ -93,7 +93,7 @@ def errors_that_stop(
 
 
 def stop_sentence(findings: Sequence[Finding], data: Sequence[str | Path], waived: Sequence[str] = ()) -> str:
-    """Why training on ``data`` stops, and what to do about it."""
+    """Return why training on ``data`` stops, and how to fix it."""
     first = findings[0]
     others = f" (and {', '.join(f.check for f in findings[1:])})" if len(findings) > 1 else ""
     names = ", ".join([*waived, *(finding.check for finding in findings)])
@@ -105,7 +105,7 @@ def stop_sentence(findings: Sequence[Finding], data: Sequence[str | Path], waive
 
 
 def _advice(findings: Sequence[Finding], data: Sequence[str | Path]) -> str:
-    """What to do about findings: correct the data where a cleaned copy helps, else what the check itself says."""
+    """Return the advice for findings: correct the data where a cleaned copy helps, else the check's own advice."""
     more = f"`mlx-lora data check {' '.join(map(str, data))}` says more"
     beyond = [f"--fix does not help with {finding.check}, since {finding.unfixable}" for finding in unfixable(findings)]
     if len(beyond) == len(findings):
@@ -114,5 +114,5 @@ def _advice(findings: Sequence[Finding], data: Sequence[str | Path]) -> str:
 
 
 def unfixable(findings: Sequence[Finding]) -> list[Finding]:
-    """The errors that a cleaned copy keeps."""
+    """Return the errors that a cleaned copy keeps."""
     return [finding for finding in findings if finding.severity == "error" and finding.unfixable]

@@ -1,4 +1,4 @@
-"""Rows that differ in one name: a word, or two neighbouring capitalised ones, replaced wherever it occurs.
+"""Name substitution: rows that differ in one name (a word, or two capitalised ones) replaced wherever it occurs.
 
 Such rows can be short, and the name can occur often, so that similarity does not find them. Instead each word of a row
 is blanked out in turn: two rows with the same hash thereafter differ in that word alone.
@@ -18,7 +18,7 @@ from ..dedup import CJK
 # Words of a prompt that make it a statement about a name which the answer repeats ("Anna has 3 apples"), and one in
 # which a name that the answer does not repeat is a small part.
 LEAST_WORDS, LEAST_WORDS_ALONE = 4, 8
-# Longer rows that differ in a name are alike enough for :mod:`.near`.
+# Longer rows that differ in a name are similar enough for :mod:`~mlx_lora.data.dedup`.
 MOST_CHARACTERS = 8000
 SEED = 7
 # Words, the parts of names such as ButtonProps and data_file, and single other characters.
@@ -31,12 +31,12 @@ def tokens(text: str) -> list[str]:
 
 
 def is_name(token: str) -> bool:
-    """Return True for a word with letters; numbers are what a row is about, and so is each Chinese character."""
+    """Return True for a word with letters; numbers carry the content of a row, and so does each Chinese character."""
     return any(c.isalpha() for c in token) and (token.isascii() or len(token) > 1)
 
 
 def renamed_pairs(rows: Sequence[tuple[str, str]]) -> list[tuple[int, int, str, str]]:
-    """Find (i, j, name of i, name of j) of each row (prompt, answer) that is an earlier one but for one name.
+    """Find (i, j, name of i, name of j) of each row (prompt, answer) that equals an earlier one up to one name.
 
     The name is in the prompt, and is replaced in the answer too wherever it occurs there. Of one i the first j counts.
     """
@@ -63,7 +63,7 @@ def renamed_pairs(rows: Sequence[tuple[str, str]]) -> list[tuple[int, int, str, 
 
 
 class _Vocabulary:
-    """Per token id: a random value to hash with, and what kind of word it is."""
+    """Per token id: a random value to hash with, and the kind of word."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
@@ -75,7 +75,7 @@ class _Vocabulary:
 
 
 def _within(lines: np.ndarray, prompt: int, words: _Vocabulary) -> Iterator[tuple[int, int, str, str]]:
-    """Pairs among rows of one shape, (later, earlier, its name, the earlier's); ``lines`` [rows, tokens] of ids."""
+    """Yield pairs of rows of one shape, (later, earlier, its name, the earlier's); ``lines`` [rows, tokens] of ids."""
     hashes, blanked = _blanked(lines, prompt, words)
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
@@ -91,7 +91,7 @@ def _within(lines: np.ndarray, prompt: int, words: _Vocabulary) -> Iterator[tupl
 
 
 def _renamed(line: np.ndarray, earlier: np.ndarray, name: list[int], other: list[int]) -> bool:
-    """Return True if the two lines are one but for the name; the hashes alone could be equal by chance."""
+    """Return True if the two lines are equal up to the name; the hashes alone could be equal by chance."""
     changed = np.zeros(len(line), dtype=bool)
     for word, replaced in zip(name, other, strict=True):
         here = line == word
@@ -102,7 +102,7 @@ def _renamed(line: np.ndarray, earlier: np.ndarray, name: list[int], other: list
 
 
 def _blanked(lines: np.ndarray, prompt: int, words: _Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """The hash of each row with one name blanked out, and [.., 3] its row and the name's one or two words (or -1)."""
+    """Return the hashes of rows with one name blanked out, and [.., 3] the row and the 1 or 2 words (or -1)."""
     rows, length = lines.shape
     size = len(words.names)
     weights: Any = words.random.integers(0, 2**64, length, dtype=np.uint64)

@@ -1,4 +1,4 @@
-"""What the base model's own chat template and tokenizer make of the rows."""
+"""Checks against the base model's chat template and tokenizer: refused rows, truncation, end-of-turn tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .base import Hit
 from .conflicts import brief
 from .dataset_table import Item, Table
 
-# Rows of one kind of conversation (its sequence of roles) that are encoded where not all are.
+# Rows of each kind of conversation (its sequence of roles) that are encoded where not all are.
 SAMPLED = 16
 REPORT_EVERY = 200
 
@@ -29,12 +29,12 @@ class Encoded:
 
     Attributes:
         tokens: its length.
-        cut: the texts that are left out to fit ``max_seq_length``, and how many tokens they have.
+        cut: the texts that are truncated to fit ``max_seq_length``, and how many tokens they have.
         too_long: why the row's answers do not fit.
         refused: why the row cannot be encoded.
         ends: every answer's last supervised token is a special one, but for those with ``open_end``.
-        differs: how the text that is trained on differs from the one the model is served with.
-        dropped: what of the row the template does not print.
+        differs: the difference between the training text and the text that the model is served with.
+        dropped: the parts of the row that the template does not print.
     """
 
     item: Item
@@ -49,7 +49,7 @@ class Encoded:
 
 
 def encoded(table: Table) -> list[Encoded]:
-    """Every row with an answer, encoded once a table; some of each kind if the table is ``sampled``."""
+    """Return every row with an answer, encoded once for each table; some of each kind if the table is ``sampled``."""
     if "encoded" not in table.shared:
         items = [item for item in table.items if not item.row.refusal]
         if table.sampled:
@@ -65,7 +65,7 @@ def encoded(table: Table) -> list[Encoded]:
 
 
 def _sample(items: list[Item]) -> list[Item]:
-    """The first rows of each sequence of roles."""
+    """Return the first rows of each sequence of roles."""
     seen = Counter[tuple[str, ...]]()
     chosen = []
     for item in items:
@@ -77,7 +77,7 @@ def _sample(items: list[Item]) -> list[Item]:
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """Ids of the tokens that can end a turn: all special ones, and whatever the tokenizer calls the end."""
+    """Return the ids of the tokens that can end a turn: all special ones, and the tokenizer's end tokens."""
     added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     facts = getattr(tokenizer, "base_facts", None)
     ends = {tokenizer.eos_token_id, *(facts.ends if facts else ())}
@@ -107,14 +107,14 @@ def _encode(table: Table, item: Item, ends: set[int]) -> Encoded:
 
 
 def _removed_text(tokenizer: Any, ids: np.ndarray, kept: np.ndarray) -> str:
-    """Return the stretches that truncation takes out, as text."""
+    """Return the texts that truncation removes."""
     places = np.flatnonzero(~kept)
     stretches = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1) if len(places) else []
     return " … ".join(tokenizer.decode(ids[stretch].tolist()) for stretch in stretches)
 
 
 def _serving_difference(tokenizer: Any, example: Example, answers: Answers) -> str | None:
-    """How the text before the first answer that is served otherwise differs from what the model is served with."""
+    """Return the difference between training and serving in the text before the first answer that has one, or None."""
     learned = [span for span in answers.spans if span.weight > 0]
     for number, span in enumerate(learned, 1):
         before = example.messages[: span.message]
@@ -124,14 +124,14 @@ def _serving_difference(tokenizer: Any, example: Example, answers: Answers) -> s
         except UserError as error:
             if any(message["role"] in ("user", "tool") for message in before):
                 return f"{which}the model cannot be served with what comes before it ({error})"
-            continue  # nobody asks, so nothing is served
+            continue  # without a prompt nothing is served
         if said := _difference(tokenizer, serving, answers.text):
             return which + said
     return None
 
 
 def _difference(tokenizer: Any, serving: str, training: str) -> str | None:
-    """How the training text goes on otherwise than after the text the model is served with, in letters or in tokens."""
+    """Return how the training text differs after the served prefix, in characters or in tokens, or None."""
     if not training.startswith(serving):
         same = next((i for i, (a, b) in enumerate(zip(serving, training, strict=False)) if a != b), len(training))
         return (
@@ -139,7 +139,7 @@ def _difference(tokenizer: Any, serving: str, training: str) -> str | None:
         )
     end = serving[-20:] + training[len(serving) : len(serving) + 20]
     start = len(serving) - len(serving[-20:])
-    # Tokens that bridge the place where the answer begins are never seen together when it is served.
+    # A token that crosses the start of the answer never occurs when the model is served.
     for begin, stop in tokenizer.backend_tokenizer.encode(end, add_special_tokens=False).offsets:
         if begin + start < len(serving) < stop + start:
             return f"one token spans the end of the prompt and the answer's beginning: {brief(end[begin:stop])}"
@@ -147,21 +147,21 @@ def _difference(tokenizer: Any, serving: str, training: str) -> str | None:
 
 
 def refused(table: Table) -> Iterator[Hit]:
-    """Rows whose turns or roles the template refuses."""
+    """Yield rows whose turns or roles the template refuses."""
     for fact in encoded(table):
         if fact.refused:
             yield Hit(f"{fact.item.where}: {fact.refused}", [fact.item])
 
 
 def answer_too_long(table: Table) -> Iterator[Hit]:
-    """Rows whose answers alone do not fit; training refuses them."""
+    """Yield rows whose answers alone do not fit; training refuses them."""
     for fact in encoded(table):
         if fact.too_long:
             yield Hit(f"{fact.item.where}: {fact.too_long}", [fact.item])
 
 
 def too_long(table: Table) -> Iterator[Hit]:
-    """Rows whose prompts lose their middle."""
+    """Yield rows whose prompts are truncated in the middle."""
     for fact in encoded(table):
         if fact.cut_tokens:
             said = f"{fact.tokens} tokens; the prompt loses {fact.cut_tokens} of them: {brief(fact.cut)}"
@@ -169,21 +169,21 @@ def too_long(table: Table) -> Iterator[Hit]:
 
 
 def no_end_of_turn(table: Table) -> Iterator[Hit]:
-    """Rows in which an answer ends without a token that says so: a model that learns them never stops."""
+    """Yield rows with answers without an end-of-turn token: a model trained on them never stops."""
     for fact in encoded(table):
         if not fact.refused and not fact.ends:
             yield Hit(f"{fact.item.where}: an answer ends without an end-of-turn token that is learned")
 
 
 def serving_differs(table: Table) -> Iterator[Hit]:
-    """Rows in which what comes before an answer is not the text that the model is served with."""
+    """Yield rows in which the text before an answer differs from the text that the model is served with."""
     for fact in encoded(table):
         if fact.differs:
             yield Hit(f"{fact.item.where}: {fact.differs}")
 
 
 def dropped_text(table: Table) -> Iterator[Hit]:
-    """Rows of which the template does not print everything, e.g. the thoughts of earlier answers."""
+    """Yield rows that the template does not print in full, e.g. without the thoughts of earlier answers."""
     for fact in encoded(table):
         if fact.dropped:
             yield Hit(f"{fact.item.where}: the template leaves out {fact.dropped}")
