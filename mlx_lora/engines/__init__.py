@@ -1,0 +1,1 @@
+"""Inference engines outside MLX: llama.cpp in a subprocess, and Ollama's API."""

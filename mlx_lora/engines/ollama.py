@@ -1,7 +1,7 @@
-"""Ollama's JSON API: weights as a blob, a model made of them, one question, a name.
+"""Ollama API client: upload blobs, create, query, copy and delete models.
 
-https://github.com/ollama/ollama/blob/main/docs/api.md. Only what is sent becomes a model: no request here has a
-``from``, and nothing is asked of a model that was not just made, so that Ollama never downloads one.
+https://github.com/ollama/ollama/blob/main/docs/api.md. Models are made of uploaded files only: no request has a
+``from``, and only a model that was just created is queried, so that Ollama never downloads one.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ NAME = re.compile(
 
 @dataclass
 class Reply:
-    """What ``/api/generate`` answered.
+    """Response of ``/api/generate``.
 
     Attributes:
-        prompt_tokens: tokens the prompt became by the model's template; 0 where Ollama does not say.
-        stopped: whether it ended by itself, not at the limit.
-        load_seconds: until the model was in memory.
-        tokens_per_second: of the answer; 0 where Ollama does not say.
+        prompt_tokens: tokens of the prompt after the model's template; 0 if Ollama does not report it.
+        stopped: the answer ended by itself, not at the token limit.
+        load_seconds: time until the model was in memory.
+        tokens_per_second: generation speed; 0 if Ollama does not report it.
     """
 
     text: str
@@ -51,10 +51,10 @@ class Reply:
 
 
 def check_name(name: str) -> str:
-    """The name with its tag, ``latest`` if none is given.
+    """Return the model name with its tag, ``latest`` if none is given.
 
     Raises:
-        UserError: Ollama would not take it.
+        UserError: Ollama would not accept the name.
     """
     match = NAME.match(name)
     if match is None:
@@ -66,10 +66,10 @@ def check_name(name: str) -> str:
 
 
 def server_url(host: str | None = None) -> str:
-    """Where Ollama listens: ``host``, else OLLAMA_HOST, else this machine; read as Ollama itself reads it.
+    """Return the server's URL: ``host``, else OLLAMA_HOST, else this machine; parsed as Ollama itself does.
 
     Raises:
-        UserError: that is no address.
+        UserError: it is not an address.
     """
     given = (host or os.environ.get("OLLAMA_HOST") or "127.0.0.1").strip().rstrip("/")
     scheme, mark, _ = given.partition("://")
@@ -78,13 +78,13 @@ def server_url(host: str | None = None) -> str:
         port = parts.port or ({"http": 80, "https": 443}[scheme] if mark else DEFAULT_PORT)
     except (ValueError, KeyError) as error:
         raise UserError(f"{given}: this is no address of an Ollama server; use e.g. http://127.0.0.1:11434") from error
-    # A server that listens everywhere is reached here.
+    # A server that listens on all interfaces is reached at the loopback address.
     name = {None: "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname, parts.hostname)
     return f"{parts.scheme}://{f'[{name}]' if ':' in str(name) else name}:{port}{parts.path}"
 
 
 class Ollama:
-    """One server; every method says in one sentence what went wrong and with what."""
+    """Client of one Ollama server; errors are UserErrors of one sentence."""
 
     def __init__(self, host: str | None = None) -> None:
         try:
@@ -93,7 +93,7 @@ class Ollama:
             raise UserError("the package httpx is missing; install it with `pip install 'mlx-lora[ollama]'`") from error
         self.url = server_url(host)
         timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
-        # A proxy is for other machines; httpx would ask it for this one too.
+        # A proxy is for other machines; httpx would use it for this one as well.
         local = urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1")
         self._client = httpx.Client(base_url=self.url, timeout=timeout, trust_env=not local)
 
@@ -104,11 +104,11 @@ class Ollama:
         self._client.close()
 
     def version(self) -> str:
-        """The server's version: the way to know that there is one."""
+        """Return the server's version; also the check that a server is running."""
         return str(self._answer("GET", "/api/version", "the version").get("version", "unknown"))
 
     def exists(self, name: str) -> bool:
-        """Whether a model of that name is there."""
+        """Return True if the server has a model of that name."""
         with self._speaking("looking for the model"):
             response = self._client.post("/api/show", json={"model": name})
         if response.status_code == 404:
@@ -117,10 +117,10 @@ class Ollama:
         return True
 
     def upload(self, file: Path, advance: Callable[[int], None] = lambda done: None) -> str:
-        """Send a file unless the server has it; returns its digest, ``sha256:<hex>``.
+        """Upload a file unless the server has it; return its digest, ``sha256:<hex>``.
 
         Args:
-            advance: called with the bytes sent so far.
+            advance: called with the number of bytes sent so far.
         """
         digest = f"sha256:{sha256_of(file)}"
         with self._speaking("looking for the weights"):
@@ -135,13 +135,13 @@ class Ollama:
         return digest
 
     def create(self, name: str, body: dict[str, Any], say: Callable[[str], None] = lambda status: None) -> None:
-        """Make a model of uploaded files.
+        """Create a model from uploaded files.
 
-        Errors after the first line come with status 200; only a line that says ``success`` is one.
+        Errors after the first line come with status 200; only a line with the status ``success`` means success.
 
         Args:
-            body: ``files`` {name: digest} and what else ``/api/create`` takes; never ``from``.
-            say: called with each status.
+            body: ``files`` {name: digest} and other fields of ``/api/create``; never ``from``.
+            say: called with each status line.
         """
         if "from" in body or not body.get("files"):
             raise ValueError("a model is made of uploaded files only; anything else could start a download")
@@ -174,12 +174,12 @@ class Ollama:
         return str(content.get("status", ""))
 
     def generate(self, name: str, prompt: str, max_tokens: int) -> Reply:
-        """One greedy answer to a user's message, through the model's own template and system prompt."""
+        """Generate a greedy answer to a user's message, with the model's own template and system prompt."""
         options = {"temperature": 0, "seed": 0, "num_predict": max_tokens}
         body = {"model": name, "prompt": prompt, "stream": False, "options": options}
         said = self._answer("POST", "/api/generate", f"an answer of {name}", body)
         try:
-            # Durations are nanoseconds, and what is zero is left out.
+            # Durations are in nanoseconds; zero values are left out.
             tokens, nanoseconds = int(said.get("eval_count", 0)), int(said.get("eval_duration", 0))
             return Reply(
                 text=str(said.get("response", "")),
@@ -193,15 +193,15 @@ class Ollama:
             raise UserError(f"{self.url}: Ollama's answer cannot be read ({error}); is it another program?") from error
 
     def copy(self, source: str, name: str) -> None:
-        """Give a model another name besides; a model that has it loses it."""
+        """Copy a model to another name; a model that already has that name is replaced."""
         self._answer("POST", "/api/copy", f"the name {name}", {"source": source, "destination": name})
 
     def delete(self, name: str) -> None:
-        """Take a name away; weights that no other model uses go too."""
+        """Delete a model name; weights that no other model uses are deleted as well."""
         self._answer("DELETE", "/api/delete", f"to delete {name}", {"model": name})
 
     def _answer(self, method: str, path: str, what: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """A whole JSON answer; an empty one is ``{}``."""
+        """Return a whole JSON response; an empty one is ``{}``."""
         with self._speaking(f"it was asked for {what}"):
             response = self._client.request(method, path, json=body)
         self._refused(response, what)
@@ -216,7 +216,7 @@ class Ollama:
         return content
 
     def _refused(self, response: Any, what: str) -> None:
-        """Raises UserError with Ollama's own reason if it did not do what it was asked."""
+        """Raise UserError with Ollama's own error message if a request failed."""
         if response.status_code < 400:
             return
         try:
@@ -227,7 +227,7 @@ class Ollama:
 
     @contextmanager
     def _speaking(self, doing: str) -> Iterator[None]:
-        """Turn what can happen to a connection into one sentence."""
+        """Turn connection errors into a UserError of one sentence."""
         import httpx
 
         try:

@@ -1,1 +1,1 @@
-"""From an adapter to other programs' formats, each step verified against the adapter in MLX."""
+"""Export to other programs' formats (fused, GGUF, PEFT, Ollama), verified against the adapter in MLX."""

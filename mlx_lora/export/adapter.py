@@ -1,4 +1,4 @@
-"""A run's adapter with its base's shapes, read and checked before anything is made from it."""
+"""LoRA and DoRA adapter reader: a run's adapter, checked against its base's shapes before an export."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .verification import Check, equal
 
 @dataclass
 class Pair:
-    """What one module was adapted by, as MLX arrays in the dtype of the file.
+    """LoRA weights of one module, as MLX arrays in the dtype of the file.
 
     Attributes:
         a: [in, rank].
         b: [rank, out].
-        m: DoRA's magnitudes [out], ``None`` for LoRA.
+        m: DoRA magnitudes [out], ``None`` for LoRA.
     """
 
     a: Any
@@ -38,11 +38,11 @@ class Pair:
 
 @dataclass
 class Adapter:
-    """A LoRA or DoRA adapter at rest.
+    """LoRA or DoRA adapter, as stored on disk.
 
     Attributes:
-        scale: what the product of the two matrices is multiplied by; alpha in other formats is scale · rank.
-        pairs: by the module's path in the model, ``model.layers.0.self_attn.q_proj``.
+        scale: factor of the product of the two matrices; alpha in other formats is scale · rank.
+        pairs: LoRA weights by the module's path in the model, ``model.layers.0.self_attn.q_proj``.
     """
 
     source: Source
@@ -54,24 +54,25 @@ class Adapter:
 
     @property
     def alpha(self) -> float:
+        """LoRA alpha of other formats: scale · rank."""
         return alpha_of(self.scale, self.rank)
 
 
 def alpha_of(scale: float, rank: int) -> float:
-    """The alpha that gives back exactly this scale when it is divided by the rank, where a float does."""
+    """Return the alpha that gives exactly this scale when divided by the rank, if there is such a float."""
     alpha = scale * rank
     near = (alpha, math.nextafter(alpha, math.inf), math.nextafter(alpha, 0))
     return next((value for value in near if value / rank == scale), alpha)
 
 
 def read_adapter(directory: Path, into: str) -> Adapter:
-    """The adapter of a run, checked against its base.
+    """Read the adapter of a run and check it against its base.
 
     Args:
-        into: what it will be made into, for the sentence that refuses full fine-tuning.
+        into: the export's target, for the error that refuses full fine-tuning.
 
     Raises:
-        UserError: see ``read_source``; a broken adapter, one of another base, or one that is no LoRA.
+        UserError: see ``read_source``; a broken adapter, one of another base, or one that is not LoRA.
     """
     source = read_source(str(directory), needs_adapter=True)
     config, file = source.adapter_config, directory / ADAPTER_FILE
@@ -93,10 +94,10 @@ def read_adapter(directory: Path, into: str) -> Adapter:
 
 
 def read_arrays(file: Path) -> dict[str, Any]:
-    """A safetensors file as MLX arrays.
+    """Read a safetensors file as MLX arrays.
 
     Raises:
-        UserError: it is truncated or broken, or a number in it is not finite.
+        UserError: it is truncated or broken, or holds a non-finite number.
     """
     import mlx.core as mx
 
@@ -114,7 +115,7 @@ def read_arrays(file: Path) -> dict[str, Any]:
 
 
 def _pairs(file: Path, arrays: dict[str, Any]) -> dict[str, Pair]:
-    """The arrays by module; experts' and embeddings' are refused, which no other format here holds."""
+    """Group the arrays by module; refuse experts and embeddings, which no export format here can hold."""
     found: dict[str, dict[str, Any]] = {}
     for name, value in arrays.items():
         path, _, part = name.rpartition(".")
@@ -132,7 +133,7 @@ def _pairs(file: Path, arrays: dict[str, Any]) -> dict[str, Pair]:
 
 
 def check_fit(file: Path, pairs: dict[str, Pair], rank: int, base: ResolvedModel) -> None:
-    """Raises UserError if a module is not in the base or its shape is another."""
+    """Raise UserError if a module is not in the base or has another shape there."""
     known = linear_layers(load_lazily(base))
     for path, pair in pairs.items():
         if path not in known:
@@ -147,15 +148,15 @@ def check_fit(file: Path, pairs: dict[str, Pair], rank: int, base: ResolvedModel
 
 
 def check_range(file: Path, pairs: dict[str, Pair], scale: float, base: ResolvedModel) -> None:
-    """Raises UserError if what an adapter adds to a weight is too large for the dtype of the base's weights."""
+    """Raise UserError if a weight update (ΔW) overflows the dtype of the base's weights."""
     import mlx.core as mx
 
     half = any(tensor.dtype == "F16" for tensor in stored_tensors(base.path).values())
-    # bfloat16 reaches nearly as far as float32.
+    # bfloat16 has nearly the range of float32.
     limit, dtype = (65504.0, "F16") if half else (3.38e38, "F32")
     for path, pair in pairs.items():
         a, b = pair.a.astype(mx.float32), pair.b.astype(mx.float32)
-        # No entry of the product is above the product of the longest rows: most adapters end here.
+        # No entry of a @ b exceeds (largest row norm of a) · (largest column norm of b), enough for most adapters.
         rows = _number(mx.linalg.norm(a, axis=1).max()) * _number(mx.linalg.norm(b, axis=0).max())
         if abs(scale) * rows <= limit:
             continue
@@ -172,7 +173,7 @@ def _number(value: Any) -> float:
 
 
 def differing(again: dict[str, Pair], wanted: dict[str, Pair]) -> int:
-    """How many of the arrays are not bit for bit the same, those that only one side has included."""
+    """Count the arrays that are not bitwise equal, including those that only one side has."""
     import mlx.core as mx
 
     def arrays(pairs: dict[str, Pair]) -> dict[tuple[str, str], Any]:
@@ -189,10 +190,10 @@ def differing(again: dict[str, Pair], wanted: dict[str, Pair]) -> int:
 
 
 def counted(adapter: Adapter, stored: int, complete: bool = True) -> list[Check]:
-    """The number of parameters against what the run's config predicts, where it does (an imported run's may not).
+    """Check the number of parameters against the run's config, if that predicts it (an imported run's may not).
 
     Args:
-        complete: whether every module of the run is in what was stored.
+        complete: every module of the run was stored.
     """
     try:
         training = TrainingConfig(**_known_keys(adapter.source.run["learned_from"]))
@@ -208,7 +209,7 @@ def _known_keys(learned_from: dict[str, Any]) -> dict[str, Any]:
 
 
 def base_matrices(path: Path) -> dict[str, tuple[int, int]]:
-    """(out, in) of every matrix of a model directory by its module's path, from the headers; quantized ones too."""
+    """Return (out, in) of every matrix of a model directory by module path, from the headers; quantized ones too."""
     shapes = {name: tensor.shape for name, tensor in stored_tensors(path).items()}
     config = json.loads(read_text(path / "config.json"))
     quantization = config.get("quantization") or config.get("quantization_config") or {}
@@ -227,6 +228,6 @@ def base_matrices(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def is_quantized(path: Path) -> bool:
-    """Whether a model directory holds MLX's quantized weights."""
+    """Return True if a model directory holds MLX's quantized weights."""
     config = json.loads(read_text(path / "config.json"))
     return bool(config.get("quantization"))

@@ -1,4 +1,4 @@
-"""An adapter merged into its base: a model of its own, which mlx-lm and transformers load like any other."""
+"""Fused model export: the adapter merged into its base, as a directory that mlx-lm and transformers load."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from .verification import Check, Report, at_least, at_most, check_space, equal, 
 from .verify import limits_of
 
 WEIGHTS_FILE, GENERATION = "model.safetensors", "generation_config.json"
-# Where transformers keeps chat templates by name.
+# Directory in which transformers keeps named chat templates.
 FOLDERS = ("additional_chat_templates",)
 # Room for the files beside the weights.
 OTHER_BYTES = 64 << 20
-# Where rounding changes this share of what the adapter adds, the user should know.
+# Rounding error as a share of the adapter's change above which the user is told.
 MUCH_LOST = 0.1
 
 
@@ -47,17 +47,17 @@ def fuse(
     progress: Callable[[float], None] = lambda share: None,
     announce: Callable[[list[Step]], None] = lambda steps: None,
 ) -> Report:
-    """Write base and adapter as one model directory, in the base's dtype, and check it against the adapter in MLX.
+    """Fuse base and adapter into one model directory, in the base's dtype, and check it against the adapter in MLX.
 
     A quantized base is written dequantized. Only some rows of one tensor are in memory at a time while it is written.
 
     Args:
         name: a run directory.
-        progress: told which share of the work is done, from 0 to 1.
-        announce: told, before the work, how much memory and disk each step takes.
+        progress: called with the share of the work that is done, from 0 to 1.
+        announce: called, before the work, with the memory and disk that each step takes.
 
     Raises:
-        UserError: bad input (nothing is written then), a full disk, or something is at ``out`` already.
+        UserError: bad input (nothing is written then), a full disk, or ``out`` exists already.
     """
     out = Path(out)
     refuse_existing(out)
@@ -87,7 +87,7 @@ def write_fused(
     tokenizer: Any,
     progress: Callable[[float], None],
 ) -> tuple[list[Check], list[str]]:
-    """Make the directory; returns what was checked, and what the user should know."""
+    """Write the fused directory; return the checks and the notes for the user."""
     directory.mkdir()
     total = sum(weight.nbytes for weight in weights.values())
     copy_others(source, directory, tokenizer.base_facts)
@@ -98,10 +98,10 @@ def write_fused(
 
 
 def copy_others(source: Source, directory: Path, base: BaseFacts) -> None:
-    """Copy everything of the base but its weights; the config without the quantization that is undone.
+    """Copy all files of the base except its weights; remove the quantization from the config if it was undone.
 
-    Every token that ends an answer is written where mlx-lm and transformers look for it, and the run's own chat
-    template in place of the base's.
+    The end-of-turn tokens are written where mlx-lm and transformers look for them, and the run's own chat template
+    replaces the base's.
     """
     for pattern in HUB_PATTERNS:
         for file in source.model.path.glob(pattern):
@@ -122,7 +122,7 @@ def copy_others(source: Source, directory: Path, base: BaseFacts) -> None:
 
 
 def _write_template(directory: Path, template: str) -> None:
-    """Put a chat template in place of all others that the files hold."""
+    """Replace all chat templates in the files with one."""
     for folder in FOLDERS:
         shutil.rmtree(directory / folder, ignore_errors=True)
     (directory / "chat_template.json").unlink(missing_ok=True)
@@ -150,7 +150,7 @@ def _write_weights(
 
 
 def _piece(weight: Weight, first: int, last: int, changed: Changed) -> np.ndarray:
-    """Some rows in the base's dtype."""
+    """Return some rows of a weight in the base's dtype."""
     if weight.as_stored and weight.stored.dtype == weight.dtype:
         return weight.stored.rows(first, last)
     values = from_float32(weight.float32(first, last, changed), weight.dtype)
@@ -163,7 +163,7 @@ def _piece(weight: Weight, first: int, last: int, changed: Changed) -> np.ndarra
 
 
 def _contents(weights: dict[str, Weight], directory: Path, total: int) -> list[Check]:
-    """The written file read again."""
+    """Read the written file again and check its tensors."""
     stored = stored_tensors(directory)
     right = sum(
         name in stored and (stored[name].shape, stored[name].dtype) == (weight.shape, weight.dtype)
@@ -180,7 +180,7 @@ def _contents(weights: dict[str, Weight], directory: Path, total: int) -> list[C
 def _answers(
     source: Source, directory: Path, weights: dict[str, Weight], questions: Questions, tokenizer: Any
 ) -> list[Check]:
-    """The fused model loaded like any other, against the adapter on its base."""
+    """Load the fused model and compare its logits with those of the adapter on its base."""
     asked = questions.prompts, questions.positions
     try:
         fused = resolve_model(str(directory))
@@ -207,7 +207,7 @@ def _listed(tokens: Iterable[int]) -> str:
 
 
 def main_dtype(weights: dict[str, Weight]) -> str:
-    """The type of most numbers: F32, F16 or BF16."""
+    """Return the dtype of most parameters: F32, F16 or BF16."""
     sizes: Counter[str] = Counter()
     for weight in (weight for weight in weights.values() if is_floating(weight.stored) or weight.quantized):
         sizes[weight.dtype] += prod(weight.shape)

@@ -1,1 +1,1 @@
-"""The real llama.cpp, in a process of its own: it can abort, and says on standard error why."""
+"""llama.cpp in a subprocess: it can abort, and writes the reason to standard error."""

@@ -1,4 +1,4 @@
-"""Ask llama.cpp something, through whatever of it is installed, and survive its answer."""
+"""llama.cpp client: evaluation and quantization in a subprocess, through the Python binding that is installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy as np
 from ...errors import UserError
 from ...processes import python_command, python_environment
 
-# The first that is installed is used; to quantize, the next where one fails.
+# The first installed binding is used; quantization tries the next one if it fails.
 BINDINGS = {"llama-cpp-python": "llama_cpp", "cyllama": "cyllama"}
 HOW_TO_GET = (
     "install it with `pip install 'mlx-lora[gguf]'` (wheels for Linux x86-64 and macOS arm64; "
@@ -27,23 +27,23 @@ HOW_TO_GET = (
 )
 QUANTIZE_PROGRAM = "llama-quantize"
 LOG_LINES = 3
-FILES = ("model", "lora")  # of a request
+FILES = ("model", "lora")  # keys of a request that are paths
 
 
 class LlamaCppFailed(Exception):
-    """llama.cpp refused the file, or died on it; the message is the end of what it said."""
+    """Failure of llama.cpp: it rejected the file or crashed; the message is the end of its output."""
 
 
 @dataclass
 class Request:
-    """What llama.cpp is asked of a model file.
+    """Evaluation request for a model file.
 
     Attributes:
-        texts: to be turned into token ids, special tokens read as such.
-        prompts: token ids to read.
-        positions: of each prompt, the tokens after which logits are wanted.
-        greedy: the prompt of the greedy answer; none is made if it is empty.
-        lora: a GGUF LoRA adapter to put on the model.
+        texts: texts to tokenize, special tokens parsed as such.
+        prompts: token ids of each prompt.
+        positions: of each prompt, the tokens after which logits are returned.
+        greedy: token ids of the prompt for greedy decoding; nothing is generated if it is empty.
+        lora: a GGUF LoRA adapter to apply to the model.
     """
 
     model: str
@@ -57,14 +57,14 @@ class Request:
 
 @dataclass
 class Answer:
-    """What it said.
+    """llama.cpp's answer to a request.
 
     Attributes:
-        vocabulary: how many tokens the model has.
-        tokens: ids of each text.
-        ends: the tokens that end an answer.
-        greedy: ids of the greedy answer.
-        folder: where the logits are, one prompt a file, while the context lasts.
+        vocabulary: vocabulary size of the model.
+        tokens: token ids of each text.
+        ends: the end-of-generation tokens.
+        greedy: token ids of the greedy answer.
+        folder: directory of the logits, one file per prompt, until the context exits.
     """
 
     vocabulary: int
@@ -74,17 +74,17 @@ class Answer:
     folder: Path
 
     def logits(self, prompt: int) -> np.ndarray:
-        """float32 [positions, vocabulary] of one prompt."""
+        """Return the logits of one prompt, float32 [positions, vocabulary]."""
         return np.load(self.folder / f"logits-{prompt}.npy")
 
 
 def bindings() -> list[str]:
-    """The bindings that are installed, the first choice first."""
+    """Return the installed bindings, the preferred one first."""
     return [name for name, module in BINDINGS.items() if importlib.util.find_spec(module) is not None]
 
 
 def check_available() -> None:
-    """Raises UserError, which says how to get it, if nothing here can write GGUF and run it."""
+    """Raise UserError, with how to install them, if the package gguf or a llama.cpp binding is missing."""
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"GGUF files need the package gguf; {HOW_TO_GET}")
     if not bindings():
@@ -93,15 +93,15 @@ def check_available() -> None:
 
 @contextmanager
 def evaluated(request: Request) -> Iterator[Answer]:
-    """llama.cpp's answer, computed in float32 wherever the file's types allow, its KV cache too.
+    """Yield llama.cpp's answer, computed in float32 wherever the file's types allow, KV cache included.
 
     Raises:
-        LlamaCppFailed: it refused the file, or died.
+        LlamaCppFailed: llama.cpp rejected the file, or crashed.
         UserError: no llama.cpp is installed.
     """
     check_available()
     with tempfile.TemporaryDirectory(prefix="mlx-lora-") as folder:
-        # The process is in another directory.
+        # The worker runs in another directory.
         files = {name: file and str(Path(file).absolute()) for name, file in vars(request).items() if name in FILES}
         content = {"action": "evaluate", "binding": bindings()[0], "out": folder, **asdict(request), **files}
         found = _work(content, Path(folder))
@@ -109,13 +109,13 @@ def evaluated(request: Request) -> Iterator[Answer]:
 
 
 def quantize(file: Path, out: Path, number: int) -> str:
-    """Quantize a GGUF file with all cores; returns which llama.cpp did it.
+    """Quantize a GGUF file on all cores; return the name of the binding that did it.
 
     Args:
-        number: llama.cpp's number of the file type (``gguf.LlamaFileType``).
+        number: file type, a value of ``gguf.LlamaFileType``.
 
     Raises:
-        LlamaCppFailed: all that are there refused, or died; nothing is left at ``out``.
+        LlamaCppFailed: every installed binding refused, or crashed; nothing is left at ``out``.
         UserError: no llama.cpp is installed.
     """
     program = shutil.which(QUANTIZE_PROGRAM)
@@ -127,7 +127,7 @@ def quantize(file: Path, out: Path, number: int) -> str:
         try:
             _quantize_by(provider, program, file, out, number)
         except LlamaCppFailed as error:
-            # An older one may not know the type.
+            # An older binding may not know the type.
             out.unlink(missing_ok=True)
             failures.append(f"{provider} {error}")
         else:
@@ -153,7 +153,7 @@ def _work(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _run(command: Sequence[str], folder: Path) -> None:
-    # In a directory of its own: ggml loads backends that it finds in the working directory.
+    # A fresh working directory: ggml loads backends that it finds in the current one.
     done = subprocess.run(
         command,
         cwd=folder,
@@ -165,7 +165,7 @@ def _run(command: Sequence[str], folder: Path) -> None:
     )
     if done.returncode:
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        # A debugger's account of it may follow.
+        # A debugger's backtrace may follow.
         said = [line for line in lines if "GGML_ASSERT" in line][:1] or lines[-LOG_LINES:]
         died = f"died of {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "refused"
         raise LlamaCppFailed(f"{died}: {' / '.join(said)}")

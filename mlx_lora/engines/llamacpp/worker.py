@@ -1,6 +1,6 @@
-"""What runs in llama.cpp's own process: ``python -m mlx_lora.engines.llamacpp.worker REQUEST.json``.
+"""llama.cpp subprocess entry point: ``python -m mlx_lora.engines.llamacpp.worker REQUEST.json``.
 
-Two Python bindings can do the same here; each is a class with ``vocabulary`` (its size), ``tokenize``, ``is_end`` and
+Two Python bindings are supported; each has a class with ``vocabulary`` (its size), ``tokenize``, ``is_end`` and
 ``logits``.
 """
 
@@ -15,22 +15,22 @@ from typing import Any
 
 import numpy as np
 
-F32 = 0  # ggml's number of the type
-# On a smaller file the threads mostly wait for each other.
+F32 = 0  # ggml's type number
+# On a smaller file, threads mostly wait for each other.
 WORTH_THREADS = 64 << 20
 
 
 def threads_for(model: str) -> int:
-    """Number of threads to run a model file with.
+    """Return the number of threads to run a model file with.
 
-    One core stays free: threads wait for each other without sleeping, and where one has to share its core with another
-    program, all take several times the time.
+    One core stays free: threads busy-wait for each other, and if one shares its core with another program, all of them
+    become several times slower.
     """
     return max(1, (os.cpu_count() or 1) - 1) if Path(model).stat().st_size > WORTH_THREADS else 1
 
 
 class Cyllama:
-    """The binding that installs from a wheel."""
+    """Model in cyllama, the binding that installs from a wheel."""
 
     def __init__(self, model: str, context: int, lora: str | None) -> None:
         from cyllama.llama import llama_cpp
@@ -57,21 +57,23 @@ class Cyllama:
         self._read: list[int] = []
 
     def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a text, special tokens parsed."""
         return list(self._vocab.tokenize(text, False, True))
 
     def is_end(self, token: int) -> bool:
+        """Return True if a token ends generation."""
         return bool(self._vocab.is_eog(token))
 
     def logits(self, tokens: Sequence[int], positions: Sequence[int], past: int = 0) -> np.ndarray:
-        """float32 [positions, vocabulary] of these tokens, which follow the ``past`` ones read before."""
+        """Return the logits of these tokens, float32 [positions, vocabulary]; they follow ``past`` cached ones."""
         if past:
             self._read += tokens
         else:
-            # What the text before began with too is still in the cache.
+            # The common prefix with the previous text is still in the cache.
             same = (i for i, (one, other) in enumerate(zip(self._read, tokens, strict=False)) if one != other)
             past = min(next(same, len(self._read)), min(positions))
             if not self._context.memory_seq_rm(0, past, -1):
-                # A recurrent state cannot go back.
+                # A recurrent state cannot be rewound.
                 self._context.memory_seq_rm(0, -1, -1)
                 past = 0
             self._read = list(tokens)
@@ -81,12 +83,12 @@ class Cyllama:
         for i, token in enumerate(tokens):
             batch.add(token, past + i, [0], i in wanted)
         self._context.decode(batch)
-        # Row by row: it comes as a list of Python's numbers, eight times as large.
+        # Row by row: a row arrives as a list of Python floats, eight times as large.
         return np.stack([np.array(self._context.get_logits_ith(i), dtype=np.float32) for i in positions])
 
 
 class LlamaCppPython:
-    """The best known binding, which is compiled when it is installed."""
+    """Model in llama-cpp-python, the best-known binding, compiled at installation."""
 
     def __init__(self, model: str, context: int, lora: str | None) -> None:
         import llama_cpp
@@ -110,14 +112,16 @@ class LlamaCppPython:
         self.vocabulary = int(self._llama.n_vocab())
 
     def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a text, special tokens parsed."""
         return list(self._llama.tokenize(text.encode(), add_bos=False, special=True))
 
     def is_end(self, token: int) -> bool:
+        """Return True if a token ends generation."""
         vocabulary = self._api.llama_model_get_vocab(self._llama.model)
         return bool(self._api.llama_vocab_is_eog(vocabulary, token))
 
     def logits(self, tokens: Sequence[int], positions: Sequence[int], past: int = 0) -> np.ndarray:
-        """float32 [positions, vocabulary] of these tokens, which follow the ``past`` ones read before."""
+        """Return the logits of these tokens, float32 [positions, vocabulary]; they follow ``past`` cached ones."""
         if not past:
             self._llama.reset()
         self._llama.eval(list(tokens))
@@ -128,17 +132,17 @@ BINDINGS: dict[str, Any] = {"cyllama": Cyllama, "llama-cpp-python": LlamaCppPyth
 
 
 def evaluate(request: dict[str, Any]) -> dict[str, Any]:
-    """Token ids of texts, logits at positions of prompts (as files), and a greedy answer; see ``run.Request``."""
+    """Tokenize texts, compute logits at positions of prompts (as files), decode greedily; see ``run.Request``."""
     prompts: list[list[int]] = request["prompts"]
     longest = max([len(prompt) for prompt in prompts] + [len(request["greedy"]) + request["greedy_tokens"]])
-    # A context of fewer than 256 tokens is made larger by llama.cpp itself.
+    # llama.cpp itself enlarges a context of fewer than 256 tokens.
     model = BINDINGS[request["binding"]](request["model"], max(256, longest), request["lora"])
     out = Path(request["out"])
     for i, (prompt, positions) in enumerate(zip(prompts, request["positions"], strict=True)):
         np.save(out / f"logits-{i}.npy", model.logits(prompt, positions))
     greedy, logits = _greedy(model, request["greedy"], request["greedy_tokens"])
     if greedy:
-        # After the prompts' own.
+        # Numbered after the prompts' logits.
         np.save(out / f"logits-{len(prompts)}.npy", logits)
     return {
         "vocabulary": model.vocabulary,
@@ -149,7 +153,7 @@ def evaluate(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _greedy(model: Any, prompt: list[int], count: int) -> tuple[list[int], np.ndarray]:
-    """The top-1 tokens one after the other, up to one that ends the answer, and the logits before each of them."""
+    """Decode greedily up to an end-of-generation token; return the top-1 tokens and the logits before each."""
     answer: list[int] = []
     logits: list[np.ndarray] = []
     unread, past = prompt, 0
@@ -183,7 +187,7 @@ QUANTIZERS = {"cyllama": _quantize_with_cyllama, "llama-cpp-python": _quantize_w
 
 
 def quantize(request: dict[str, Any]) -> dict[str, Any]:
-    """Quantize ``model`` to the file ``out``, with all cores; ``type`` is llama.cpp's number of the type."""
+    """Quantize ``model`` to the file ``out`` on all cores; ``type`` is llama.cpp's file type number."""
     QUANTIZERS[request["binding"]](request["model"], request["out"], request["type"])
     return {}
 

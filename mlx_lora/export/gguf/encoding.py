@@ -1,4 +1,4 @@
-"""Weights in the types that GGUF files have, a piece at a time, on all cores; no tensor is in memory as a whole."""
+"""GGUF tensor encoding: weights to F32, F16, BF16 or Q8_0 in pieces of rows, on all cores, never a whole tensor."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from .architectures import permute_rows
 TYPES = ("f32", "f16", "bf16", "q8_0")
 Q8_BLOCK = 32
 WORKERS = os.cpu_count() or 1
-# Pieces made ahead of the one that is written.
+# Pieces computed ahead of the one that is written.
 AHEAD = 2 * WORKERS
 
 
 def bytes_of(kind: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor in one of ``TYPES``; a Q8_0 block is 32 numbers in 34 bytes."""
+    """Return the size in bytes of a tensor in one of ``TYPES``; a Q8_0 block is 32 numbers in 34 bytes."""
     return prod(shape) * {"f32": 64, "f16": 32, "bf16": 32, "q8_0": 17}[kind] // 16
 
 
 def encoded_pieces(weight: Weight, kind: str, heads: int | None) -> list[Callable[[], np.ndarray]]:
-    """What makes each piece of a tensor, in the order of the file: bfloat16 as its bits, Q8_0 as bytes [rows, ...].
+    """Return a job for each piece of a tensor, in file order: bfloat16 as its bits, Q8_0 as bytes [rows, ...].
 
     Args:
-        heads: reorder the rows of so many heads, which takes the whole tensor as one piece.
+        heads: permute the rows of this many heads, which takes the whole tensor as one piece.
     """
     if heads is None:
         return [partial(_encode, weight, kind, first, last) for first, last in weight.pieces()]
@@ -47,7 +47,7 @@ def encoded_pieces(weight: Weight, kind: str, heads: int | None) -> list[Callabl
 
 
 def made_in_order(jobs: Iterable[Callable[[], np.ndarray]], threads: bool) -> Iterator[np.ndarray]:
-    """The results of jobs, in their order, made by several threads a few ahead."""
+    """Yield the results of jobs in order, computed a few ahead by a thread pool."""
     if not threads:
         yield from (job() for job in jobs)
         return
@@ -61,13 +61,14 @@ def made_in_order(jobs: Iterable[Callable[[], np.ndarray]], threads: bool) -> It
 
 
 class PiecewiseTensor:
-    """What is given to gguf's writer as a tensor: it asks for nothing but its size, and that it be written."""
+    """Streamed tensor for gguf's writer, which only reads its size and calls ``tofile``."""
 
     def __init__(self, nbytes: int, pieces: Iterator[np.ndarray]) -> None:
         self.nbytes = nbytes
         self._pieces = pieces
 
     def tofile(self, file: IO[bytes]) -> None:
+        """Write the pieces to a file, as ``numpy.ndarray.tofile`` does."""
         written = sum(file.write(np.ascontiguousarray(piece).data) for piece in self._pieces)
         if written != self.nbytes:
             raise RuntimeError(f"a tensor has {written} bytes where {self.nbytes} were promised")
@@ -77,14 +78,14 @@ def _encode(weight: Weight, kind: str, first: int, last: int) -> np.ndarray:
     if weight.as_stored and weight.stored.dtype == kind.upper():
         values = weight.stored.rows(first, last)
     elif weight.as_stored and weight.stored.dtype == "BF16" and kind == "f16":
-        # A table of all 65,536 bfloat16 numbers is faster than any arithmetic on them.
+        # A lookup table of all 65,536 bfloat16 numbers is faster than arithmetic.
         values = np.take(_float16_of_bfloat16(), weight.stored.rows(first, last), mode="clip")
     else:
         exact = weight.float32(first, last)
         if kind == "q8_0":
             from gguf import GGMLQuantizationType, quantize
 
-            # Each block has its largest number divided by 127 as a float16.
+            # The scale of each block is its largest number divided by 127, in float16.
             _check_finite(weight, "f16", from_float32(np.abs(exact).max(keepdims=True) / np.float32(127), "F16"))
             return quantize(exact, GGMLQuantizationType.Q8_0)
         values = from_float32(exact, kind.upper())
@@ -98,7 +99,7 @@ def _float16_of_bfloat16() -> np.ndarray:
 
 
 def _check_finite(weight: Weight, kind: str, values: np.ndarray) -> None:
-    # In the bits of each type, without the sign, an exponent of all ones (infinite, or no number) is the largest.
+    # In the bits of each type, without the sign, an exponent of all ones (infinity or NaN) is the largest.
     number, infinite = {"f16": ("u2", 0x7C00), "bf16": ("u2", 0x7F80), "f32": ("u4", 0x7F800000)}[kind]
     bits = np.atleast_1d(values).view(number)
     # Adding a number to itself drops the sign.

@@ -1,4 +1,4 @@
-"""From a run to a verified GGUF file: converted, quantized if asked for, checked, then given its name."""
+"""GGUF export: convert a run's model, quantize it if requested, verify it in llama.cpp, then give it its name."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def export_gguf(
     announce: Callable[[list[Step]], None] = lambda steps: None,
     converter: str | None = None,
 ) -> Report:
-    """Write the model of a run (or a base model) as GGUF, and check it in llama.cpp against the adapter in MLX.
+    """Write the model of a run (or a base model) as GGUF, and verify it in llama.cpp against the adapter in MLX.
 
     Args:
         name: a run directory, or a base model by name or directory.
         kind: f32, f16, bf16, q8_0, or a type that llama.cpp quantizes to, such as q4_k_m.
-        progress: told which share of the work is done, from 0 to 1.
-        announce: told, before the work, how much memory and disk each step takes.
-        converter: upstream's converter, see ``find_converter``; one on PATH is used for what is not written here.
+        progress: called with the share of the work that is done, from 0 to 1.
+        announce: called, before the work, with the memory and disk that each step takes.
+        converter: upstream's converter, see ``find_converter``; one on PATH is used for models not supported here.
 
     Raises:
-        UserError: bad input, or no llama.cpp (nothing is written then), too little memory or disk, something at
-            ``out`` already.
+        UserError: bad input, or no llama.cpp (nothing is written then), too little memory or disk, or ``out`` exists
+            already.
     """
     out = Path(out)
     refuse_existing(out)
@@ -61,7 +61,7 @@ def export_gguf(
         return export_upstream(source, out, kind, command, progress, announce)
     with guarded(f"{name}: its model's config.json and weights do not fit together", "; download the model again"):
         planned = plan(source, kind if kind in TYPES else BETWEEN)
-    # Read from disk when it is used; here it only says whether it fits together.
+    # Only checks that adapter and base fit together; the weights are read from disk when they are used.
     load_lazily(source.model, source.adapter)
     tokenizer = open_tokenizer(source.model)
     check_size(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False), planned.rows, source.model.name)
@@ -75,7 +75,7 @@ def export_gguf(
         tokenizer, planned.rows, source.model.name, questions.end_of_turn, source.config.get("bos_token_id")
     )
     with new_file(out) as temporary:
-        # The other file has the end of this one's name, so that it too goes if the block fails.
+        # The other file's name ends like this one's, so that it is removed as well if the block fails.
         full = temporary if kind in TYPES else temporary.with_name(f"{temporary.name}.{BETWEEN}")
         checks: list[Check] = []
         notes = [*_notes(source, planned), *serving_notes(tokenizer, source.run.get("system_prompt"))]
@@ -90,7 +90,7 @@ def export_gguf(
                 opened = errors.quantized
                 checks += [*content_checks(opened, planned, vocabulary), *found]
                 notes += said
-                # Weights of other shapes cannot be run; the file is rejected already.
+                # Weights of other shapes cannot be run; the file is already rejected.
                 own = partial(own_logits, planned, errors) if all(check.passed for check in checks) else None
             progress(0.8)
             adapter = partial(adapter_logits, source)

@@ -1,7 +1,7 @@
-"""The head of a GGUF file, read on its own terms: what is written with one program is better checked with another.
+"""GGUF header parser, independent of the gguf package: a file written with one program is checked with another.
 
-The format: magic, version, counts; (key, type, value) for each fact; (name, dimensions, type, place) for each tensor;
-then the tensors' bytes, aligned (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+The format: magic, version, counts; (key, type, value) for each metadata entry; (name, dimensions, type, offset) for
+each tensor; then the tensors' bytes, aligned (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ...errors import first_line
 from ...user_files import open_regular
 
 MAGIC, TEXT, ARRAY = b"GGUF", 8, 9
-# struct's letters for GGUF's numbered types of one value.
+# struct's format characters of GGUF's scalar types, by their numbers.
 VALUES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 ALIGNMENT = 32
 
 
 @dataclass
 class Entry:
-    """A tensor: ggml's number of its type, its shape as numpy has it, and its first byte in the file."""
+    """Tensor info: ggml's type number, the shape in numpy's order, and the offset of the first byte in the file."""
 
     kind: int
     shape: tuple[int, ...]
@@ -31,10 +31,10 @@ class Entry:
 
 
 def read_gguf_header(file: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
-    """Facts and tensors, by name, in the order of the file.
+    """Read metadata and tensor infos, by name, in file order.
 
     Raises:
-        ValueError: it is no GGUF file, or ends too early.
+        ValueError: it is not a GGUF file, or it is truncated.
     """
     try:
         with open_regular(file) as opened:
@@ -49,7 +49,7 @@ def read_gguf_header(file: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
             start = -(-opened.tell() // alignment) * alignment
     except OSError:
         raise
-    except Exception as error:  # whatever numbers it holds in place of lengths, kinds and alignment
+    except Exception as error:  # any invalid length, type or alignment
         raise ValueError(f"{file}: this GGUF file is broken ({first_line(error)})") from error
     return facts, {name: Entry(kind, shape, start + offset) for name, kind, shape, offset in found}
 
@@ -59,7 +59,7 @@ def _numbers(opened: IO[bytes], letters: str) -> tuple[Any, ...]:
 
 
 def _bytes(opened: IO[bytes], length: int) -> bytes:
-    """Read so many bytes, without making room for more than the file has."""
+    """Read N bytes, without allocating more than the file has."""
     if length > os.fstat(opened.fileno()).st_size - opened.tell():
         raise struct.error("it ends too early")
     return opened.read(length)

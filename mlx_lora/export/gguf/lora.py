@@ -1,7 +1,7 @@
-"""An adapter as llama.cpp reads it beside a base GGUF (``--lora``): tensors ``<base tensor>.lora_a`` and ``.lora_b``.
+"""GGUF LoRA adapter for llama.cpp's ``--lora``: tensors ``<base tensor>.lora_a`` and ``.lora_b``.
 
-llama.cpp adds (alpha / rank) · B · A, with A [rank, in] and B [out, rank]: both of MLX's matrices transposed. Where
-the architecture's GGUF has the rows of a weight in another order (llama's q and k), B's rows are in that order too.
+llama.cpp adds (alpha / rank) · B · A, with A [rank, in] and B [out, rank]: both of MLX's matrices transposed. If the
+architecture's GGUF permutes the rows of a weight (llama's q and k), B's rows are permuted as well.
 Without ``adapter.lora.alpha`` the scale would be 1, and an adapter of another architecture crashes llama.cpp: both
 are checked here.
 """
@@ -27,7 +27,7 @@ MISSING = "the package gguf is missing; install it with `pip install 'mlx-lora[g
 
 @dataclass
 class GGUFLora:
-    """A LoRA in GGUF: ``tensors`` float32 by name, ``<base tensor>.lora_a`` [rank, in] and ``.lora_b`` [out, rank]."""
+    """LoRA in GGUF: ``tensors`` float32 by name, ``<base tensor>.lora_a`` [rank, in] and ``.lora_b`` [out, rank]."""
 
     architecture: str
     alpha: float
@@ -38,11 +38,11 @@ def export_gguf_lora(run: str | Path, out: str | Path, base: str | Path | None =
     """Write a run's adapter as a GGUF LoRA, read it back and compare.
 
     Args:
-        base: the GGUF it will be used with; its architecture and shapes are compared before anything is written.
+        base: the GGUF it will be used with; its architecture and shapes are checked before anything is written.
 
     Raises:
         UserError: see ``read_adapter``, ``reference_of`` and ``find_architecture``; DoRA; a base of another kind; or
-            something is at ``out`` already.
+            ``out`` exists already.
     """
     out = Path(out)
     refuse_existing(out)
@@ -65,13 +65,13 @@ def export_gguf_lora(run: str | Path, out: str | Path, base: str | Path | None =
 
 
 def _names(adapter: Adapter, architecture: Architecture, config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(module's path, GGUF's name of its weight)."""
+    """Return (module's path, GGUF's name of its weight) of each adapted module."""
     for path in adapter.pairs:
         yield path, gguf_name(architecture, config["num_hidden_layers"], f"{path}.weight")
 
 
 def to_gguf(adapter: Adapter, architecture: Architecture, config: dict[str, Any]) -> GGUFLora:
-    """The adapter in GGUF's names, layout and order of rows."""
+    """Convert the adapter to GGUF's names, layout and row order."""
     import mlx.core as mx
 
     tensors = {}
@@ -85,7 +85,7 @@ def to_gguf(adapter: Adapter, architecture: Architecture, config: dict[str, Any]
 
 
 def write_gguf_lora(file: Path, lora: GGUFLora) -> None:
-    """Write it as it is.
+    """Write a GGUF LoRA file.
 
     Raises:
         UserError: the package gguf is missing.
@@ -109,7 +109,7 @@ def read_gguf_lora(file: Path) -> GGUFLora:
     """Read a GGUF LoRA.
 
     Raises:
-        UserError: it is no GGUF file, or no LoRA.
+        UserError: it is not a GGUF file, or not a LoRA.
     """
     reader = _reader(file)
     texts = {key: _field(reader, key) for key in ("general.type", "general.architecture", "adapter.type")}
@@ -121,7 +121,7 @@ def read_gguf_lora(file: Path) -> GGUFLora:
 
 
 def check_base(lora: GGUFLora, base: Path, name: str) -> None:
-    """Raises UserError if a base GGUF is of another architecture than the adapter, or of other shapes."""
+    """Raise UserError if a base GGUF has another architecture than the adapter, or other shapes."""
     reader = _reader(base)
     architecture = _field(reader, "general.architecture")
     if architecture != lora.architecture:
@@ -129,7 +129,7 @@ def check_base(lora: GGUFLora, base: Path, name: str) -> None:
             f"{base}: this is a {architecture} model and {name} adapts a {lora.architecture}; "
             "together they would crash llama.cpp"
         )
-    # GGUF counts dimensions from the innermost: [in, out].
+    # GGUF lists dimensions from the innermost: [in, out].
     shapes = {tensor.name: tuple(int(n) for n in tensor.shape) for tensor in reader.tensors}
     for key in lora.tensors:
         tensor, _, part = key.rpartition(".")
@@ -143,7 +143,7 @@ def check_base(lora: GGUFLora, base: Path, name: str) -> None:
 
 
 def _compared(adapter: Adapter, architecture: Architecture, config: dict[str, Any], file: Path) -> list[Check]:
-    """The file read back by gguf, and turned into MLX's layout again, against the adapter."""
+    """Read the file back with gguf, convert it to MLX's layout, and compare it with the adapter."""
     try:
         again = read_gguf_lora(file)
     except UserError as error:
@@ -152,7 +152,7 @@ def _compared(adapter: Adapter, architecture: Architecture, config: dict[str, An
     return [
         equal("architecture", again.architecture, architecture.name),
         equal("tensors", len(again.tensors), 2 * len(adapter.pairs)),
-        # Alpha is a float32 there.
+        # Alpha is a float32 in GGUF.
         at_most("relative difference of the scales", abs(scale / adapter.scale - 1), 1e-7),
         equal("matrices that differ", _differing(adapter, architecture, config, again), 0),
         *counted(adapter, sum(values.size for values in again.tensors.values())),
@@ -174,7 +174,7 @@ def _differing(adapter: Adapter, architecture: Architecture, config: dict[str, A
 
 
 def gguf_package() -> Any:
-    """The package gguf.
+    """Import the package gguf.
 
     Raises:
         UserError: it is not installed.
@@ -188,7 +188,7 @@ def gguf_package() -> Any:
 
 def _reader(file: Path) -> Any:
     try:
-        # The package would read lengths that no file has.
+        # The package would trust lengths beyond the end of the file.
         read_gguf_header(file)
         return gguf_package().GGUFReader(file)
     except (OSError, ValueError, IndexError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""A GGUF file read again: is everything in it that was meant to be, in the types that were asked for?"""
+"""GGUF reader and content checks: tensors, shapes, types and vocabulary of a written file; quantization errors."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from .writer import Plan
 
 @dataclass
 class Tensor:
-    """A tensor of a file: its type in small letters, its shape as numpy has it, and its bytes [rows, ...], mapped."""
+    """Tensor of a GGUF file: type in lower case, shape in numpy's order, and memory-mapped bytes [rows, ...]."""
 
     kind: str
     shape: tuple[int, ...]
     data: np.ndarray
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """Its numbers, float32 [rows, columns], some rows at a time."""
+        """Return the dequantized values, float32 [rows, columns], some rows at a time."""
         step = max(1, PIECE // self.shape[-1])
         return (self.rows(slice(first, first + step)) for first in range(0, len(self.data), step))
 
     def rows(self, chosen: slice | np.ndarray) -> np.ndarray:
-        """Some of its rows, float32 [rows, columns]."""
+        """Return some rows dequantized, float32 [rows, columns]."""
         from gguf import GGMLQuantizationType, dequantize
 
         rows = np.asarray(self.data[chosen])
         plain = {"f32": np.float32, "f16": np.float16}.get(self.kind)
         if plain is not None:
             return rows.view(plain).astype(np.float32)
-        # A broken file's non-finite numbers are noticed by whoever compares.
+        # The caller detects non-finite numbers of a broken file when it compares.
         with np.errstate(all="ignore"):
             return dequantize(rows, GGMLQuantizationType[self.kind.upper()])
 
 
 @dataclass
 class Opened:
-    """A GGUF file.
+    """Opened GGUF file.
 
     Attributes:
-        tensors: by GGUF's name, in the order of the file.
-        tokens, template: of its vocabulary.
-        bits: mean bits a weight.
+        tensors: by GGUF's name, in file order.
+        tokens, template: vocabulary and chat template.
+        bits: mean bits per weight.
     """
 
     tensors: dict[str, Tensor]
@@ -59,16 +59,16 @@ class Opened:
     bits: float
 
     def kinds(self) -> str:
-        """How many tensors are of which type, in words."""
+        """Return the number of tensors of each type, in words."""
         counts = Counter(tensor.kind for tensor in self.tensors.values())
         return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
 
 
 def open_gguf(file: Path) -> Opened:
-    """Read a GGUF file's header and map its tensors.
+    """Read a GGUF file's header and memory-map its tensors.
 
     Raises:
-        ValueError: it is no GGUF file, or a truncated one.
+        ValueError: it is not a GGUF file, or it is truncated.
     """
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -79,7 +79,7 @@ def open_gguf(file: Path) -> Opened:
         block, size = GGML_QUANT_SIZES[number]
         row = entry.shape[-1] // block * size
         shape = (prod(entry.shape[:-1]), row)
-        # Mapped: only what is looked at is read.
+        # Memory-mapped: only accessed pages are read.
         data = np.memmap(file, dtype=np.uint8, mode="r", offset=entry.start, shape=shape)
         tensors[name] = Tensor(number.name.lower(), entry.shape, data)
     weights = sum(prod(tensor.shape) for tensor in tensors.values())
@@ -88,7 +88,7 @@ def open_gguf(file: Path) -> Opened:
 
 
 def content_checks(opened: Opened, plan: Plan, vocabulary: Vocabulary) -> list[Check]:
-    """Tensors, shapes and vocabulary against what was planned; types too where the file was not quantized after."""
+    """Check tensors, shapes and vocabulary against the plan; types as well unless the file was quantized afterwards."""
     shapes = {name: plan.shape(weight) for name, _, weight in plan.tensors}
     found = {name: tensor.shape for name, tensor in opened.tensors.items()}
     right = sum(found.get(name) == shape for name, shape in shapes.items())
@@ -110,7 +110,7 @@ def _length(template: str | None) -> str:
 
 
 def type_checks(opened: Opened, plan: Plan) -> list[Check]:
-    """The types of a file that was written here, and so its size."""
+    """Check the tensor types, and so the size, of a file that was written here."""
     expected = {name: kind for name, kind, _ in plan.tensors}
     found = {name: tensor.kind for name, tensor in opened.tensors.items()}
     right = sum(found.get(name) == kind for name, kind in expected.items())
@@ -122,10 +122,10 @@ def type_checks(opened: Opened, plan: Plan) -> list[Check]:
 
 
 class WeightErrors:
-    """How far each tensor of a quantized file is from the one it was made of; each is read and dequantized once.
+    """Quantization error of each tensor of a quantized file; each tensor is read and dequantized once.
 
     Attributes:
-        full: the file that was quantized, kept until all tensors were read.
+        full: the file before quantization, kept until all tensors were read.
     """
 
     def __init__(self, full: Opened, quantized: Opened) -> None:
@@ -133,7 +133,7 @@ class WeightErrors:
         self._found: dict[str, float] = {}
 
     def pieces(self, name: str) -> Iterator[np.ndarray]:
-        """The numbers of a tensor, as :meth:`Tensor.pieces`; its error is known afterwards."""
+        """Yield the values of a tensor, as :meth:`Tensor.pieces`, and record its error on the way."""
         tensor, original = self.quantized.tensors[name], self.full.tensors.get(name)
         if original is None or original.shape != tensor.shape:
             self._found[name] = float("inf")
@@ -149,7 +149,7 @@ class WeightErrors:
         self._found[name] = error if np.isfinite(error) else float("inf")
 
     def all(self) -> dict[str, float]:
-        """‖difference‖ / ‖tensor‖ of every tensor, infinite if not finite."""
+        """Return the relative error ‖difference‖ / ‖tensor‖ of every tensor, infinite if not finite."""
         for name in self.quantized.tensors:
             if name not in self._found:
                 for _ in self.pieces(name):
@@ -158,7 +158,7 @@ class WeightErrors:
 
 
 def worst_error(errors: dict[str, float], quantized: Opened, expected: dict[str, float]) -> Check:
-    """The tensor whose error is the largest beside what its type is known for (``expected``)."""
+    """Check the tensor whose error is the largest relative to its type's (``expected``)."""
     unknown = max(expected.values())
 
     def allowed(name: str) -> float:

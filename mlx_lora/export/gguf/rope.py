@@ -1,4 +1,4 @@
-"""How positions are stretched: a config's ``rope_scaling`` as GGUF says it."""
+"""RoPE scaling: a config's ``rope_scaling`` as GGUF metadata and frequency factors."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 
 from ...errors import UserError
 
-# The longest context of the models that llama3's scaling stretched, where a config does not say it.
+# Original context length of llama3's scaling, if a config does not give it.
 LLAMA3_CONTEXT = 8192
 
 
 def scaling_of(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(kind, settings) of a config's scaling; kind "none" where there is none."""
+    """Return (kind, settings) of a config's scaling; kind "none" if there is none."""
     settings = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kind = settings.get("rope_type") or settings.get("type") or "default"
     return ("none" if kind == "default" else kind), settings
 
 
 def head_size(config: dict[str, Any]) -> int:
-    """Dimensions of one attention head."""
+    """Return the dimension of one attention head."""
     return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
 def rope_divisors(config: dict[str, Any]) -> np.ndarray | None:
-    """float32 [head size / 2], what llama3's scaling divides each frequency by; ``None`` for another scaling.
+    """Return llama3 scaling's divisor of each frequency, float32 [head size / 2]; ``None`` for another scaling.
 
-    Slow rotations are divided by ``factor``, fast ones by 1, those between by something between, as Meta's Llama 3.1
-    does it.
+    Low frequencies are divided by ``factor``, high ones by 1, those between by an interpolated value, as in Meta's
+    Llama 3.1.
     """
     kind, settings = scaling_of(config)
     if kind != "llama3":
@@ -43,10 +43,10 @@ def rope_divisors(config: dict[str, Any]) -> np.ndarray | None:
 
 
 def add_rope(writer: Any, config: dict[str, Any], where: str) -> None:
-    """Put base and scaling into a GGUF's metadata.
+    """Write RoPE base and scaling into a GGUF's metadata.
 
     Raises:
-        UserError: a kind of scaling that llama.cpp cannot be told.
+        UserError: a kind of scaling that GGUF cannot express.
     """
     from gguf import RopeScalingType
 

@@ -1,0 +1,1 @@
+"""Ollama export: Modelfile, Go template and a verified model on the server."""

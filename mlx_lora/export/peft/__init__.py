@@ -1,0 +1,1 @@
+"""PEFT adapters: export, import and comparison of logits in PEFT."""

@@ -1,7 +1,7 @@
-"""Which architectures can go to llama.cpp, and how its files differ from Hugging Face's: a short module each.
+"""GGUF architectures: tensor names, row permutations and biases of each model type that the writer supports.
 
-A new architecture is a module here with its ``ARCHITECTURE``; nothing else changes, unless it has tensors that no
-other has.
+To add an architecture, add a module here with its ``ARCHITECTURE``; nothing else changes, unless it has tensors that
+no other has.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ LAYER = "model.layers.{}."
 
 @dataclass(frozen=True)
 class Architecture:
-    """The facts of one architecture in GGUF.
+    """Description of one architecture in GGUF.
 
     Attributes:
-        name: GGUF's name of it.
-        model_types: what ``config.json`` calls it.
-        permuted: the modules whose rows GGUF has in another order, with the key of the config that counts their heads.
-        biases: the modules whose biases llama.cpp reads.
-        refuses: says why a config of this architecture cannot be written, or ``None``.
+        name: GGUF's name (``general.architecture``).
+        model_types: values of ``model_type`` in ``config.json``.
+        permuted: modules whose rows are permuted in GGUF, with the config key that holds their number of heads.
+        biases: modules whose biases llama.cpp reads.
+        refuses: returns the reason why a config of this architecture cannot be written, or ``None``.
     """
 
     name: str
@@ -41,16 +41,16 @@ class Architecture:
 
 @cache
 def architectures() -> dict[str, Architecture]:
-    """Every architecture, by the config's ``model_type``."""
+    """Return every architecture, by the config's ``model_type``."""
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
     return {kind: module.ARCHITECTURE for module in modules for kind in module.ARCHITECTURE.model_types}
 
 
 def find_architecture(config: dict[str, Any], where: str) -> Architecture:
-    """The architecture of a ``config.json``; ``where`` names the model in what is said.
+    """Return the architecture of a ``config.json``; ``where`` names the model in errors.
 
     Raises:
-        UserError: it is not among those here, or the config asks for what its GGUF cannot say.
+        UserError: it is not supported here, or the config has a setting that GGUF cannot express.
     """
     kind = config.get("model_type")
     found = architectures().get(str(kind))
@@ -67,7 +67,7 @@ def find_architecture(config: dict[str, Any], where: str) -> Architecture:
 
 
 def _unsaid(config: dict[str, Any]) -> str | None:
-    """Why a config of any architecture here asks for something that its GGUF would leave out, or ``None``."""
+    """Return the config setting that GGUF would leave out, for any architecture here, or ``None``."""
     activation = config.get("hidden_act") or config.get("hidden_activation") or "silu"
     if activation not in ("silu", "swish"):
         return f"its activation is {activation}, and llama.cpp computes silu for it"
@@ -77,7 +77,7 @@ def _unsaid(config: dict[str, Any]) -> str | None:
     if "sliding_attention" in (config.get("layer_types") or ()):
         return "some of its layers attend to a sliding window"
     window, context = config.get("sliding_window"), config.get("max_position_embeddings")
-    # Qwen's configs name a window that only this key turns on, for the layers after the first so many.
+    # Qwen's configs set a window that only this key enables, for the layers after the first max_window_layers.
     layers = config.get("num_hidden_layers") or 0
     used = config.get("use_sliding_window", True) and (config.get("max_window_layers") or 0) < layers
     if window and used and not config.get("layer_types") and (context is None or window < context):
@@ -86,10 +86,10 @@ def _unsaid(config: dict[str, Any]) -> str | None:
 
 
 def gguf_name(architecture: Architecture, layers: int, name: str) -> str:
-    """GGUF's name of a Hugging Face tensor: ``model.layers.0.self_attn.q_proj.weight`` → ``blk.0.attn_q.weight``.
+    """Return GGUF's name of a HF tensor: ``model.layers.0.self_attn.q_proj.weight`` → ``blk.0.attn_q.weight``.
 
     Args:
-        layers: how many the model has.
+        layers: number of layers of the model.
 
     Raises:
         UserError: the architecture has no such tensor.
@@ -116,7 +116,7 @@ def _names(architecture: str, layers: int) -> Any:
 
 
 def heads_of(architecture: Architecture, config: dict[str, Any], name: str) -> int | None:
-    """How many heads' rows a tensor's GGUF form has reordered, ``None`` where it has them as they are."""
+    """Return the number of heads of a module whose rows GGUF permutes, ``None`` if it does not."""
     for module, key in architecture.permuted.items():
         if f".{module}." in f"{name}.":
             return int(config.get(key) or config["num_attention_heads"])
@@ -124,16 +124,16 @@ def heads_of(architecture: Architecture, config: dict[str, Any], name: str) -> i
 
 
 def permute_rows(values: np.ndarray, heads: int) -> np.ndarray:
-    """Rows [heads · (2 · half), ...] as GGUF's llama has them: each head's two halves interleaved.
+    """Permute rows [heads · (2 · half), ...] to the order of GGUF's llama: each head's two halves interleaved.
 
     Hugging Face rotates dimension i with i + half, llama.cpp's llama rotates neighbours. Weights, biases and a LoRA's
-    ``lora_b`` [rows, rank] are reordered alike.
+    ``lora_b`` [rows, rank] are permuted alike.
     """
     rows, rest = values.shape[0], values.shape[1:]
     return values.reshape(heads, 2, rows // heads // 2, *rest).swapaxes(1, 2).reshape(values.shape)
 
 
 def unpermute_rows(values: np.ndarray, heads: int) -> np.ndarray:
-    """What :func:`permute_rows` was given."""
+    """Invert :func:`permute_rows`."""
     rows, rest = values.shape[0], values.shape[1:]
     return values.reshape(heads, rows // heads // 2, 2, *rest).swapaxes(1, 2).reshape(values.shape)

@@ -1,4 +1,4 @@
-"""Llama, and Mistral with a BPE tokenizer, which GGUF holds as Llama."""
+"""Llama architecture; also Mistral with a BPE tokenizer, which GGUF stores as llama."""
 
 from . import Architecture
 

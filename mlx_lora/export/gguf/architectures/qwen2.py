@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5, whose q, k and v have biases."""
+"""Qwen2 architecture (Qwen2 and Qwen2.5): biases on q, k and v."""
 
 from . import Architecture
 

@@ -1,4 +1,4 @@
-"""Qwen3 (dense), which norms q and k in each head."""
+"""Qwen3 architecture (dense): q and k normalized in each head."""
 
 from . import Architecture
 
