@@ -1,8 +1,8 @@
-"""Tensors of a base's files by mlx-lm's names of them, learned from the model's own ``sanitize``.
+"""Parameter name mapping between mlx-lm and a base's files, derived from the model's own ``sanitize``.
 
 mlx-lm renames, stacks, splits and transposes the hub's tensors when it loads them, each model in its own way. A tensor
-that passes as it is is recognised by its identity. Where numbers only move, ``sanitize`` is a selection, whose
-transpose (its vector-Jacobian product) takes a change of mlx-lm's weights back to the tensors of the files.
+that passes through unchanged is recognised by its identity. If numbers only move, ``sanitize`` is a selection, whose
+transpose (its vector-Jacobian product) maps a change of mlx-lm's weights back to the tensors of the files.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from ..errors import UserError, guarded
 from ..models.resolve import ResolvedModel
 from .tensors import Stored
 
-# Numbers from here to its double are exact in float32, and no small multiple of another.
+# Integers from here to its double are exact in float32, and none is a small multiple of another.
 FIRST = 1 << 20
 
 
 @dataclass
 class HubNames:
-    """Where mlx-lm's parameters are in a base's files.
+    """Mapping of mlx-lm's parameters to the tensors of a base's files.
 
     Attributes:
-        same: the tensor that a parameter is, by the parameter's name.
-        made: the parameters that are made from tensors in another way.
+        same: the tensor that a parameter is equal to, by the parameter's name.
+        made: parameters that are split, stacked or otherwise computed from tensors.
         sanitize: mlx-lm's function, on arrays by the files' names.
         stored: the files' tensors.
     """
@@ -43,13 +43,13 @@ class HubNames:
         return parameter in self.same or parameter in self.made
 
     def taken_back(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """Changes of the tensors of the files, by their names, that change ``made`` parameters in a given way.
+        """Return the changes of the files' tensors, by name, that change ``made`` parameters as given.
 
         Args:
-            changes: MLX arrays by the parameters' names; they are computed when the results are.
+            changes: MLX arrays by the parameters' names; lazy, computed when the results are.
 
         Raises:
-            UserError: the parameters are not only numbers of the files in other places.
+            UserError: ``sanitize`` computes the parameters instead of only moving numbers of the files.
         """
         import mlx.core as mx
 
@@ -71,9 +71,9 @@ class HubNames:
     def _sources(
         self, chosen: Callable[..., list[Any]], wanted: list[str], floating: list[str], blanks: list[Any]
     ) -> set[str]:
-        """The tensors whose numbers the wanted parameters are.
+        """Return the tensors that the wanted parameters take their numbers from.
 
-        Every tensor is filled with a number of its own, drawn at random: sums and multiples of them are no such number.
+        Every tensor is filled with its own random number; sums and multiples of these numbers are not among them.
         """
         import mlx.core as mx
 
@@ -82,7 +82,7 @@ class HubNames:
         _, marked = mx.jvp(chosen, blanks, filled)
         counts = np.zeros(FIRST, dtype=np.int64)
         for parameter in wanted:
-            # One at a time is in memory.
+            # Only one is in memory at a time.
             marks = np.array(marked.pop(0)).ravel()
             places = marks.astype(np.int64) - FIRST
             if not ((marks == places + FIRST) & np.isin(places, numbers - FIRST)).all():
@@ -102,7 +102,7 @@ class HubNames:
 
 
 def hub_names(base: ResolvedModel, stored: dict[str, Stored]) -> HubNames:
-    """Learn the names of a base; its weights are not read.
+    """Derive the name mapping of a base; its weights are not read.
 
     Raises:
         UserError: mlx-lm cannot load it.
@@ -110,7 +110,7 @@ def hub_names(base: ResolvedModel, stored: dict[str, Stored]) -> HubNames:
     from mlx_lm.utils import _get_classes, load_config
 
     def sanitize(weights: dict[str, Any]) -> dict[str, Any]:
-        # A model of its own each time: sanitize may take the model's head away, and fails where it is gone.
+        # A new model each time: sanitize may remove the model's head, and fails if it is already gone.
         with guarded(f"{base.name}: mlx-lm cannot load this model"):
             config = {**load_config(base.path), **base.config_overrides}
             kind, arguments = _get_classes(config=config)
@@ -130,10 +130,10 @@ def is_floating(tensor: Stored) -> bool:
 
 
 def _blank(tensor: Stored) -> Any:
-    """An array of a tensor's shape that takes no memory."""
+    """Return an array of a tensor's shape that takes no memory."""
     import mlx.core as mx
 
     kinds: dict[str, Any] = {"U32": mx.uint32, "I64": mx.int64, "I32": mx.int32, "I16": mx.int16, "I8": mx.int8}
-    # The 8-bit floats are bytes to MLX.
+    # MLX treats 8-bit floats as bytes.
     kinds |= dict.fromkeys(("U8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), mx.uint8) | {"BOOL": mx.bool_}
     return mx.zeros(tensor.shape, kinds.get(tensor.dtype, mx.float32))

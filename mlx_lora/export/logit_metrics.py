@@ -1,4 +1,4 @@
-"""How near two models' answers are: logits, probabilities, and the greedy text."""
+"""Logit comparison metrics: logit differences, KL divergence, top-1 agreement, and greedy tokens."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 @dataclass
 class Agreement:
-    """A model's logits beside the reference's, over all positions.
+    """Agreement of a model's logits with the reference's, over all positions.
 
     Attributes:
-        largest: the largest difference of a logit, absolute.
-        relative: the differences' root mean square, in standard deviations of the reference's logits.
-        divergence: mean Kullback-Leibler divergence KL(reference ‖ model) of the next token's distribution, in nats.
-        top1: share of positions where both find the same token likeliest.
+        largest: the largest absolute difference of a logit.
+        relative: root mean square of the differences, in standard deviations of the reference's logits.
+        divergence: mean KL divergence KL(reference ‖ model) of the next token's distribution, in nats.
+        top1: share of positions where both have the same top-1 token.
     """
 
     largest: float
@@ -26,7 +26,7 @@ class Agreement:
 
 
 def agreement(reference: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Agreement:
-    """Compare float32 [positions, vocabulary] logits, prompt by prompt; what is not finite is infinitely far."""
+    """Compare float32 [positions, vocabulary] logits, prompt by prompt; non-finite ones are infinitely far."""
     largest = squares = variances = divergence = 0.0
     same = positions = 0
     for ours, theirs in zip(reference, found, strict=True):
@@ -34,24 +34,24 @@ def agreement(reference: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> A
             return Agreement(float("inf"), float("inf"), float("inf"), 0.0)
         difference = theirs - ours
         largest = max(largest, float(np.abs(difference).max()))
-        # A constant added to all logits of a position changes nothing.
+        # A constant added to all logits of a position does not change the softmax.
         squares += float(difference.var(axis=1).sum())
         variances += float(ours.var(axis=1).sum())
         p, q = _log_softmax(ours), _log_softmax(theirs)
         divergence += float((np.exp(p) * (p - q)).sum())
         same += int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
         positions += len(ours)
-    # A reference whose logits are all the same says nothing.
+    # If all logits of the reference are equal, a comparison is meaningless.
     relative = (squares / variances) ** 0.5 if variances > 0 else float("inf")
     return Agreement(largest, relative, divergence / positions, same / positions)
 
 
 def same_greedy(expected: Sequence[int], found: Sequence[int], logits: np.ndarray, tie: float) -> int:
-    """How many of the greedy tokens are the same; all of them where the first other one was as good as a tie.
+    """Count the equal greedy tokens up to the first mismatch; all of them if that mismatch was a near tie.
 
     Args:
         logits: the reference's, float32 [tokens, vocabulary], each before its expected token.
-        tie: by how much a token's logit may be below the best.
+        tie: how far a token's logit may be below the top-1 token's.
     """
     for i, token in enumerate(expected):
         if i >= len(found) or found[i] != token:
@@ -61,6 +61,6 @@ def same_greedy(expected: Sequence[int], found: Sequence[int], logits: np.ndarra
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """float64, since sums over a vocabulary of small differences are wanted."""
+    """Compute log-softmax in float64, since small differences are summed over a vocabulary."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

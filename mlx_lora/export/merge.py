@@ -1,7 +1,7 @@
-"""A model's weights with its adapter in them, made a few rows at a time.
+"""Adapter merging: the weights of a model with its adapter, computed a few rows at a time.
 
 LoRA: W + scale · (A B)ᵀ. DoRA: m · (W + scale · (A B)ᵀ) / ‖row‖. Full: the trained weights in place of the base's.
-Quantized weights are dequantized first. All sums are made in float32.
+Quantized weights are dequantized first. All sums are computed in float32.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .tensors import DTYPES, Stored, from_float32, to_float32
 
 @dataclass
 class Changed:
-    """How much the adapter moved the weights it is on, and how much of that rounding to the base's type undoes.
+    """Size of the adapter's weight change (ΔW), and of the rounding error in the base's dtype.
 
     Attributes:
-        weights, change, lost: sums of squares of the weights, of what is added, and of what rounding changes.
-        requantized: the same of what quantizing again, as the base was, would change.
+        weights, change, lost: sums of squares of the weights, of ΔW, and of the rounding error.
+        requantized: sum of squares of the error if the weights were quantized again as the base was.
     """
 
     weights: float = 0.0
@@ -32,31 +32,30 @@ class Changed:
 
     @property
     def relative(self) -> float:
-        """‖ΔW‖ / ‖W‖."""
+        """Relative change ‖ΔW‖ / ‖W‖."""
         return sqrt(self.change / self.weights) if self.weights else 0.0
 
     @property
     def rounding(self) -> float:
-        """‖rounded - exact‖ / ‖ΔW‖."""
+        """Rounding error ‖rounded - exact‖ / ‖ΔW‖."""
         return sqrt(self.lost / self.change) if self.change else 0.0
 
     @property
     def requantized_relative(self) -> float:
-        """‖quantized again - exact‖ / ‖W‖."""
+        """Requantization error ‖quantized again - exact‖ / ‖W‖."""
         return sqrt(self.requantized / self.weights) if self.weights else 0.0
 
 
 @dataclass
 class Weight:
-    """One tensor of the model with its adapter.
+    """Tensor of the model with its adapter.
 
     Attributes:
-        dtype: the base's type, F32, F16 or BF16; another where it is no weight (then it is only copied).
+        dtype: the base's type, F32, F16 or BF16; another if it is not a weight (then it is only copied).
         parts: the base's tensor: "weight", and of a quantized one "scales" and "biases".
-        adapter: float32 "lora_a" [in, rank], "lora_b" [rank, out] and DoRA's "m" [out], or nothing.
-        change: where the weight has another form in mlx-lm, what is added to it, an MLX array of its own shape that is
-            computed when it is used.
-        quantized: how mlx dequantizes it, or ``None``.
+        adapter: float32 "lora_a" [in, rank], "lora_b" [rank, out] and DoRA's "m" [out], or empty.
+        change: ΔW if the weight has another form in mlx-lm, a lazy MLX array of the weight's shape.
+        quantized: arguments of ``mx.dequantize``, or ``None``.
     """
 
     name: str
@@ -70,26 +69,29 @@ class Weight:
 
     @property
     def stored(self) -> Stored:
+        """Stored tensor of the base (packed if it is quantized)."""
         return self.parts["weight"]
 
     @property
     def nbytes(self) -> int:
+        """Size of the merged tensor in bytes, in the base's dtype."""
         return prod(self.shape) * np.dtype(DTYPES[self.dtype]).itemsize
 
     @property
     def as_stored(self) -> bool:
-        """The base's own numbers are what is wanted."""
+        """True if the merged tensor is equal to the base's stored one."""
         return not self.adapter and self.change is None and self.quantized is None
 
     def pieces(self) -> Iterator[tuple[int, int]]:
+        """Yield (first, last) of pieces of rows."""
         return self.stored.pieces()
 
     def release(self) -> None:
-        """Free what was computed for this weight: its rows have been used."""
+        """Free the computed change of this weight after its rows have been used."""
         self.change = None
 
     def float32(self, first: int, last: int, changed: Changed | None = None) -> np.ndarray:
-        """Rows of the merged tensor, float32 [rows, ...]; what the adapter does is added to ``changed``."""
+        """Return rows of the merged tensor, float32 [rows, ...]; the adapter's change is added to ``changed``."""
         base = self._base(first, last)
         if self.change is not None:
             delta = np.array(self.change[first:last]) if self.shape else np.array(self.change)
@@ -116,7 +118,7 @@ class Weight:
         raw = self.stored.rows(first, last)
         if self.quantized is None:
             return to_float32(raw, self.stored.dtype)
-        # The only place that needs MLX: its packings are many.
+        # The only use of MLX here: it has many packed formats.
         import mlx.core as mx
 
         def part(name: str) -> Any:
@@ -130,12 +132,12 @@ class Weight:
         return np.array(whole.astype(mx.float32))
 
 
-# Multiplications up to which OpenBLAS uses one thread: its others would spin longer than they work.
+# Multiplications up to which OpenBLAS uses one thread: the others would spin longer than they compute.
 ONE_THREAD = 1 << 18
 
 
 def small_product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """left @ right, float32, for a right side with few rows: made on this thread alone."""
+    """Compute left @ right, float32, for a right side with few rows, on this thread alone."""
     out = np.empty((len(left), right.shape[1]), dtype=np.float32)
     step = max(1, ONE_THREAD // max(1, right.size))
     for first in range(0, len(left), step):
@@ -143,12 +145,12 @@ def small_product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return out
 
 
-# Rows of each weight that tell how much an adapter changes it.
+# Rows of each weight from which the adapter's change is estimated.
 SAMPLE = 64
 
 
 def sampled_change(weights: Iterable[Weight]) -> Changed:
-    """What the adapter does to the first rows of each weight it is on."""
+    """Measure the adapter's change on the first rows of each adapted weight."""
     changed = Changed()
     for weight in weights:
         if weight.adapter or weight.change is not None:
@@ -157,7 +159,7 @@ def sampled_change(weights: Iterable[Weight]) -> Changed:
 
 
 def _requantized(values: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
-    """What would be left of float32 values, quantized as the base was."""
+    """Quantize float32 values as the base was, and dequantize them."""
     import mlx.core as mx
 
     return np.array(mx.dequantize(*mx.quantize(mx.array(values), **settings), **settings).astype(mx.float32))

@@ -1,4 +1,4 @@
-"""The tensors of a base's files, in their names and shapes, with a run's adapter put on them."""
+"""Merged weights: the tensors of a base's files, in their names and shapes, with a run's adapter attached."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PARTS = ("lora_a", "lora_b", "m")
 
 
 def read_weights(source: Source) -> dict[str, Weight]:
-    """Every tensor of the model, with what the adapter does to it, by Hugging Face's name.
+    """Read every tensor of the model, with its part of the adapter, by Hugging Face's name.
 
     Raises:
-        UserError: the adapter does not fit its base, or the base is stored in a way that cannot be read.
+        UserError: the adapter does not fit its base, or the base's storage format cannot be read.
     """
     stored = stored_tensors(source.model.path)
     weights = {name: _weight(name, stored, source) for name in stored if not _is_part(name, stored)}
@@ -32,7 +32,7 @@ def read_weights(source: Source) -> dict[str, Weight]:
 
 
 def _is_part(name: str, stored: dict[str, Stored]) -> bool:
-    """Whether a tensor belongs to a quantized weight."""
+    """Return True if a tensor belongs to a quantized weight."""
     stem, _, kind = name.rpartition(".")
     return kind in ("scales", "biases") and f"{stem}.weight" in stored
 
@@ -50,14 +50,14 @@ def _weight(name: str, stored: dict[str, Stored], source: Source) -> Weight:
 
 
 def foreign_quantization(config: dict[str, Any]) -> str | None:
-    """The method by which a base is quantized, if that is not MLX's."""
+    """Return the quantization method of a base, if it is not MLX's."""
     if "quantization" in config or not isinstance(config.get("quantization_config"), dict):
         return None
     return str(config["quantization_config"].get("quant_method"))
 
 
 def check_readable(source: Source, parameter: str, weight: Weight | None) -> None:
-    """Raises UserError if a weight is quantized by another program; ``None`` is one made of several tensors."""
+    """Raise UserError if a weight is quantized by another program; ``None`` is a weight made of several tensors."""
     method = foreign_quantization(source.config)
     if method is not None and (weight is None or not is_floating(weight.stored)):
         raise UserError(
@@ -84,10 +84,10 @@ def _quantization(source: Source, module: str) -> dict[str, Any]:
 
 
 def _put_adapter(source: Source, weights: dict[str, Weight]) -> None:
-    """Give every weight that the adapter of a run changes its part of it.
+    """Attach a run's adapter to the weights that it changes.
 
     Raises:
-        UserError: the adapter does not fit its base, or a module of mlx-lm is no tensor of the files.
+        UserError: the adapter does not fit its base, or a module of mlx-lm is not a tensor of the files.
     """
     assert source.adapter is not None
     model = load_lazily(source.model)
@@ -102,7 +102,7 @@ def _put_adapter(source: Source, weights: dict[str, Weight]) -> None:
 def _trained(
     source: Source, tensors: dict[str, Stored], weights: dict[str, Weight], names: HubNames, model: Any
 ) -> dict[str, Any]:
-    """Put whole trained tensors in place of the base's; returns how much those change that have another form."""
+    """Replace the base's tensors with fully trained ones; return the changes of those with another form in mlx-lm."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
@@ -124,7 +124,7 @@ def _trained(
 def _adapted(
     source: Source, tensors: dict[str, Stored], weights: dict[str, Weight], names: HubNames, model: Any
 ) -> dict[str, Any]:
-    """Put the matrices of LoRA and DoRA on their weights; returns how much they change those that have another form."""
+    """Attach LoRA and DoRA matrices to their weights; return the changes of weights with another form in mlx-lm."""
     from mlx.utils import tree_flatten
 
     assert source.adapter is not None
@@ -150,7 +150,7 @@ def _adapted(
 
 
 def _by_module(file: Path, tensors: dict[str, Stored]) -> dict[str, dict[str, np.ndarray]]:
-    """The adapter's arrays, float32, by their module and part."""
+    """Group the adapter's arrays, as float32, by module and part."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
@@ -161,7 +161,7 @@ def _by_module(file: Path, tensors: dict[str, Stored]) -> dict[str, dict[str, np
 
 
 def _change(parts: dict[str, np.ndarray], scale: float, shape: tuple[int, ...], before: Any) -> Any:
-    """What an adapter adds to a weight of mlx-lm, as an MLX array that is computed when it is used."""
+    """Return ΔW, the change an adapter makes to a weight of mlx-lm, as a lazy MLX array."""
     import mlx.core as mx
 
     a, b = mx.array(parts["lora_a"]), mx.array(parts["lora_b"])

@@ -1,4 +1,4 @@
-"""Names of a base's modules in mlx-lm, in its files, and in the class of transformers, whose names PEFT's files have.
+"""Module names of a base in mlx-lm, in its files, and in its transformers class (the names in PEFT's files).
 
 A text model has the same names everywhere. In a multimodal checkpoint the text part is ``language_model.model.layers``
 in mlx-lm, that or ``model.language_model.layers`` in the files, and the latter in most classes since transformers 4.52.
@@ -21,20 +21,20 @@ from .hub_names import hub_names
 from .peft.process import PeftFailed, ask, has_torch
 from .tensors import format_of, stored_tensors
 
-# The first number in a path: ``model.layers.0.mlp``, ``transformer.h.0.mlp``.
+# The layer index is the first number in a path: ``model.layers.0.mlp``, ``transformer.h.0.mlp``.
 LAYER = re.compile(r"^(?P<prefix>(?:[^.\d][^.]*\.)*[^.\d][^.]*)\.(?P<layer>\d+)\.(?P<within>.+)$")
-# (out, in) of matrices, by the module's path.
+# (out, in) of each matrix, by the module's path.
 Shapes = dict[str, tuple[int, int]]
 
 
 def prefix_of(path: str) -> str | None:
-    """The part before the number of the layer, ``model.layers``; ``None`` for a module in no layer."""
+    """Return the part before the layer index, ``model.layers``; ``None`` for a module outside the layers."""
     match = LAYER.match(path)
     return match["prefix"] if match else None
 
 
 def renamed(path: str, prefix: str, other: str) -> str:
-    """A module's path with another prefix."""
+    """Return a module's path with another prefix."""
     return other + path.removeprefix(prefix)
 
 
@@ -47,7 +47,7 @@ def is_same_part(prefix: str, text: str) -> bool:
 
 
 def paths_in_files(base: ResolvedModel, paths: Iterable[str]) -> dict[str, str]:
-    """Modules of mlx-lm by their paths in the base's files; those that are no tensor there are left out."""
+    """Map mlx-lm's modules to their paths in the base's files; those that are not a tensor there are left out."""
     same = hub_names(base, stored_tensors(base.path)).same
     found = {path: same.get(f"{path}.weight", "") for path in paths}
     return {path: name.removesuffix(".weight") for path, name in found.items() if name.endswith(".weight")}
@@ -55,11 +55,11 @@ def paths_in_files(base: ResolvedModel, paths: Iterable[str]) -> dict[str, str]:
 
 @dataclass
 class TextPart:
-    """What mlx-lm can adapt of a model.
+    """Adaptable text part of a model in mlx-lm.
 
     Attributes:
         prefix: the path of the layers, ``model.layers``.
-        depth: their number.
+        depth: number of layers.
         modules: (out, in) of each linear layer in them, by its path.
     """
 
@@ -69,7 +69,7 @@ class TextPart:
 
 
 def linear_layers(model: Any) -> Shapes:
-    """The linear layers of a model of mlx-lm."""
+    """Return the linear layers of a model of mlx-lm."""
     import mlx.nn as nn
 
     modules = {}
@@ -82,21 +82,21 @@ def linear_layers(model: Any) -> Shapes:
 
 
 def text_part(model: Any) -> TextPart:
-    """The linear layers of a model of mlx-lm that are in its layers."""
+    """Return the text part of a model of mlx-lm: the linear layers inside its decoder layers."""
     prefix = next(path for path, module in model.named_modules() if module is model.layers[0]).rpartition(".")[0]
     modules = {path: shape for path, shape in linear_layers(model).items() if prefix_of(path) == prefix}
     return TextPart(prefix, len(model.layers), modules)
 
 
 def transformers_names(base: ResolvedModel, adapted: Shapes, in_files: Shapes) -> tuple[dict[str, str], set[str]]:
-    """The adapted modules' names in transformers by their names in mlx-lm; and the names of all linear layers there.
+    """Map adapted modules of mlx-lm to their names in transformers; also return all linear layers there.
 
     Args:
         adapted: the adapted modules of mlx-lm.
         in_files: every matrix of the base's files.
 
     Raises:
-        UserError: a multimodal base, and its class cannot be asked, or its modules are not those of mlx-lm.
+        UserError: a multimodal base whose class cannot be inspected, or whose modules do not match mlx-lm's.
     """
     stored = paths_in_files(base, adapted)
     for path in adapted:
@@ -117,7 +117,7 @@ def transformers_names(base: ResolvedModel, adapted: Shapes, in_files: Shapes) -
         known = class_modules(base)
         other = class_prefix(base, shapes, in_files, known)
         return {path: renamed(name, prefix, other) for path, name in stored.items()}, set(known)
-    # Files that have the order of the classes were saved by one.
+    # Files whose names have the class's order of words were saved from that class.
     if re.fullmatch(r"model\.\w+\.layers", prefix) and format_of(base.path) == "pt":
         return stored, set(in_files)
     raise UserError(
@@ -127,10 +127,10 @@ def transformers_names(base: ResolvedModel, adapted: Shapes, in_files: Shapes) -
 
 
 def class_modules(base: ResolvedModel) -> Shapes:
-    """The linear layers of the class that the base's config names, made without weights.
+    """Return the linear layers of the class that the base's config names, instantiated without weights.
 
     Raises:
-        UserError: transformers has no such class, or cannot make it.
+        UserError: transformers has no such class, or cannot instantiate it.
     """
     try:
         found = ask({"action": "modules", "base": str(base.path)})["modules"]
@@ -140,16 +140,16 @@ def class_modules(base: ResolvedModel) -> Shapes:
 
 
 def class_prefix(base: ResolvedModel, adapted: Shapes, in_files: Shapes, known: Shapes) -> str:
-    """What stands before the number of a text layer in the class.
+    """Return the prefix of the text layers in the class.
 
-    It is the one under which all adapted modules are found in their shapes; of several, the one under which most of
-    the text part's other matrices are.
+    All adapted modules exist under it with their shapes; among several such prefixes, it is the one with most of the
+    text part's other matrices.
 
     Args:
         adapted: the adapted modules by their paths in the files.
 
     Raises:
-        UserError: there is none, or they cannot be told apart.
+        UserError: there is none, or several fit equally well.
     """
     text = next(prefix for path in adapted if (prefix := prefix_of(path)))
     part = {path: shape for path, shape in in_files.items() if prefix_of(path) == text}
@@ -169,10 +169,10 @@ def class_prefix(base: ResolvedModel, adapted: Shapes, in_files: Shapes, known: 
 
 
 def mlx_names(file: Path, base: ResolvedModel, paths: Iterable[str], part: TextPart) -> dict[str, str]:
-    """Modules' names in mlx-lm by their names in a PEFT file.
+    """Map module names in a PEFT file to mlx-lm's.
 
     Raises:
-        UserError: a module is in no layer, or not in the text part of the base.
+        UserError: a module is outside the layers, or not in the text part of the base.
     """
     places = {_place(stored): path for path, stored in paths_in_files(base, part.modules).items()}
     names = {}
@@ -194,6 +194,6 @@ def mlx_names(file: Path, base: ResolvedModel, paths: Iterable[str], part: TextP
 
 
 def _place(path: str) -> tuple[str, str] | None:
-    """The number of a module's layer and its path within."""
+    """Return a module's layer index and its path within the layer."""
     match = LAYER.match(path)
     return (match["layer"], match["within"]) if match else None

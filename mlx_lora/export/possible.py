@@ -1,4 +1,4 @@
-"""The exports that a base allows, known before it is trained."""
+"""Export support of a base, known before training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .source import Source
 
 
 def possible_exports(model: ResolvedModel, config: TrainingConfig) -> str:
-    """One line: where a run on a base can go, and what is missing for the rest."""
+    """Return one line: the exports that a run on a base allows, and what the others need."""
     source = Source(
         model.name, model, {**read_object(model.path / "config.json"), **model.config_overrides}, None, {}, {}
     )

@@ -1,4 +1,4 @@
-"""Texts and conversations that every export is tried on, whatever it was trained for."""
+"""Probe prompts: texts and a conversation on which every export is tested, independent of its training data."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from .gguf.tokenizer import CONTROL, Vocabulary
 
-# In Unicode's composed form (NFC): llama.cpp does not compose characters, and Qwen's own tokenizer does. And without
-# </s>, which is a word of Qwen's like any other, and which llama.cpp takes for a special token in any vocabulary.
+# In Unicode's composed form (NFC): llama.cpp does not compose characters, and Qwen's own tokenizer does. Without </s>,
+# which is ordinary text to Qwen, and which llama.cpp takes for a special token in any vocabulary.
 TEXTS = (
     "The quick brown fox jumps over the lazy dog. It's what they'd've said, isn't it?",
     "  leading spaces,\ttabs,\n\n\nline ends \r\n and trailing ones   ",
@@ -34,12 +34,12 @@ CONVERSATION = [
     {"role": "user", "content": "What is the capital of France?"},
     {"role": "assistant", "content": "The capital of France is Paris."},
 ]
-# Special tokens are tried in texts of so many.
+# Special tokens per probe text, and how many of the vocabulary's control tokens are tested.
 SPECIALS, LONGEST = 8, 64
 
 
 def probe_texts(vocabulary: Vocabulary) -> list[str]:
-    """The texts, and the tokenizer's special tokens between words and next to each other."""
+    """Return the probe texts, and texts with the tokenizer's special tokens between words and next to each other."""
     special = [text for number, text in vocabulary.tokens.items() if vocabulary.types[number] == CONTROL][:LONGEST]
     named = [vocabulary.tokens[number] for number in vocabulary.ids.values()]
     ordered = list(dict.fromkeys([*named, *special]))
@@ -48,5 +48,5 @@ def probe_texts(vocabulary: Vocabulary) -> list[str]:
 
 
 def conversations(rows: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
-    """The run's own held-out conversations, or one of ours where there are none."""
+    """Return the run's own held-out conversations, or a built-in one if there are none."""
     return rows or [CONVERSATION]

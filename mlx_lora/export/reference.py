@@ -1,4 +1,4 @@
-"""Questions that an export is compared by, and what the model with its adapter says to them in MLX."""
+"""Reference logits: prompts for comparing an export, and the adapter's logits for them in MLX."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from .prompts import TEXTS, conversations
 from .source import Source
 from .tensors import stored_tensors
 
-# Enough positions to tell a good file from a bad one, few enough to keep in memory with any vocabulary.
+# Enough positions to distinguish a good file from a bad one, few enough to keep in memory with any vocabulary.
 PROMPTS, POSITIONS, LONGEST, GREEDY = 8, 24, 512, 24
-# Multiplications that the prompts may take, and tokens that they may have in any case: a large model gets fewer.
+# Multiplications allowed for the prompts, and tokens allowed in any case: a large model gets fewer prompts.
 MULTIPLICATIONS, TOKENS = 2.5e11, 512
 UNCUT = 10**9
 
 
 @dataclass
 class Questions:
-    """Prompts of an export's comparison; no model is needed to make them.
+    """Prompts for comparing an export; they are built without a model.
 
     Attributes:
-        conversations: where the prompts come from, with their answers.
-        encoded: the same as training saw them; empty where the model has no chat template.
+        conversations: source of the prompts, with their answers.
+        encoded: the conversations tokenized as in training; empty if the model has no chat template.
         prompts, positions: token ids, and the tokens after which logits are taken; the shortest conversations.
-        greedy_prompt: token ids of a prompt that is answered greedily.
-        end_of_turn: the special token that ends an answer in training, if one does.
-        held_out: the prompts are the run's own, which it was not trained on.
+        greedy_prompt: token ids of the prompt for greedy decoding.
+        end_of_turn: the special token that ends an answer in training, if there is one.
+        held_out: the prompts are held-out examples of the run.
     """
 
     conversations: list[list[dict[str, Any]]]
@@ -51,7 +51,7 @@ class Questions:
     held_out: bool
 
     def with_answer(self, greedy: Sequence[int]) -> tuple[list[list[int]], list[list[int]]]:
-        """Prompts and positions, and at the end those of the greedy prompt with an answer to it."""
+        """Return prompts and positions, followed by those of the greedy prompt with its answer."""
         start = len(self.greedy_prompt)
         if not greedy:
             return self.prompts, self.positions
@@ -61,7 +61,7 @@ class Questions:
 
 @dataclass
 class Reference:
-    """The adapter's logits in MLX, float32 [positions, vocabulary] of each prompt."""
+    """Reference logits: the adapter's in MLX, float32 [positions, vocabulary] of each prompt."""
 
     prompts: list[list[int]]
     positions: list[list[int]]
@@ -69,7 +69,7 @@ class Reference:
 
 
 def reference_of(source: Source) -> Reference:
-    """Ask the model with its adapter.
+    """Compute the reference logits of the model with its adapter.
 
     Raises:
         UserError: it cannot be loaded, or see ``adapter_logits``.
@@ -81,7 +81,7 @@ def reference_of(source: Source) -> Reference:
 
 
 def check_usable(name: str, logits: Sequence[np.ndarray]) -> None:
-    """Raises UserError if a model's logits are not finite, or all the same, as they are where numbers overflowed."""
+    """Raise UserError if a model's logits are non-finite, or all the same, as after an overflow."""
     for values in logits:
         if not np.isfinite(values).all() or not (values.max(axis=1) > values.min(axis=1)).all():
             raise UserError(
@@ -91,10 +91,10 @@ def check_usable(name: str, logits: Sequence[np.ndarray]) -> None:
 
 
 def questions_of(source: Source, tokenizer: Any, parameters: int) -> Questions:
-    """The run's held-out conversations as prompts, or texts and a conversation of ours.
+    """Build prompts from the run's held-out conversations, or from built-in texts and a conversation.
 
     Args:
-        parameters: numbers of the model's weights; they limit how many prompts are used.
+        parameters: number of the model's parameters, which limits the number of prompts.
     """
     rows = held_out(source)
     budget = max(TOKENS, int(MULTIPLICATIONS / max(1, parameters)))
@@ -111,7 +111,7 @@ def questions_of(source: Source, tokenizer: Any, parameters: int) -> Questions:
     short = [i for i in by_length if len(prompts[i]) <= LONGEST] or by_length[:1]
     shortest = chats[short[0]]
     start = encode_prompt(tokenizer, shortest[: _last_answer(shortest)])[-LONGEST:]
-    # The greedy answer is to the shortest, which is thus the first to be left out.
+    # The greedy answer uses the shortest prompt, so that one is left out first.
     used = _within(budget - len(start), [*short[1:], short[0]], prompts)
     last = int(encoded[0].ids[encoded[0].supervised][-1])
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -121,13 +121,13 @@ def questions_of(source: Source, tokenizer: Any, parameters: int) -> Questions:
 
 
 def _within(budget: int, order: list[int], prompts: list[list[int]]) -> list[int]:
-    """The first of these prompts that have no more tokens than that together; one in any case."""
+    """Return the first prompts of ``order`` whose tokens fit the budget together; at least one."""
     tokens = np.cumsum([len(prompts[i]) for i in order])
     return order[: max(1, int(np.searchsorted(tokens, budget, side="right")))]
 
 
 def held_out(source: Source) -> list[list[dict[str, Any]]]:
-    """Conversations of the run's test split, or its validation split, if its datasets are still there."""
+    """Return conversations of the run's test split, or its validation split, if its datasets still exist."""
     data = source.run.get("data") or []
     paths = [data] if isinstance(data, str) else [share["path"] for share in data]
     for split in ("test", "valid"):
@@ -138,7 +138,7 @@ def held_out(source: Source) -> list[list[dict[str, Any]]]:
             except UserError:
                 continue
         if rows:
-            # Evenly from the whole split, which may be sorted.
+            # Evenly spaced over the whole split, which may be sorted.
             return [rows[i * len(rows) // PROMPTS] for i in range(PROMPTS)] if len(rows) > PROMPTS else rows
     return []
 
@@ -146,10 +146,10 @@ def held_out(source: Source) -> list[list[dict[str, Any]]]:
 def adapter_logits(
     source: Source, prompts: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
 ) -> list[np.ndarray]:
-    """Ask the base with its adapter in MLX: float32 [positions, vocabulary] of each prompt.
+    """Compute the logits of the base with its adapter in MLX: float32 [positions, vocabulary] of each prompt.
 
     Raises:
-        UserError: its logits are not finite, or all the same: nothing can be compared with them.
+        UserError: the logits are non-finite, or all the same, so that nothing can be compared with them.
     """
     from ..backends.mlx.layer_streaming import load_lazily, streamed_logits
 
@@ -159,12 +159,13 @@ def adapter_logits(
 
 
 def drafted_answer(source: Source, gguf: Path, prompt: list[int], count: int, ends: set[int]) -> list[int]:
-    """The adapter's greedy answer in MLX, its end included, for a model that does not fit in memory as a whole.
+    """Decode the adapter's greedy answer in MLX speculatively, for a model that does not fit in memory.
 
-    llama.cpp drafts it from the exported file; a pass over the weights keeps the draft up to the first other token.
+    llama.cpp drafts it from the exported file; a pass over the weights keeps the draft up to the first mismatch. The
+    end token is included.
 
     Raises:
-        LlamaCppFailed: llama.cpp refused the file, or died.
+        LlamaCppFailed: llama.cpp rejected the file, or crashed.
     """
     answer: list[int] = []
     while len(answer) < count and not (answer and answer[-1] in ends):
@@ -181,10 +182,10 @@ def drafted_answer(source: Source, gguf: Path, prompt: list[int], count: int, en
 def own_logits(
     plan: Plan, errors: WeightErrors, prompts: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
 ) -> list[np.ndarray]:
-    """What the very weights of a quantized file say in MLX: llama.cpp has to say the same of them.
+    """Compute the logits of a quantized file's own weights in MLX, which llama.cpp has to reproduce.
 
     Args:
-        errors: reads the file's tensors, and measures them on the way.
+        errors: reads the file's tensors, and measures their quantization error on the way.
     """
     from mlx_lm.utils import dequantize_model
 
@@ -208,10 +209,10 @@ def own_logits(
 
 @dataclass
 class GGUFRows:
-    """A tensor of a GGUF file as MLX's weight, dequantized when it is used.
+    """Tensor of a GGUF file as a weight in MLX, dequantized on use.
 
     Attributes:
-        heads: reorder the rows of so many heads.
+        heads: number of heads whose rows are permuted back.
     """
 
     name: str
@@ -220,16 +221,19 @@ class GGUFRows:
     heads: int | None
 
     def take(self, rows: np.ndarray) -> Any:
+        """Return some rows, dequantized."""
         import mlx.core as mx
 
         return mx.array(self.errors.quantized.tensors[self.name].rows(rows).reshape(len(rows), -1))
 
     def pieces(self) -> Iterator[Any]:
+        """Yield the tensor in pieces of rows, dequantized."""
         import mlx.core as mx
 
         return (mx.array(piece) for piece in self.errors.pieces(self.name))
 
     def whole(self) -> Any:
+        """Return the whole tensor, dequantized, in Hugging Face's row order."""
         import mlx.core as mx
 
         values = np.concatenate(list(self.errors.pieces(self.name))).reshape(self.shape)
@@ -241,7 +245,7 @@ def _last_answer(chat: list[dict[str, Any]]) -> int:
 
 
 def _without_template(tokenizer: Any, budget: int) -> Questions:
-    """A base model that was never taught a conversation: plain texts will do."""
+    """Build prompts of plain texts for a base model without a chat template."""
     prompts = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in TEXTS[:PROMPTS]]
     used = [prompts[i] for i in _within(budget, list(range(len(prompts))), prompts)]
     positions = [list(range(min(POSITIONS, len(prompt)))) for prompt in used]

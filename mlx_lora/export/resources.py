@@ -1,7 +1,7 @@
-"""Memory and disk that each step of an export takes, computed from the model's shapes before the work begins.
+"""Resource estimates: memory and disk of each step of an export, computed from the model's shapes in advance.
 
-Memory is what the export's processes allocate. Pages of files that llama.cpp maps are not counted: the system drops
-them when it needs room. The constants were measured; see ``benchmarks/export``.
+Memory is the allocation of the export's processes. Pages of files that llama.cpp maps are not counted: the system
+drops them under memory pressure. The constants were measured; see ``benchmarks/export``.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ if TYPE_CHECKING:
     from .reference import Questions
     from .source import Source
 
-# Python with MLX, transformers and a tokenizer; each token of the vocabulary as Python's objects; a llama.cpp process.
+# Python with MLX, transformers and a tokenizer; each token of the vocabulary as Python objects; a llama.cpp process.
 PROCESS, TOKEN, LLAMA_CPP = 160 << 20, 450, 75 << 20
-# Of MLX: buffers that it keeps, and pieces of the vocabulary's matrix.
+# MLX's buffer cache, and pieces of the embedding matrix.
 STREAMING = 64 << 20
 CONVERTING = 32 << 20
-# Upstream's converter: Python with torch and transformers, beside one tensor in float32.
+# Upstream's converter: Python with torch and transformers, in addition to one tensor in float32.
 TORCH = 700 << 20
 
 
 @dataclass(frozen=True)
 class Step:
-    """A part of an export, with the most bytes of memory and disk that are taken while it runs."""
+    """Step of an export, with its peak memory and disk use in bytes."""
 
     name: str
     memory: int
     disk: int
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"step", "memory_bytes", "disk_bytes"}``."""
+        """Return ``{"step", "memory_bytes", "disk_bytes"}``."""
         return {"step": self.name, "memory_bytes": self.memory, "disk_bytes": self.disk}
 
 
 def gguf_steps(plan: Plan, questions: Questions, quantized: int | None) -> list[Step]:
-    """The steps of a GGUF export.
+    """Return the steps of a GGUF export.
 
     Args:
-        quantized: bytes of the file that llama.cpp makes, ``None`` where it makes none.
+        quantized: size in bytes of the file that llama.cpp quantizes, ``None`` if there is none.
     """
     weights = [weight for _, _, weight in plan.tensors if weight is not None]
     process = PROCESS + TOKEN * plan.rows
@@ -60,7 +60,7 @@ def gguf_steps(plan: Plan, questions: Questions, quantized: int | None) -> list[
     disk = full
     if quantized is not None:
         disk = full + quantized
-        # llama.cpp has a tensor in float32, and as much again for the result.
+        # llama.cpp holds a tensor in float32, and as much again for the result.
         steps.append(Step("quantize", process + LLAMA_CPP + 8 * max(map(_numbers, weights)), disk))
     steps.append(Step("run in llama.cpp", process + LLAMA_CPP + _llama_cpp(plan, questions), disk))
     steps.append(Step("compare in MLX", process + _streaming(weights, questions, plan.rows), disk))
@@ -68,7 +68,7 @@ def gguf_steps(plan: Plan, questions: Questions, quantized: int | None) -> list[
 
 
 def fuse_steps(weights: list[Weight], total: int, questions: Questions) -> list[Step]:
-    """The steps of ``fuse``; ``total`` is the size of the directory."""
+    """Return the steps of ``fuse``; ``total`` is the size of the directory in bytes."""
     rows = max((w.shape[0] for w in weights if len(w.shape) > 1), default=0)
     process = PROCESS + TOKEN * rows
     return [
@@ -78,12 +78,12 @@ def fuse_steps(weights: list[Weight], total: int, questions: Questions) -> list[
 
 
 def upstream_steps(weights: list[Weight], stored: int, full: int, quantized: int | None) -> list[Step]:
-    """The steps of upstream's converter after ``fuse``.
+    """Return the steps of upstream's converter after ``fuse``.
 
     Args:
-        stored: bytes of the fused directory.
-        full: bytes of the file that the converter writes.
-        quantized: bytes of the file that llama.cpp makes of that, ``None`` where it makes none.
+        stored: size of the fused directory in bytes.
+        full: size in bytes of the file that the converter writes.
+        quantized: size in bytes of the file that llama.cpp quantizes from it, ``None`` if there is none.
     """
     rows = max((w.shape[0] for w in weights if len(w.shape) > 1), default=0)
     largest = max(map(_numbers, weights), default=0)
@@ -95,7 +95,7 @@ def upstream_steps(weights: list[Weight], stored: int, full: int, quantized: int
 
 
 def check_memory(what: str, steps: list[Step]) -> None:
-    """Raises UserError if this machine, or container, does not have the memory that a step needs."""
+    """Raise UserError if this machine, or container, does not have the memory that a step needs."""
     total, available = memory_sizes()
     largest = max(steps, key=lambda step: step.memory)
     if largest.memory > (total if available is None else available):
@@ -119,7 +119,7 @@ def fits_float32(source: Source) -> bool:
 
 
 def _remade(weights: list[Weight]) -> int:
-    """Numbers of the largest block's weights that have another form in mlx-lm, whose changes are computed together."""
+    """Return the parameters of the largest block whose weights have another form in mlx-lm (changed together)."""
     blocks: Counter[str] = Counter()
     for weight in weights:
         if weight.change is not None:
@@ -137,13 +137,13 @@ def _numbers(weight: Weight) -> int:
 
 
 def _stored(weight: Weight) -> int:
-    """Bytes of a weight with its adapter as they lie in memory when they have been read."""
+    """Return the bytes of a weight with its adapter in memory, as stored."""
     parts = sum(part.size * np.dtype(DTYPES[part.dtype]).itemsize for part in weight.parts.values())
     return parts + sum(part.nbytes for part in weight.adapter.values())
 
 
 def _streaming(weights: list[Weight], questions: Questions, rows: int) -> int:
-    """MLX with one block in float32, what is outside the blocks as stored, activations, and logits."""
+    """Return the bytes of MLX with one block in float32, weights outside the blocks as stored, activations, logits."""
     blocks: dict[str, int] = {}
     outside = widest = 0
     for weight in weights:
@@ -160,7 +160,7 @@ def _streaming(weights: list[Weight], questions: Questions, rows: int) -> int:
 
 
 def _llama_cpp(plan: Plan, questions: Questions) -> int:
-    """Its float32 cache of keys and values, its activations with logits of every token, and those that were kept."""
+    """Return the bytes of llama.cpp's float32 KV cache, activations with logits of every token, and kept logits."""
     config = plan.source.config
     heads = int(config["num_attention_heads"])
     context = max(256, *map(len, questions.prompts), len(questions.greedy_prompt) + 24)

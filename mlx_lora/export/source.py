@@ -1,4 +1,4 @@
-"""What is exported: a run's adapter with its base, or a base model alone; nothing is loaded yet."""
+"""Export source: a run's adapter with its base, or a base model alone, before loading."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..user_files import read_text
 
 @dataclass
 class Source:
-    """A model to export.
+    """Model to export.
 
     Attributes:
-        name: as the user gave it.
-        config: the base's ``config.json``, with what transformers 5 writes elsewhere put where it used to be.
+        name: run directory or model name as given by the user.
+        config: the base's ``config.json``, with keys that transformers 5 moved put back in their former place.
         adapter: the run's directory, ``None`` for a base model alone.
-        adapter_config: mlx-lm's description of the adapter.
-        run: what the run directory says of itself.
+        adapter_config: content of mlx-lm's ``adapter_config.json``.
+        run: content of the run's ``run.json``.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Source:
     run: dict[str, Any]
 
     def load(self) -> Backend:
-        """The model in MLX, with the adapter on it: what every export is compared with."""
+        """Load the model with its adapter in MLX, the reference of every export."""
         backend = load_backend(self.model, "mlx")
         if self.adapter is not None:
             backend.load_adapter(self.adapter)
@@ -43,14 +43,14 @@ class Source:
 
 
 def read_source(name: str, needs_adapter: bool = False) -> Source:
-    """A run directory, or a base model by name or directory.
+    """Read a run directory, or a base model by name or directory.
 
     Args:
-        needs_adapter: only a run will do.
+        needs_adapter: accept only a run.
 
     Raises:
-        UserError: there is no such run or model, the run has no adapter yet, its base has other weights now, or a
-            file of it is broken.
+        UserError: there is no such run or model, the run has no adapter yet, its base's weights have changed, or one
+            of its files is broken.
     """
     directory = Path(name)
     if not is_run(directory):

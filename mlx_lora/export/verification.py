@@ -1,4 +1,4 @@
-"""What is checked after a step, and what becomes of its file: kept if verified, else put aside."""
+"""Export verification: checks, their report, and the file's fate (published if verified, else set aside)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .resources import Step
 
 @dataclass
 class Check:
-    """One thing that was measured.
+    """Result of one check.
 
     Attributes:
-        name: what, in words.
-        value: what was found, a number or text.
-        limit: what was asked for, a number (``value`` may be at most or at least that) or text.
+        name: description of the measured quantity.
+        value: measured value, a number or text.
+        limit: required value, a number (``value`` may be at most or at least that) or text.
     """
 
     name: str
@@ -32,17 +32,17 @@ class Check:
 
 
 def at_most(name: str, value: float, limit: float) -> Check:
-    """A check that a number is not above its limit; a NaN is."""
+    """Check that a number is not above its limit; NaN fails."""
     return Check(name, _finite(value), limit, bool(value <= limit))
 
 
 def at_least(name: str, value: float, limit: float) -> Check:
-    """A check that a number is not below its limit; a NaN is."""
+    """Check that a number is not below its limit; NaN fails."""
     return Check(name, _finite(value), limit, bool(value >= limit))
 
 
 def equal(name: str, value: Any, expected: Any) -> Check:
-    """A check that two things are the same."""
+    """Check that two values are equal."""
     return Check(name, value, expected, value == expected)
 
 
@@ -53,12 +53,12 @@ def _finite(value: float) -> float | str:
 
 @dataclass
 class Report:
-    """What came of an export.
+    """Report of an export.
 
     Attributes:
-        file: where the result is: under its name, or aside if it was rejected.
-        notes: what the user should know, a sentence each.
-        plan: memory and disk that each step was to take, where that was planned.
+        file: path of the result: under its name, or set aside if it was rejected.
+        notes: notes for the user, a sentence each.
+        plan: estimated memory and disk of each step, if they were estimated.
     """
 
     file: str
@@ -68,30 +68,31 @@ class Report:
 
     @property
     def verdict(self) -> str:
+        """Verdict: "verified" if every check passed, else "rejected"."""
         return "verified" if all(check.passed for check in self.checks) else "rejected"
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"file", "checks": [{"name", "value", "limit", "passed"}], "verdict"}``, and ``"plan"`` if there is one."""
+        """Return ``{"file", "checks": [{"name", "value", "limit", "passed"}], "verdict"}``, and any ``"plan"``."""
         content = {"file": self.file, "checks": [asdict(check) for check in self.checks], "verdict": self.verdict}
         return {**content, "plan": [step.to_dict() for step in self.plan]} if self.plan else content
 
 
 def refuse_existing(path: Path) -> None:
-    """Raises UserError if something is there: an export never overwrites."""
+    """Raise UserError if the path exists: an export never overwrites."""
     if path.exists() or path.is_symlink():
         raise UserError(f"{path}: this exists already; choose another name, or remove it first")
 
 
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """A place beside ``path`` to write a file (or directory) to, gone after the block unless :func:`settle` moved it.
+    """Yield a temporary path next to ``path`` for a file (or directory), removed unless :func:`settle` moved it.
 
     Raises:
-        UserError: something has the name already, or the file system refuses.
+        UserError: ``path`` exists already, or the file system refuses.
     """
     path = Path(path)
     refuse_existing(path)
-    # The suffix stays: some programs go by it.
+    # The suffix is kept: some programs depend on it.
     temporary = temporary_beside(path, keep_suffix=True)
     remove_any(temporary)
     with writing(path):
@@ -103,10 +104,10 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 
 def settle(temporary: Path, path: str | Path, checks: list[Check], notes: list[str] | None = None) -> Report:
-    """Give a file (or directory) its name if every check passed, else put it aside as ``<name>.rejected``.
+    """Publish a file (or directory) under its name if every check passed, else set it aside as ``<name>.rejected``.
 
     Raises:
-        UserError: something has the name by now, or the file system refuses.
+        UserError: the name is taken by now, or the file system refuses.
     """
     path = Path(path)
     report = Report(str(path), checks, notes or [])
@@ -122,7 +123,7 @@ def settle(temporary: Path, path: str | Path, checks: list[Check], notes: list[s
 
 
 def _aside(path: Path) -> Path:
-    """``<path>.rejected``, or with a number where that is taken."""
+    """Return ``<path>.rejected``, or with a number if that is taken."""
     place, number = path.with_name(f"{path.name}.rejected"), 1
     while place.exists() or place.is_symlink():
         number += 1
@@ -131,7 +132,7 @@ def _aside(path: Path) -> Path:
 
 
 def check_space(path: str | Path, needed: int) -> None:
-    """Raises UserError if the disk that ``path`` will be on has not ``needed`` bytes free."""
+    """Raise UserError if the disk of ``path`` has fewer than ``needed`` bytes free."""
     directory = Path(path).absolute().parent
     while not directory.exists():
         directory = directory.parent

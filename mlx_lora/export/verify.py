@@ -1,4 +1,4 @@
-"""Is a GGUF file the adapter in MLX? Everything that llama.cpp makes of it, against the reference."""
+"""GGUF verification in llama.cpp: vocabulary, chat template, logits and greedy text against the adapter in MLX."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from .verification import Check, at_least, at_most, equal
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a file of some type may be from the adapter; see :class:`~mlx_lora.export.logit_metrics.Agreement`."""
+    """Tolerances of a file type against the adapter; see :class:`~mlx_lora.export.logit_metrics.Agreement`."""
 
     relative: float
     divergence: float
     top1: float
 
 
-# Some five times what small models with weights far sharper than any trained one's reach; a missing permutation, bias
-# or scaling of positions is far beyond.
+# About five times the values of small models with weights far sharper than any trained model's; a missing permutation,
+# bias or RoPE scaling is far beyond.
 LIMITS = {
     "f32": Limits(1e-3, 1e-6, 0.99),
     "f16": Limits(0.03, 1e-3, 0.95),
@@ -39,20 +39,20 @@ LIMITS = {
     "q5": Limits(0.4, 0.2, 0.65),
     "q4": Limits(0.6, 0.35, 0.5),
 }
-# llama.cpp rounds what it multiplies quantized weights with to 8 bits.
+# llama.cpp rounds activations to 8 bits before it multiplies them with quantized weights.
 OWN_LIMIT = 0.2
-# Tokens that tell whether it does anything else.
+# Tokens that are enough to detect any other difference.
 OWN_TOKENS = 48
 COARSEST = Limits(1.0, 1.0, 0.3)
-# llama.cpp reads some odd texts otherwise than SentencePiece's tokenizers in Hugging Face's form, and has GELU and
-# others in tables of float16. The run's own conversations must have the tokenizer's ids in any case.
+# llama.cpp tokenizes some odd texts differently from Hugging Face's form of SentencePiece tokenizers, and computes GELU
+# and others from float16 tables. The run's own conversations must have the tokenizer's ids in any case.
 PROBES = 0.8
-# Below this share of agreement a larger type is worth its bytes.
+# Below this top-1 agreement a larger type is worth its bytes.
 FAIR_TOP1 = 0.9
 
 
 def limits_of(kind: str) -> Limits:
-    """By the type's whole name, or its number of bits."""
+    """Return the tolerances of a type, by its whole name or its number of bits."""
     return LIMITS.get(kind) or LIMITS.get(kind.removeprefix("i")[:2]) or COARSEST
 
 
@@ -71,19 +71,19 @@ def run_checks(
     own: Ask | None = None,
     others: bool = False,
 ) -> tuple[list[Check], list[str]]:
-    """Load the file in llama.cpp and compare; returns what was checked, and what the user should know.
+    """Load the file in llama.cpp and compare it with the adapter; return the checks and the notes for the user.
 
-    llama.cpp answers first, so that one pass of the adapter's model judges its greedy answer too.
+    llama.cpp runs first, so that one forward pass of the adapter's model covers its greedy answer as well.
 
     Args:
-        template: the chat template that is in the file.
-        adapter: what the adapter says in MLX.
-        own: what a quantized file's weights say in MLX.
-        others: the file is of an architecture or tokenizer that is not written here.
+        template: the chat template in the file.
+        adapter: computes the adapter's logits in MLX.
+        own: computes the logits of a quantized file's own weights in MLX.
+        others: the file has an architecture or tokenizer that the writer here does not support.
     """
     probes = probe_texts(vocabulary)
     chats = [_rendered(tokenizer, chat, template) for chat in questions.conversations] if template else []
-    # The weights' own check needs no answer: the beginning of a prompt will do.
+    # The check of the file's own weights needs no answer: the beginning of a prompt is enough.
     short = questions.prompts[0][:OWN_TOKENS]
     first = sorted({*range(len(short)), *questions.positions[0]})
     request = Request(
@@ -116,7 +116,7 @@ def run_checks(
 
 
 def _rendered(tokenizer: Any, chat: list[dict[str, Any]], template: str) -> str:
-    """A conversation through the file's template, in the engine that training used."""
+    """Render a conversation with the file's template, in the template engine that training used."""
 
     class Carrier:
         chat_template = template
@@ -136,7 +136,7 @@ def _vocabulary(answer: Answer, vocabulary: Vocabulary, ids: Sequence[Sequence[i
 
 
 def _other_tokens(texts: Sequence[str], ids: Sequence[Sequence[int]], answer: Answer) -> list[str]:
-    """Say which probe texts llama.cpp reads as other tokens."""
+    """Return a note on the probe texts that llama.cpp tokenizes differently."""
     triples = zip(texts, ids, answer.tokens, strict=False)
     other = [text for text, ours, theirs in triples if list(ours) != theirs]
     if not other:
@@ -146,7 +146,7 @@ def _other_tokens(texts: Sequence[str], ids: Sequence[Sequence[int]], answer: An
 
 
 def _template(answer: Answer, questions: Questions, tokens: list[list[int]]) -> list[Check]:
-    """Training's token ids are what the file's template and llama.cpp's tokenizer make, and its end is an end."""
+    """Check that file template and llama.cpp tokenizer give training's token ids, and its end token ends generation."""
     pairs = zip(questions.encoded, tokens, strict=True)
     same = sum(example.ids.tolist() == theirs for example, theirs in pairs)
     last = {int(example.ids[example.supervised][-1]) for example in questions.encoded}
@@ -162,7 +162,7 @@ def _answers(answer: Answer, logits: np.ndarray, found: Agreement, limits: Limit
     expected = logits.argmax(axis=1).tolist()
     total = len(expected)
     same = same_greedy(expected, answer.greedy, logits, 0.0)
-    # A file whose logits are as near as they are may only differ where two tokens were that near.
+    # Given the largest logit difference, tokens may only differ where two logits were that close.
     explained = same_greedy(expected, answer.greedy, logits, 2 * found.largest)
     return [
         Check("largest difference of a logit", _number(found.largest), "reported", True),

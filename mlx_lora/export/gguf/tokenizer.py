@@ -1,4 +1,4 @@
-"""A tokenizer as llama.cpp wants it: byte-level BPE whose way to split text llama.cpp knows by name."""
+"""GGUF vocabulary: a byte-level BPE tokenizer whose pre-tokenizer llama.cpp knows by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import UserError
 
-# llama.cpp's name of a way to split text, by the sha256 of the regular expression in tokenizer.json.
+# llama.cpp's name of a pre-tokenizer, by the sha256 of the regular expression in tokenizer.json.
 PRE_TOKENIZERS = {
     "d98f9631be1e9607a9848c26c1f9eac1aa9fc21ac6ba82a2fc0741af9780a48f": "llama-bpe",
     "1ff7f41064896984db5d1bb6ff64fa4bc29007d08c1b439e505b7392777a319e": "qwen2",
@@ -21,16 +21,16 @@ LIKE_CONTROL = re.compile(r"<\|.*\|>", re.DOTALL)
 
 @dataclass
 class Vocabulary:
-    """What goes into a GGUF of a tokenizer.
+    """Tokenizer data of a GGUF file.
 
     Attributes:
-        pre: llama.cpp's name of the pre-tokenizer.
-        rows: rows of the embedding, and so tokens that the model has.
+        pre: llama.cpp's name of the pre-tokenizer (``tokenizer.ggml.pre``).
+        rows: rows of the embedding, which is the model's vocabulary size.
         tokens: by id; ids that the tokenizer does not use are missing.
         types: llama.cpp's type of each token.
         merges: "left right", best first.
-        ids: bos, eos, eot and pad, those there are.
-        add_bos, add_eos: whether the tokenizer itself adds them to a text.
+        ids: ids of bos, eos, eot and pad, as far as they are defined.
+        add_bos, add_eos: the tokenizer itself adds them to a text.
     """
 
     pre: str
@@ -44,7 +44,7 @@ class Vocabulary:
     chat_template: str | None
 
     def padded(self) -> tuple[list[str], list[int]]:
-        """Tokens and types for every row of the embedding; rows without a token get ``[PAD{i}]``, never used."""
+        """Return tokens and types for every row of the embedding; rows without a token get an unused ``[PAD{i}]``."""
         tokens = [self.tokens.get(i, f"[PAD{i}]") for i in range(self.rows)]
         return tokens, [self.types.get(i, UNUSED) for i in range(self.rows)]
 
@@ -52,18 +52,18 @@ class Vocabulary:
 def read_vocabulary(
     tokenizer: Any, rows: int, where: str, end_of_turn: int | None = None, config_bos: int | None = None
 ) -> Vocabulary:
-    """The vocabulary of a loaded (fast) tokenizer; ``where`` names the model in what is said.
+    """Read the vocabulary of a loaded (fast) tokenizer; ``where`` names the model in errors.
 
     Args:
         rows: rows of the model's embedding. Added tokens beyond them, which the model cannot read, are left out:
-            transformers adds some that a tokenizer's class is used to.
-        end_of_turn: the token that ends an answer in training, if it is a special one.
+            transformers adds some that belong to the tokenizer's class.
+        end_of_turn: the end-of-turn token in training, if it is a special token.
         config_bos: the model config's ``bos_token_id``, used where the tokenizer has none (Qwen's): without one,
             llama.cpp takes token 11.
 
     Raises:
-        UserError: it is no byte-level BPE, or splits text in a way llama.cpp has no known name for: it would then
-            make other tokens, without a word. Or the vocabulary is larger than the embedding.
+        UserError: it is not byte-level BPE, or llama.cpp has no known name for its pre-tokenizer and would silently
+            make other tokens. Or the vocabulary is larger than the embedding.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     model = content["model"]
@@ -75,10 +75,10 @@ def read_vocabulary(
 
 
 def known_splitting(content: dict[str, Any], where: str) -> str:
-    """llama.cpp's name of the way in which a tokenizer.json splits text.
+    """Return llama.cpp's name of the pre-tokenizer of a tokenizer.json.
 
     Raises:
-        UserError: it is no byte-level BPE, or llama.cpp has no known name for it.
+        UserError: it is not byte-level BPE, or llama.cpp has no known name for it.
     """
     model = content["model"]
     if model["type"] != "BPE" or model.get("byte_fallback"):
@@ -90,7 +90,7 @@ def known_splitting(content: dict[str, Any], where: str) -> str:
 
 
 def tokens_of(tokenizer: Any, rows: int, end_of_turn: int | None, config_bos: int | None = None) -> Vocabulary:
-    """The tokens of any (fast) tokenizer; see ``read_vocabulary``."""
+    """Read the tokens of any (fast) tokenizer; see ``read_vocabulary``."""
     plain = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
     listed = json.loads(tokenizer.backend_tokenizer.to_str())["added_tokens"]
     added = {token["id"]: token for token in listed if token["id"] < rows}
@@ -114,7 +114,7 @@ def tokens_of(tokenizer: Any, rows: int, end_of_turn: int | None, config_bos: in
 
 
 def check_size(vocabulary: dict[str, int], rows: int, where: str) -> None:
-    """Raises UserError if a tokenizer has tokens, added ones apart, that the embedding has no rows for."""
+    """Raise UserError if a tokenizer has tokens, apart from added ones, without a row in the embedding."""
     if max(vocabulary.values(), default=0) >= rows:
         raise UserError(
             f"{where}: its tokenizer has {len(vocabulary)} tokens and its embedding only {rows} rows; "
@@ -123,7 +123,7 @@ def check_size(vocabulary: dict[str, int], rows: int, where: str) -> None:
 
 
 def _token(number: Any) -> int | None:
-    """A token id of a model's config, which may be a list, or missing."""
+    """Return a token id of a model's config, where it may be a list, or missing."""
     number = number[0] if isinstance(number, list) and number else number
     return number if isinstance(number, int) and not isinstance(number, bool) and number >= 0 else None
 
@@ -136,12 +136,12 @@ def _type(text: str, added: dict[str, Any] | None) -> int:
 
 def _template(tokenizer: Any) -> str | None:
     template = getattr(tokenizer, "chat_template", None)
-    # Several by name: the one that is used unless another is asked for.
+    # Several named templates: "default" is used unless another is requested.
     return template.get("default") if isinstance(template, dict) else template
 
 
 def _pre_tokenizer(content: dict[str, Any], where: str) -> str:
-    """llama.cpp's name for a Split by a known expression, then bytes; nothing before it but Unicode's NFC."""
+    """Return llama.cpp's name of a Split by a known regex, then ByteLevel; no normalizer except NFC."""
     steps = content["pre_tokenizer"] or {}
     steps = steps.get("pretokenizers", [steps])
     kinds = [step.get("type") for step in steps]

@@ -1,4 +1,4 @@
-"""A GGUF of an architecture or tokenizer that is not written here: fused, converted upstream, verified like our own."""
+"""GGUF export through upstream's converter, for architectures and tokenizers that the writer does not support."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def export_upstream(
     progress: Callable[[float], None],
     announce: Callable[[list[Step]], None],
 ) -> Report:
-    """Fuse the model of a run, let upstream's converter write it as GGUF, and check that in llama.cpp.
+    """Fuse the model of a run, convert it to GGUF with upstream's converter, and verify the file in llama.cpp.
 
     Args:
         kind: see ``export_gguf``.
@@ -60,7 +60,7 @@ def export_upstream(
     check_memory(source.name, steps)
     changed = sampled_change(weights.values())
     with new_file(out) as temporary:
-        # Both have the beginning of its name, so that they too go if the block fails.
+        # Both names start like the file's, so that they are removed as well if the block fails.
         model = temporary.with_name(f"{temporary.name}.model")
         full = temporary if kind in TYPES else temporary.with_name(f"{temporary.name}.{BETWEEN}")
         checks: list[Check] = []
@@ -93,7 +93,7 @@ def export_upstream(
             step = "upstream's converter takes it" if isinstance(error, ConverterFailed) else "llama.cpp takes it"
             checks.append(Check(step, str(error), "yes", False))
             if not temporary.exists():
-                # What was fused and what was converted tell more than nothing.
+                # The checks of the fused model are still reported, with the converter's error.
                 (full if full.exists() else model).rename(temporary)
         finally:
             shutil.rmtree(model, ignore_errors=True)
@@ -113,7 +113,7 @@ def _directory(
     tokenizer: Any,
     progress: Callable[[float], None],
 ) -> tuple[list[Check], list[str]]:
-    """Make the directory that is converted: fused and verified, or the base with links to its weights."""
+    """Create the directory to convert: fused and verified, or the base with links to its weights."""
     if source.adapter is not None:
         return write_fused(source, weights, model, questions, tokenizer, lambda share: progress(0.5 * share))
     model.mkdir()

@@ -1,4 +1,4 @@
-"""A model with its adapter as a GGUF file, tensor by tensor: F32, F16, BF16 or Q8_0, in numpy and the gguf package."""
+"""GGUF writer: a model with its adapter, tensor by tensor, as F32, F16, BF16 or Q8_0 (numpy and the gguf package)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from .encoding import Q8_BLOCK, PiecewiseTensor, bytes_of, encoded_pieces, made_
 from .rope import add_rope, head_size, rope_divisors
 from .tokenizer import Vocabulary, known_splitting
 
-# Room for the header, on top of the weights: the vocabulary is most of it.
+# Space for the header, in addition to the weights: most of it is the vocabulary.
 HEADER_BYTES = 32 << 20
 
 
 @dataclass
 class Plan:
-    """A model as its GGUF will have it.
+    """Layout of a GGUF file before it is written.
 
     Attributes:
-        kind: the type of its matrices, of ``TYPES``.
-        tensors: (GGUF's name, type, the weight; ``None`` for llama3's divisors) in the order of the file.
-        rows: rows of the embedding, and so tokens of the vocabulary.
-        changed: what the adapter does to some rows of each weight it is on.
+        kind: type of the matrices, one of ``TYPES``.
+        tensors: (GGUF's name, type, the weight; ``None`` for llama3's divisors) in file order.
+        rows: rows of the embedding, which is the vocabulary size.
+        changed: the adapter's change of some rows of each adapted weight.
     """
 
     source: Source
@@ -46,26 +46,29 @@ class Plan:
 
     @property
     def sizes(self) -> list[int]:
-        """Bytes of each tensor."""
+        """Size of each tensor in bytes."""
         return [bytes_of(kind, self.shape(weight)) for _, kind, weight in self.tensors]
 
     @property
     def weight_bytes(self) -> int:
+        """Total size of the tensors in bytes."""
         return sum(self.sizes)
 
     @property
     def parameters(self) -> int:
+        """Number of parameters of all tensors."""
         return sum(prod(self.shape(weight)) for _, _, weight in self.tensors)
 
     def shape(self, weight: Weight | None) -> tuple[int, ...]:
+        """Return the shape of a weight, or of llama3's divisors for ``None``."""
         return (head_size(self.source.config) // 2,) if weight is None else weight.shape
 
 
 def plan(source: Source, kind: str) -> Plan:
-    """Everything about the file but its contents.
+    """Plan a GGUF file: everything except the tensors' contents.
 
     Raises:
-        UserError: an architecture that is not known here, or weights that do not fit it.
+        UserError: an architecture that is not supported here, or weights that do not fit it.
     """
     config = source.config
     where = source.model.name
@@ -90,7 +93,7 @@ def plan(source: Source, kind: str) -> Plan:
 
 
 def refused_here(source: Source) -> str | None:
-    """The reason why a base cannot be written as GGUF here, by its config and tokenizer; ``None`` if it can."""
+    """Return the reason why a base's config or tokenizer cannot be written as GGUF here; ``None`` if it can."""
     where = source.model.name
     try:
         find_architecture(source.config, where)
@@ -102,7 +105,7 @@ def refused_here(source: Source) -> str | None:
 
 
 def _type_of(weight: Weight, kind: str) -> str:
-    """What has one dimension stays F32 (llama.cpp aborts on F16 norms), and rows that 32 does not divide stay F16."""
+    """Return a tensor's type: F32 for 1-D ones (llama.cpp aborts on F16 norms), F16 for rows not divisible by 32."""
     if len(weight.shape) == 1:
         return "f32"
     return "f16" if kind == "q8_0" and weight.shape[-1] % Q8_BLOCK else kind
@@ -114,9 +117,9 @@ def write_gguf(
     file: Path,
     advance: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Write the file; ``advance`` is told how many bytes of the weights are done.
+    """Write the GGUF file; ``advance`` is called with the number of bytes of weights that are done.
 
-    Some pieces of tensors are in memory at a time, or one whole tensor where its rows are reordered.
+    Some pieces of tensors are in memory at a time, or one whole tensor if its rows are permuted.
 
     Raises:
         UserError: a number does not fit its type.
@@ -134,7 +137,7 @@ def write_gguf(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         jobs = list(_jobs(plan))
-        # Dequantizing is MLX's, which has threads of its own.
+        # MLX dequantizes, with its own threads.
         threads = not any(weight is not None and weight.quantized for _, _, weight in plan.tensors)
         pieces = made_in_order(chain.from_iterable(jobs), threads)
         done = 0
@@ -147,7 +150,7 @@ def write_gguf(
 
 
 def _jobs(plan: Plan) -> Iterator[list[Callable[[], np.ndarray]]]:
-    """What makes the pieces of each tensor, in the order of the file."""
+    """Yield the jobs that compute the pieces of each tensor, in file order."""
     for _, kind, weight in plan.tensors:
         if weight is None:
             yield [lambda: _divisors(plan.source.config)]
@@ -162,7 +165,7 @@ def _divisors(config: dict[str, Any]) -> np.ndarray:
 
 
 def _add_model(writer: Any, plan: Plan) -> None:
-    """The sizes of the model."""
+    """Write the model's hyperparameters into the metadata."""
     import gguf
 
     source, config = plan.source, plan.source.config

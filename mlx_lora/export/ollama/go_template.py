@@ -1,7 +1,7 @@
-"""A chat template in Go's syntax for Ollama, put together from the pieces that the Jinja one writes around messages.
+"""Go chat template for Ollama, assembled from the text that the Jinja template writes around messages.
 
-Ollama goes by a template of its own that resembles the one in the GGUF, or by none; what a run was trained on may then
-come out otherwise (a date that Llama 3's template writes, a system prompt that Qwen's writes where there is none).
+Ollama uses a built-in template that resembles the one in the GGUF, or none; the prompt may then differ from training's
+(a date that Llama 3's template writes, a default system prompt that Qwen's writes).
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any
 from ...data.chat_template import render
 from ...errors import UserError
 
-# Texts that no template changes, to be found again between its pieces.
+# Marker texts that no template changes, located in the rendered prompt.
 SYSTEM, USER, ANSWER, USER_2, ANSWER_2 = "mlx0system", "mlx1user", "mlx2answer", "mlx3user", "mlx4answer"
 
 
 def go_template(tokenizer: Any, name: str) -> str:
-    """The template, checked to write the same text as the Jinja one.
+    """Build the Go template and check that it renders the same text as the Jinja one.
 
     Raises:
-        UserError: the Jinja template does more than to write something around each message.
+        UserError: the Jinja template does more than write text around each message.
     """
     try:
         pieces = _pieces(tokenizer)
@@ -37,8 +37,10 @@ def go_template(tokenizer: Any, name: str) -> str:
 
 
 def _pieces(tokenizer: Any) -> tuple[str, str, str, str, str, str]:
-    """What is written: before and after the system prompt, instead of both, before a question, before and after an
-    answer; ``ValueError`` where that is not all there is to it.
+    """Return the text before and after the system prompt, in place of both, before a question, around an answer.
+
+    Raises:
+        ValueError: the template writes anything else.
     """
     system = {"role": "system", "content": SYSTEM}
     turns = _chat([USER, ANSWER, USER_2, ANSWER_2])
@@ -65,7 +67,7 @@ def _chat(contents: list[str]) -> list[dict[str, str]]:
 
 
 def _split(text: str, marks: list[str]) -> list[str]:
-    """The text between marks that each come once, in this order."""
+    """Return the text between marks that occur once each, in this order."""
     pieces = []
     for mark in marks:
         before, found, text = text.partition(mark)

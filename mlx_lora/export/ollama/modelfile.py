@@ -1,8 +1,8 @@
-"""A Modelfile: what ``ollama create -f`` reads, written for people who do it by hand.
+"""Modelfile writer: the file for ``ollama create -f``, for users who create the model by hand.
 
-The format has no escape character. A value in triple quotes goes on until, at the end of a line, the text so far
-(trimmed) ends in triple quotes again; characters that Go does not count as printable are dropped without a word.
-Those are the rules of Ollama's own parser, and what it could not read back is refused here.
+The format has no escape character. A value in triple quotes continues until, at the end of a line, the text so far
+(trimmed) ends in triple quotes again; characters that Go does not count as printable are silently dropped. These are
+the rules of Ollama's own parser; a text that it could not read back is refused here.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ KEPT = " \t\r\n"
 
 @dataclass
 class OllamaModel:
-    """What a model in Ollama is made of, beside its GGUF.
+    """Settings of a model in Ollama, in addition to its GGUF.
 
     Attributes:
-        system: the system prompt the run was trained with, ``None`` for none.
-        stop: texts at which an answer ends.
-        template: in Go's syntax; ``None`` leaves it to Ollama, by the chat template in the GGUF.
-        adapter: a GGUF LoRA on the weights, ``None`` for fused weights.
+        system: system prompt the run was trained with, ``None`` for none.
+        stop: stop sequences.
+        template: chat template in Go's syntax; ``None`` lets Ollama choose by the chat template in the GGUF.
+        adapter: GGUF LoRA for the weights, ``None`` for fused weights.
     """
 
     system: str | None
@@ -42,14 +42,14 @@ class OllamaModel:
     parameters: dict[str, float | int] = field(default_factory=lambda: dict(PARAMETERS))
 
     def request(self) -> dict[str, Any]:
-        """The part of the body of ``/api/create`` that a Modelfile would say; JSON holds every text."""
+        """Return the fields of ``/api/create`` that correspond to a Modelfile; JSON can hold every text."""
         said = {"parameters": {**self.parameters, **({"stop": self.stop} if self.stop else {})}}
         texts = {"system": self.system, "template": self.template}
         return said | {key: text for key, text in texts.items() if text}
 
 
 def write_modelfile(gguf: Path, model: OllamaModel) -> str:
-    """The text of a Modelfile.
+    """Return the text of a Modelfile.
 
     Args:
         gguf: the weights.
@@ -71,11 +71,11 @@ def write_modelfile(gguf: Path, model: OllamaModel) -> str:
 
 
 def check_modelfile(gguf: Path, model: OllamaModel) -> list[str]:
-    """What a reader of the Modelfile should know, a sentence each; ``gguf`` need not be there yet.
+    """Check that the format can hold the texts; return notes for the user. ``gguf`` need not exist yet.
 
     Raises:
-        UserError: a text or a path that the format cannot hold. A FROM that came out as another path, where nothing
-            is, would make Ollama download a model of that name.
+        UserError: a text or a path that the format cannot hold. A FROM that is read back as another path, without a
+            file, would make Ollama download a model of that name.
     """
     for file in [gguf, *([model.adapter] if model.adapter else [])]:
         _path(file)
@@ -95,7 +95,7 @@ def _texts(model: OllamaModel) -> list[tuple[str, str]]:
 
 
 def _quoted(text: str, command: str) -> tuple[str, str | None]:
-    """The value in quotes, and a note on what will be dropped of it."""
+    """Return the value in quotes, and a note on the characters that Ollama will drop."""
     note, dropped = None, unprintable(text)
     if dropped:
         named = ", ".join(f"U+{ord(c):04X} {unicodedata.name(c, 'without a name')}" for c in dropped[:3])
@@ -111,15 +111,15 @@ def _quoted(text: str, command: str) -> tuple[str, str | None]:
 
 
 def unprintable(text: str) -> list[str]:
-    """The characters that Ollama's parser drops, each once, in order: no-break spaces, joiners, controls, ..."""
+    """Return the characters that Ollama's parser drops (no-break spaces, joiners, controls), each once, in order."""
     odd = (c for c in text if c not in KEPT and unicodedata.category(c)[0] not in PRINTABLE)
     return list(dict.fromkeys(odd))
 
 
 def ends_early(text: str) -> bool:
-    """Whether the parser would take an end of line inside a text for the end of the value.
+    """Return True if the parser would take a line break inside a text for the end of the value.
 
-    At each line break it trims what it has, opening quotes included, and looks for the closing ones.
+    At each line break it trims the text so far, opening quotes included, and looks for the closing ones.
     """
     for place in re.finditer(r"[\r\n]", text):
         so_far = (QUOTES + text[: place.start()]).strip()
@@ -129,6 +129,6 @@ def ends_early(text: str) -> bool:
 
 
 def stop_texts(tokenizer: Any, ends: Sequence[int]) -> list[str]:
-    """Return the texts of the tokens that end an answer, by their ids."""
+    """Return the stop sequences: the texts of the end-of-turn tokens, by their ids."""
     texts = [tokenizer.convert_ids_to_tokens(number) for number in sorted(ends)]
     return [text for text in dict.fromkeys(texts) if text]

@@ -1,4 +1,4 @@
-"""From a run to a model in Ollama: its GGUF, its Modelfile, and a name once it has answered as the adapter does."""
+"""Ollama publishing: GGUF, Modelfile, and a model that gets its name once it answers like the adapter in MLX."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ AUTO = "auto"
 
 @dataclass
 class Wish:
-    """What is asked for.
+    """Options of an Ollama export.
 
     Attributes:
-        kind: the type of the weights, as ``export_gguf`` takes it.
-        out: the directory for GGUF and Modelfile; ``None`` for ``ollama`` in the run's own.
+        kind: type of the weights, as in ``export_gguf``.
+        out: directory for GGUF and Modelfile; ``None`` for ``ollama`` in the run directory.
         gguf: weights that were exported before, used instead of new ones.
-        adapter: a GGUF LoRA exported before, for ``gguf`` as its base; many servers take none.
-        template: Ollama's template in Go's syntax, or "auto" for one made of the model's chat template; without it
-            Ollama goes by one of its own that resembles the chat template in the GGUF.
-        replace: whether a model that has the name may lose it.
-        modelfile_only: Ollama is not asked for anything.
+        adapter: a GGUF LoRA exported before, with ``gguf`` as its base; many servers do not support adapters.
+        template: Ollama's template in Go's syntax, or "auto" to build it from the model's chat template; without it
+            Ollama uses a built-in one that resembles the chat template in the GGUF.
+        replace: an existing model of that name may be replaced.
+        modelfile_only: write the files without using an Ollama server.
     """
 
     run: str
@@ -60,7 +60,7 @@ class Wish:
 
 @dataclass
 class Probe:
-    """A question, and what the adapter in MLX says to it; ``ended`` if it stopped before the limit of tokens."""
+    """Probe question with the adapter's greedy answer in MLX; ``ended`` if it stopped before the token limit."""
 
     question: str
     prompt_tokens: int
@@ -69,17 +69,16 @@ class Probe:
 
 
 def export_ollama(wish: Wish, progress: Callable[[float], None] = lambda share: None) -> Report:
-    """Make a model in Ollama, ask it once, compare with the adapter in MLX, and only then give it its name.
+    """Create a model in Ollama, compare its answer with the adapter's in MLX, and only then give it its name.
 
-    Everything that can be wrong with the input, Ollama included, is found out before the weights are written. If
-    Ollama fails afterwards, the verified GGUF stays.
+    All input, and Ollama itself, is checked before the weights are written. If Ollama fails afterwards, the verified
+    GGUF stays.
 
     Args:
-        progress: told which share of the work is done, from 0 to 1.
+        progress: called with the share of the work that is done, from 0 to 1.
 
     Raises:
-        UserError: bad input, something is where the files or the model should be, or Ollama is absent, refuses or
-            dies.
+        UserError: bad input, the files or the model exist already, or Ollama is absent, refuses or crashes.
     """
     name = check_name(wish.name)
     source = read_source(wish.run, needs_adapter=True)
@@ -91,7 +90,7 @@ def export_ollama(wish: Wish, progress: Callable[[float], None] = lambda share: 
     template = go_template(tokenizer, source.model.name) if wish.template == AUTO else wish.template
     model = OllamaModel(source.run.get("system_prompt"), stops, template, wish.adapter)
     notes = _checked_modelfile(wish, weights, model)
-    if wish.gguf is not None:  # export_gguf says it otherwise
+    if wish.gguf is not None:  # export_gguf reports it otherwise
         notes += serving_notes(tokenizer, model.system)
     if wish.modelfile_only:
         return _with_modelfile(_weights(wish, weights, lambda share: progress(0.95 * share)), modelfile, model, notes)
@@ -114,7 +113,7 @@ def export_ollama(wish: Wish, progress: Callable[[float], None] = lambda share: 
 
 
 def _places(wish: Wish, source: Source, name: str) -> tuple[Path, Path]:
-    """Where the GGUF and the Modelfile go, or are."""
+    """Return the paths of the GGUF and the Modelfile; raise UserError if they cannot be used."""
     plain = name.replace("/", "-").replace(":", "-")
     folder = wish.out or Path(source.name) / "ollama"
     weights = wish.gguf or folder / f"{plain}.{wish.kind}.gguf"
@@ -136,7 +135,7 @@ def _check_adapter(adapter: Path, gguf: Path | None) -> None:
 
 
 def _checked_modelfile(wish: Wish, weights: Path, model: OllamaModel) -> list[str]:
-    """What the reader of the Modelfile should know; a text that it cannot hold stops what is to be nothing else."""
+    """Return the notes on the Modelfile; a text that it cannot hold is an error only with ``modelfile_only``."""
     try:
         return check_modelfile(weights, model)
     except UserError as error:
@@ -152,7 +151,7 @@ def _weights(wish: Wish, weights: Path, progress: Callable[[float], None]) -> Re
 
 
 def _with_modelfile(report: Report, modelfile: Path, model: OllamaModel, notes: list[str]) -> Report:
-    """Write it beside verified weights; one that a run before this left with the same text may stay."""
+    """Write the Modelfile next to verified weights; an existing one with the same text is kept."""
     report.notes += notes
     if report.verdict == "rejected" or any(note.startswith("no Modelfile") for note in notes):
         return report
@@ -166,10 +165,10 @@ def _with_modelfile(report: Report, modelfile: Path, model: OllamaModel, notes: 
 
 
 def _probe(source: Source, tokenizer: Any, model: OllamaModel, drafting: Path | None) -> Probe:
-    """The shortest of the run's held-out questions, or one of ours, answered greedily.
+    """Answer the shortest of the run's held-out questions, or a built-in one, greedily in MLX.
 
     Args:
-        drafting: the exported file, for a model that does not fit in memory as a whole; else ``None``.
+        drafting: the exported file, for a model that does not fit in memory; else ``None``.
     """
     questions = [m["content"] for chat in held_out(source) for m in chat if m["role"] == "user" and m["content"]]
     question = min(questions, key=len, default=CONVERSATION[0]["content"])
@@ -178,7 +177,7 @@ def _probe(source: Source, tokenizer: Any, model: OllamaModel, drafting: Path | 
     if drafting is None:
         backend = source.load()
         answer = backend.generate([prompt], PROBE_TOKENS, 0.0, 0)[0]
-        # Its memory is for what comes.
+        # Its memory is needed by the next step.
         del backend
         gc.collect()
     else:
@@ -201,7 +200,7 @@ def _in_ollama(
     report: Report,
     progress: Callable[[float], None],
 ) -> list[Check]:
-    """Make it under a passing name, ask it, and copy it to its own if it passed."""
+    """Create the model under a temporary name, query it, and copy it to its own name if it passed."""
     size = weights.stat().st_size
     body = {"files": {"model.gguf": server.upload(weights, lambda done: progress(0.5 * done / size))}}
     if model.adapter is not None:
@@ -230,7 +229,7 @@ def _create(server: Ollama, name: str, body: dict[str, Any]) -> None:
 
 @contextmanager
 def _passing_name(server: Ollama, name: str) -> Iterator[str]:
-    """A tag beside the real one that is gone afterwards, whatever happens."""
+    """Yield a temporary tag of the model name, deleted afterwards in any case."""
     passing = f"{name.rpartition(':')[0]}:unverified-{os.getpid()}"
     try:
         yield passing
@@ -239,15 +238,15 @@ def _passing_name(server: Ollama, name: str) -> Iterator[str]:
             if server.exists(passing):
                 server.delete(passing)
         except UserError:
-            pass  # what went wrong first is what matters
+            pass  # the first error is the one to report
         raise
     server.delete(passing)
 
 
 def _compared(probe: Probe, reply: Reply) -> list[Check]:
-    """What Ollama answered beside what the adapter does in MLX.
+    """Compare Ollama's answer with the adapter's in MLX.
 
-    Quantized weights may choose other words, so that only how far the two agree is reported; the template and the end
+    Quantized weights may choose other words, so the agreement of the texts is only reported; the template and the end
     of the answer must be right with any weights.
     """
     said = reply.prompt_tokens or "not said"
@@ -268,13 +267,13 @@ def _compared(probe: Probe, reply: Reply) -> list[Check]:
 
 
 def _settled(wish: Wish, report: Report, checks: list[Check], weights: Path, modelfile: Path) -> Report:
-    """Files whose model failed in Ollama lose their names too; the user's own are left alone."""
+    """Build the final report; if the model failed in Ollama, reject the GGUF as well, unless it is the user's own."""
     everything = report.checks + checks
     if all(check.passed for check in checks):
         return Report(report.file, everything, report.notes)
     notes = [note for note in report.notes if not note.startswith("the Modelfile is")]
     if len(notes) < len(report.notes):
-        # It was written just now, and a FROM that is gone would make Ollama download something.
+        # It was just written, and a FROM without a file would make Ollama download a model.
         modelfile.unlink(missing_ok=True)
     failed = {check.name for check in checks if not check.passed}
     if "prompt tokens in Ollama" in failed:

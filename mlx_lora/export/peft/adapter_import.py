@@ -1,4 +1,4 @@
-"""A PEFT directory as a run: the adapter in mlx-lm's format, with a ``run.json`` that says where it came from."""
+"""PEFT import: a PEFT directory as a run, in mlx-lm's adapter format, with its origin in ``run.json``."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .reader import PEFT_CONFIG, PEFT_FILE, PeftAdapter, read_peft
 
 
 def import_peft(directory: str | Path, out: str | Path, base: str | None = None) -> Report:
-    """Make a run directory of a PEFT adapter; generate, eval, fuse and every export take it.
+    """Import a PEFT adapter as a run directory, for use with generate, eval, fuse and every export.
 
     Args:
         base: the base model, by name or directory, if not the one that PEFT's config names.
 
     Raises:
-        UserError: see ``read_peft``; the base is not found or another; something is at ``out`` already.
+        UserError: see ``read_peft``; the base is not found or does not match; ``out`` exists already.
     """
     directory, out = Path(directory), Path(out)
     refuse_existing(out)
@@ -71,13 +71,13 @@ def _base(directory: Path, adapter: PeftAdapter, base: str | None) -> ResolvedMo
 def _in_mlx_format(
     directory: Path, adapter: PeftAdapter, model: ResolvedModel, adapted: dict[str, Pair], part: TextPart
 ) -> tuple[dict[str, Any], dict[str, Pair]]:
-    """mlx-lm's config and the pairs that it implies: the same modules in each of the last so many layers.
+    """Return mlx-lm's config and the LoRA weights that it implies: the same modules in each of the last N layers.
 
-    PEFT may adapt any module of any layer. Where it left some out, both matrices are zeros: they change nothing and
-    would stay zeros in training.
+    PEFT may adapt any module of any layer. Modules that it left out get two zero matrices: they change nothing and
+    would stay zero in training.
 
     Args:
-        adapted: the pairs by mlx-lm's names.
+        adapted: LoRA weights by mlx-lm's names.
     """
     import mlx.core as mx
 
@@ -110,7 +110,7 @@ def _in_mlx_format(
 
 
 def _record(directory: Path, adapter: PeftAdapter, model: ResolvedModel, config: dict[str, Any]) -> dict[str, Any]:
-    """A ``run.json``; it was learned elsewhere, so nothing is said of data, and training cannot go on from it."""
+    """Build the ``run.json``; it was trained elsewhere, so it names no data and training cannot resume from it."""
     return {
         "format": FORMAT,
         "mlx_lora_version": __version__,
@@ -150,7 +150,7 @@ def _save(file: Path, pairs: dict[str, Pair]) -> None:
 
 
 def _compared(directory: Path, pairs: dict[str, Pair], adapter: PeftAdapter) -> list[Check]:
-    """The run read back as every export reads it."""
+    """Read the run back as every export does, and compare it."""
     try:
         again = read_adapter(directory, "a run")
     except UserError as error:

@@ -1,4 +1,4 @@
-"""PEFT's own logits beside MLX's, for an adapter that was exported or imported, where PEFT is installed."""
+"""PEFT comparison: PEFT's logits against MLX's for an exported or imported adapter, if PEFT is installed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ NAME = "difference of PEFT's logits (RMS, in their spread)"
 
 
 def compare_with_peft(source: Source, reference: Reference, directory: Path) -> tuple[list[Check], list[str]]:
-    """Run a PEFT directory in PEFT; returns what was checked, and what the user should know.
+    """Run a PEFT directory in PEFT; return the checks and the notes for the user.
 
     Args:
         source: the same adapter as a run.
-        reference: what it says in MLX.
+        reference: its logits in MLX.
     """
     if not has_peft():
         return [], ["PEFT itself was not asked, since it is not installed here (`pip install 'mlx-lora[torch]'`)"]
@@ -65,7 +65,7 @@ def _compared(
     found, limit = agreement(reference.logits, with_adapter).relative, LIMITS["f32"].relative
     if found <= limit:
         return [at_most(NAME, found, limit)], []
-    # The two libraries may differ on the base itself, which is not the adapter's fault.
+    # The two libraries may differ on the base itself, which is not an error of the adapter.
     base = adapter_logits(replace(source, adapter=None), reference.prompts, reference.positions)
     own = agreement(base, alone).relative
     if own <= limit:

@@ -1,7 +1,7 @@
-"""An adapter as PEFT reads it: ``adapter_model.safetensors`` with ``adapter_config.json``.
+"""PEFT export: ``adapter_model.safetensors`` with ``adapter_config.json``.
 
-PEFT keeps both matrices as torch's Linear does, [rank, in] and [out, rank], so each is transposed; its scale is
-``lora_alpha / r``; DoRA's magnitudes are the same.
+PEFT stores both matrices as torch's Linear does, [rank, in] and [out, rank], so each is transposed; its scale is
+``lora_alpha / r``; DoRA magnitudes are the same.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .reader import PARTS, PEFT_CONFIG, PEFT_FILE, PREFIX, read_peft
 
 
 def export_peft(run: str | Path, out: str | Path) -> Report:
-    """Write a run's adapter as a PEFT directory, read it back, and compare it in PEFT where that is installed.
+    """Write a run's adapter as a PEFT directory, read it back, and compare it in PEFT if that is installed.
 
     Raises:
-        UserError: see ``read_adapter`` and ``reference_of``; something is at ``out`` already; or its modules cannot be
-            named for PEFT.
+        UserError: see ``read_adapter`` and ``reference_of``; ``out`` exists already; or its modules cannot be named
+            for PEFT.
     """
     out = Path(out)
     refuse_existing(out)
@@ -49,14 +49,14 @@ def export_peft(run: str | Path, out: str | Path) -> Report:
 
 @dataclass
 class Named:
-    """An adapter's modules by their paths in transformers; ``known`` are all linear layers there."""
+    """LoRA weights by the modules' paths in transformers; ``known`` are all linear layers there."""
 
     pairs: dict[str, Pair]
     known: set[str]
 
 
 def in_peft(adapter: Adapter) -> Named:
-    """The modules in the names of PEFT's files; pairs of nothing but zeros, which import fills gaps with, are left out.
+    """Rename the modules for PEFT's files; all-zero LoRA weights, with which the import fills gaps, are left out.
 
     Raises:
         UserError: the modules cannot be named, see ``transformers_names``.
@@ -68,7 +68,7 @@ def in_peft(adapter: Adapter) -> Named:
 
 
 def peft_tensors(pairs: dict[str, Pair]) -> dict[str, Any]:
-    """MLX arrays in PEFT's names and layout."""
+    """Return the adapter as MLX arrays in PEFT's names and layout."""
     import mlx.core as mx
 
     tensors: dict[str, Any] = {}
@@ -90,7 +90,7 @@ def _not_empty(adapter: Adapter) -> dict[str, Pair]:
 
 
 def peft_config(adapter: Adapter, named: Named) -> dict[str, Any]:
-    """The ``adapter_config.json`` of PEFT; rsLoRA's scale is in ``lora_alpha`` already."""
+    """Return PEFT's ``adapter_config.json``; rsLoRA's scale is already in ``lora_alpha``."""
     alpha = adapter.alpha
     base = adapter.source.model
     return {
@@ -114,10 +114,10 @@ def peft_config(adapter: Adapter, named: Named) -> dict[str, Any]:
 
 
 def _selection(paths: set[str], known: set[str]) -> dict[str, Any]:
-    """What tells PEFT which modules these are: their last names where those name no other, else whole paths.
+    """Return the module selection for PEFT: last path components if they match no other module, else whole paths.
 
-    PEFT takes a module whose path is, or ends in a dot and, one of ``target_modules``; ``layers_to_transform`` leaves
-    only those of some layers.
+    PEFT selects a module whose path is, or ends in a dot and, one of ``target_modules``; ``layers_to_transform``
+    restricts the selection to some layers.
     """
     found = [match for path in paths if (match := LAYER.match(path))]
     layers, patterns = sorted({int(match["layer"]) for match in found}), {m["prefix"].rpartition(".")[2] for m in found}
@@ -148,7 +148,7 @@ def _save(file: Path, tensors: dict[str, Any]) -> None:
 
 
 def _compared(adapter: Adapter, named: Named, directory: Path) -> list[Check]:
-    """The directory read back by the import's own road, against the adapter it was made from."""
+    """Read the directory back as the import does, and compare it with the adapter it was made from."""
     try:
         again = read_peft(directory)
         checks = [equal("modules", len(again.pairs), len(named.pairs)), equal("rank", again.rank, adapter.rank)]

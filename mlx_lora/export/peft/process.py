@@ -1,4 +1,4 @@
-"""transformers and PEFT asked in a process of their own: torch is large, and may die."""
+"""PEFT subprocess client: transformers and PEFT run in a subprocess, since torch is large and may crash."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 
 from ...processes import python_command, python_environment
 
-# The first import after an installation reads gigabytes; a comparison loads the base in float32 besides.
+# The first import after an installation reads gigabytes; a comparison loads the base in float32 as well.
 SECONDS = 600
 
 
 class PeftFailed(Exception):
-    """The process gave no answer; the message is the end of what it said."""
+    """Failure of the subprocess; the message is the end of its output."""
 
 
 def has_torch() -> bool:
-    """Return True if transformers' classes can be made in this environment."""
+    """Return True if transformers' classes can be instantiated in this environment."""
     return importlib.util.find_spec("torch") is not None
 
 
@@ -31,10 +31,10 @@ def has_peft() -> bool:
 
 
 def ask(request: dict[str, Any], seconds: float = SECONDS) -> dict[str, Any]:
-    """The worker's answer to a request, see ``peft_worker``.
+    """Send a request to the worker and return its answer, see ``peft.worker``.
 
     Raises:
-        PeftFailed: the process died, or took longer.
+        PeftFailed: the process crashed, or timed out.
     """
     with tempfile.TemporaryDirectory(prefix="mlx-lora-") as folder:
         file = Path(folder) / "request.json"

@@ -1,4 +1,4 @@
-"""Reading a PEFT directory: its names, its layout, and what of it mlx-lm's format can hold."""
+"""PEFT reader: names and layout of a PEFT directory, and the settings that mlx-lm's format can hold."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..adapter import Pair, read_arrays
 from .settings import check_selection, check_settings
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-# What PEFT writes before a module's path in the model.
+# Prefix that PEFT writes before a module's path in the model.
 PREFIX = "base_model.model."
 PARTS = {"a": "lora_A.weight", "b": "lora_B.weight", "m": "lora_magnitude_vector"}
 
 
 @dataclass
 class PeftAdapter:
-    """A PEFT directory's content; ``pairs`` in MLX's layout, by the module's path in transformers."""
+    """Content of a PEFT directory; ``pairs`` in MLX's layout, by the module's path in transformers."""
 
     config: dict[str, Any]
     kind: str
@@ -32,7 +32,7 @@ class PeftAdapter:
 
 
 def read_peft(directory: Path) -> PeftAdapter:
-    """A PEFT directory's LoRA or DoRA adapter.
+    """Read the LoRA or DoRA adapter of a PEFT directory.
 
     Raises:
         UserError: no such directory, another kind of adapter, pickled or broken weights, or a setting that mlx-lm's
@@ -84,12 +84,12 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _pairs(file: Path) -> dict[str, Pair]:
-    """PEFT's tensors by module, in MLX's layout."""
+    """Group PEFT's tensors by module, in MLX's layout."""
     import mlx.core as mx
 
     found: dict[str, dict[str, Any]] = {}
     for name, value in read_arrays(file).items():
-        # Older versions left the adapter's own name in.
+        # Older versions kept the adapter's name in the key.
         plain = name.replace(".default", "")
         part = next((part for part, ending in PARTS.items() if plain.endswith(f".{ending}")), None)
         if part is None or not plain.startswith(PREFIX) or value.ndim != (1 if part == "m" else 2):

@@ -1,7 +1,7 @@
-"""Settings of PEFT's ``adapter_config.json``: which are read, which are refused, and which change nothing here.
+"""Settings of PEFT's ``adapter_config.json``: supported, refused and irrelevant ones.
 
-PEFT's ``LoraConfig`` holds settings of many methods. A test compares these tables with the fields of the PEFT that is
-installed, so that a new one is not passed over; a key that no table has is refused where a file sets it.
+PEFT's ``LoraConfig`` holds settings of many methods. A test compares these tables with the fields of the installed
+PEFT, so that a new one is not overlooked; a key that is in no table is refused if a file sets it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 from ...errors import UserError
 
-# What the import computes with.
+# Settings that the import uses.
 READ = {
     *("peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "init_lora_weights"),
     *("base_model_name_or_path", "revision"),
-    # Which modules are adapted.
+    # Selection of the adapted modules.
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
 }
-# Settings that change what an adapter computes, or what of it is in the file, by what they do.
+# Settings that change the adapter's computation or its file, with what they do.
 REFUSED = {
     "modules_to_save": "trains whole modules",
     "rank_pattern": "gives modules ranks of their own",
@@ -38,7 +38,7 @@ REFUSED = {
     "velora_config": "keeps projections beside the matrices (VeLoRA)",
     "megatron_config": "is for Megatron's parallel layers",
 }
-# Settings that change nothing of what a saved adapter computes, by the reason.
+# Settings that do not change what a saved adapter computes, with the reason.
 IRRELEVANT = {
     "task_type": "chooses the class that PEFT wraps the model in; a head of its own would be in modules_to_save",
     "auto_mapping": "names the Python class that the base was loaded with",
@@ -53,13 +53,13 @@ IRRELEVANT = {
     "runtime_config": "is about devices, and not saved",
     "ensure_weight_tying": "concerns modules_to_save and adapted embeddings, which are refused",
 }
-# Initializations that leave the base as it is. Others take the starting matrices off the base's weights: PEFT repeats
-# that at each load (pissa, olora), or needs more than the saved adapter for it (corda, loftq, lora_ga).
+# Initializations that leave the base unchanged. Others subtract the initial matrices from the base's weights: PEFT
+# repeats that at each load (pissa, olora), or needs more than the saved adapter for it (corda, loftq, lora_ga).
 PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 
 
 def check_settings(file: Path, config: dict[str, Any]) -> None:
-    """Raises UserError that names the first setting which mlx-lm's format has no place for.
+    """Raise UserError, naming the setting, at the first one that mlx-lm's format cannot hold.
 
     Args:
         config: the content of PEFT's ``adapter_config.json``.
@@ -85,7 +85,7 @@ def check_settings(file: Path, config: dict[str, Any]) -> None:
 
 
 def check_selection(file: Path, config: dict[str, Any], paths: list[str]) -> None:
-    """Raises UserError if PEFT would not load the matrices of one of these modules, because nothing selects it."""
+    """Raise UserError if PEFT would not load the matrices of one of these modules, because nothing selects it."""
     for path in paths:
         try:
             selected = is_selected(config, path)
@@ -101,8 +101,8 @@ def check_selection(file: Path, config: dict[str, Any], paths: list[str]) -> Non
 def is_selected(config: dict[str, Any], path: str) -> bool:
     """Return True if PEFT adapts a linear layer of this path, by its own rules (``check_target_module_exists``).
 
-    Regular expressions are taken to match: a foreign one can take for ever, and PEFT itself is asked where it is
-    installed. Without ``target_modules`` PEFT has its own for each architecture.
+    Regular expressions are assumed to match: an untrusted one may never terminate, and PEFT itself is used if it is
+    installed. Without ``target_modules`` PEFT has defaults for each architecture.
     """
     excluded, wanted = config.get("exclude_modules"), config.get("target_modules")
     if isinstance(excluded, list) and _ends_in(path, excluded):

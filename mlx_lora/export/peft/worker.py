@@ -1,8 +1,8 @@
-"""What transformers and PEFT make of a base and an adapter: ``python -m mlx_lora.export.peft.worker REQUEST.json``.
+"""PEFT subprocess entry point: ``python -m mlx_lora.export.peft.worker REQUEST.json``.
 
 ``{"action": "modules", "base"}`` is answered with ``{"modules": {path: [out, in]}}``, the linear layers of the base's
-class. ``{"action": "logits", "base", "adapter", "prompts", "positions", "out"}`` with ``{"base", "adapter"}``, what
-went wrong with each or ``None``; the logits are in ``out``, ``adapter-N.npy`` and ``base-N.npy`` for each prompt.
+class. ``{"action": "logits", "base", "adapter", "prompts", "positions", "out"}`` with ``{"base", "adapter"}``, the
+error of each or ``None``; the logits are in ``out``, ``adapter-N.npy`` and ``base-N.npy`` for each prompt.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-# A tensor that PEFT does not find, or does not know, is only a warning there.
+# PEFT only warns about a missing or unknown tensor.
 IGNORED_BY_PEFT = ".*(missing|unexpected|not found|not a valid).*"
 
 
 def modules(request: dict[str, Any]) -> dict[str, Any]:
-    """The linear layers of the class that the base's config names."""
+    """Return the linear layers of the class that the base's config names."""
     import torch
     from transformers import AutoConfig
 
@@ -31,7 +31,7 @@ def modules(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def logits(request: dict[str, Any]) -> dict[str, Any]:
-    """The logits of the base, and with the adapter on it, in float32."""
+    """Compute the logits of the base, and of the base with the adapter, in float32."""
     from peft import PeftModel
 
     try:
@@ -73,7 +73,7 @@ def _load(base: str) -> Any:
     )
     missing = sorted(loading["missing_keys"])
     if missing:
-        # It would draw them at random.
+        # It would initialize them randomly.
         raise ValueError(f"its files do not hold {missing[0]}, which {type(model).__name__} needs")
     return model
 
