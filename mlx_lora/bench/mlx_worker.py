@@ -88,7 +88,6 @@ class Timer:
 
     def on_val_loss_report(self, info: dict[str, Any]) -> None:
         """Ignore validation reports."""
-        pass  # noqa: PIE790
 
 
 def theirs(spec: Spec, rows: list[Row]) -> Report:

@@ -143,5 +143,6 @@ def _replaced(text: str, old: Any = "", new: Any = "") -> int:
 
 
 def check_columns(text: str) -> None:
+    """Raise TooMuch if a format has columns wider than any template needs."""
     if WIDE.search(text):
         raise TooMuch(f"it prints columns of {MOST_COLUMNS:,} characters or more")
