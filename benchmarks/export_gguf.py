@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 
 from mlx_lora.export.gguf.quantize import type_numbers
+from mlx_lora.export.gguf.resources import gguf_steps
 from mlx_lora.export.gguf.writer import plan
 from mlx_lora.export.reference import questions_of
-from mlx_lora.export.resources import gguf_steps
 from mlx_lora.export.source import read_source
 from mlx_lora.export.tensors import make_header
 from mlx_lora.memory import memory_sizes

@@ -15,10 +15,12 @@ from ..errors import UserError
 from ..models.parameters import trainable_parameters
 from ..models.resolve import ResolvedModel, check_safetensors
 from ..user_files import read_text
-from .module_names import linear_layers
 from .source import Source, read_source
 from .tensors import stored_tensors
 from .verification import Check, equal
+
+# (out, in) of each matrix, by the module's path.
+Shapes = dict[str, tuple[int, int]]
 
 
 @dataclass
@@ -231,3 +233,16 @@ def is_quantized(path: Path) -> bool:
     """Return True if a model directory holds MLX's quantized weights."""
     config = json.loads(read_text(path / "config.json"))
     return bool(config.get("quantization"))
+
+
+def linear_layers(model: Any) -> Shapes:
+    """Return the linear layers of a model of mlx-lm."""
+    import mlx.nn as nn
+
+    modules = {}
+    for path, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.QuantizedLinear)):
+            rows, columns = module.weight.shape
+            bits = module.bits if isinstance(module, nn.QuantizedLinear) else 32
+            modules[path] = (rows, columns * 32 // bits)
+    return modules

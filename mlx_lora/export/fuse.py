@@ -21,6 +21,7 @@ from ..models.resolve import HUB_PATTERNS, resolve_model
 from ..models.tokenizer import open_tokenizer
 from ..user_files import read_text
 from .hub_names import is_floating
+from .limits import limits_of
 from .logit_metrics import agreement
 from .merge import Changed, Weight
 from .merged_weights import read_weights
@@ -30,7 +31,6 @@ from .resources import Step, check_memory, fuse_steps
 from .source import Source, read_source
 from .tensors import DTYPES, format_of, from_float32, make_header, stored_tensors, to_float32
 from .verification import Check, Report, at_least, at_most, check_space, equal, new_file, refuse_existing, settle
-from .verify import limits_of
 
 WEIGHTS_FILE, GENERATION = "model.safetensors", "generation_config.json"
 # Directory in which transformers keeps named chat templates.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .gguf.tokenizer import CONTROL, Vocabulary
-
 # In Unicode's composed form (NFC): llama.cpp does not compose characters, and Qwen's own tokenizer does. Without </s>,
 # which is ordinary text to Qwen, and which llama.cpp takes for a special token in any vocabulary.
 TEXTS = (
@@ -34,17 +32,6 @@ CONVERSATION = [
     {"role": "user", "content": "What is the capital of France?"},
     {"role": "assistant", "content": "The capital of France is Paris."},
 ]
-# Special tokens per probe text, and how many of the vocabulary's control tokens are tested.
-SPECIALS, LONGEST = 8, 64
-
-
-def probe_texts(vocabulary: Vocabulary) -> list[str]:
-    """Return the probe texts, and texts with the tokenizer's special tokens between words and next to each other."""
-    special = [text for number, text in vocabulary.tokens.items() if vocabulary.types[number] == CONTROL][:LONGEST]
-    named = [vocabulary.tokens[number] for number in vocabulary.ids.values()]
-    ordered = list(dict.fromkeys([*named, *special]))
-    groups = [ordered[i : i + SPECIALS] for i in range(0, len(ordered), SPECIALS)]
-    return [*TEXTS, *("".join(group) for group in groups), *(" a ".join(["", *group, ""]) for group in groups)]
 
 
 def conversations(rows: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:

@@ -15,11 +15,9 @@ import numpy as np
 
 from ..errors import UserError
 from ..memory import memory_sizes
-from .gguf.architectures import heads_of
 from .tensors import DTYPES, stored_tensors
 
 if TYPE_CHECKING:
-    from .gguf.writer import Plan
     from .merge import Weight
     from .reference import Questions
     from .source import Source
@@ -46,34 +44,13 @@ class Step:
         return {"step": self.name, "memory_bytes": self.memory, "disk_bytes": self.disk}
 
 
-def gguf_steps(plan: Plan, questions: Questions, quantized: int | None) -> list[Step]:
-    """Return the steps of a GGUF export.
-
-    Args:
-        quantized: size in bytes of the file that llama.cpp quantizes, ``None`` if there is none.
-    """
-    weights = [weight for _, _, weight in plan.tensors if weight is not None]
-    process = PROCESS + TOKEN * plan.rows
-    full = plan.weight_bytes + (32 << 20)
-    permuted = [w for w in weights if heads_of(plan.architecture, plan.source.config, w.name) is not None]
-    steps = [Step("convert", process + CONVERTING + 6 * max(map(_numbers, permuted), default=0), full)]
-    disk = full
-    if quantized is not None:
-        disk = full + quantized
-        # llama.cpp holds a tensor in float32, and as much again for the result.
-        steps.append(Step("quantize", process + LLAMA_CPP + 8 * max(map(_numbers, weights)), disk))
-    steps.append(Step("run in llama.cpp", process + LLAMA_CPP + _llama_cpp(plan, questions), disk))
-    steps.append(Step("compare in MLX", process + _streaming(weights, questions, plan.rows), disk))
-    return steps
-
-
 def fuse_steps(weights: list[Weight], total: int, questions: Questions) -> list[Step]:
     """Return the steps of ``fuse``; ``total`` is the size of the directory in bytes."""
     rows = max((w.shape[0] for w in weights if len(w.shape) > 1), default=0)
     process = PROCESS + TOKEN * rows
     return [
         Step("merge", process + CONVERTING + 8 * _remade(weights), total),
-        Step("compare in MLX", process + _streaming(weights, questions, rows), total),
+        Step("compare in MLX", process + streaming_bytes(weights, questions, rows), total),
     ]
 
 
@@ -86,7 +63,7 @@ def upstream_steps(weights: list[Weight], stored: int, full: int, quantized: int
         quantized: size in bytes of the file that llama.cpp quantizes from it, ``None`` if there is none.
     """
     rows = max((w.shape[0] for w in weights if len(w.shape) > 1), default=0)
-    largest = max(map(_numbers, weights), default=0)
+    largest = max(map(numbers_of, weights), default=0)
     process = PROCESS + TOKEN * rows
     steps = [Step("convert upstream", process + TORCH + TOKEN * rows + 4 * largest, stored + full)]
     if quantized is not None:
@@ -123,7 +100,7 @@ def _remade(weights: list[Weight]) -> int:
     blocks: Counter[str] = Counter()
     for weight in weights:
         if weight.change is not None:
-            blocks[_block(weight.name)] += _numbers(weight)
+            blocks[_block(weight.name)] += numbers_of(weight)
     return max(blocks.values(), default=0)
 
 
@@ -132,7 +109,8 @@ def _block(name: str) -> str:
     return f"{stem}.{rest.partition('.')[0]}"
 
 
-def _numbers(weight: Weight) -> int:
+def numbers_of(weight: Weight) -> int:
+    """Return how many numbers a weight holds."""
     return prod(weight.shape)
 
 
@@ -142,14 +120,14 @@ def _stored(weight: Weight) -> int:
     return parts + sum(part.nbytes for part in weight.adapter.values())
 
 
-def _streaming(weights: list[Weight], questions: Questions, rows: int) -> int:
+def streaming_bytes(weights: list[Weight], questions: Questions, rows: int) -> int:
     """Return the bytes of MLX with one block in float32, weights outside the blocks as stored, activations, logits."""
     blocks: dict[str, int] = {}
     outside = widest = 0
     for weight in weights:
         if ".layers." in weight.name:
             key = _block(weight.name)
-            blocks[key] = blocks.get(key, 0) + _stored(weight) + 4 * _numbers(weight)
+            blocks[key] = blocks.get(key, 0) + _stored(weight) + 4 * numbers_of(weight)
             widest = max(widest, *weight.shape)
         else:
             outside += _stored(weight)
@@ -157,13 +135,3 @@ def _streaming(weights: list[Weight], questions: Questions, rows: int) -> int:
     tokens = len(lengths) * max(lengths)
     positions = sum(map(len, questions.positions)) + 24
     return outside + max(blocks.values(), default=0) + STREAMING + 4 * (6 * tokens * widest + 4 * positions * rows)
-
-
-def _llama_cpp(plan: Plan, questions: Questions) -> int:
-    """Return the bytes of llama.cpp's float32 KV cache, activations with logits of every token, and kept logits."""
-    config = plan.source.config
-    heads = int(config["num_attention_heads"])
-    context = max(256, *map(len, questions.prompts), len(questions.greedy_prompt) + 24)
-    size = int(config.get("head_dim") or config["hidden_size"] // heads)
-    cache = 2 * int(config["num_hidden_layers"]) * int(config.get("num_key_value_heads") or heads) * size
-    return 4 * context * (cache + plan.rows)

@@ -12,11 +12,10 @@ import pytest
 from run_fixtures import make_run, mlx_logits, sharpen
 
 from mlx_lora.errors import UserError
-from mlx_lora.export import module_names
-from mlx_lora.export.module_names import class_prefix, is_same_part
-from mlx_lora.export.peft import comparison
+from mlx_lora.export.peft import comparison, module_names
 from mlx_lora.export.peft.adapter_import import import_peft
 from mlx_lora.export.peft.export import export_peft
+from mlx_lora.export.peft.module_names import class_prefix, is_same_part
 from mlx_lora.export.peft.settings import is_selected
 from mlx_lora.models.resolve import BUILT_IN, resolve_model
 

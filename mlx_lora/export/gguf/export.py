@@ -12,15 +12,17 @@ from ...engines.llamacpp.run import LlamaCppFailed, check_available
 from ...errors import UserError, guarded
 from ...models.tokenizer import open_tokenizer
 from ..merge import Weight
-from ..reference import adapter_logits, own_logits, questions_of
-from ..resources import Step, check_memory, gguf_steps
+from ..reference import adapter_logits, questions_of
+from ..resources import Step, check_memory
 from ..source import Source, read_source
 from ..verification import Check, Report, check_space, new_file, refuse_existing, settle
-from ..verify import run_checks
 from .converter import HOW_TO_GET, find_converter
 from .encoding import TYPES
+from .llamacpp_checks import run_checks
+from .own_logits import own_logits
 from .quantize import BETWEEN, check_type, error_checks, file_share, quantized
 from .reader import content_checks, open_gguf, type_checks
+from .resources import gguf_steps
 from .tokenizer import check_size, read_vocabulary
 from .upstream import export_upstream
 from .writer import HEADER_BYTES, Plan, plan, refused_here, write_gguf

@@ -21,9 +21,9 @@ from ..reference import Questions, adapter_logits, questions_of
 from ..resources import Step, check_memory, fuse_steps, upstream_steps
 from ..source import Source
 from ..verification import Check, Report, at_least, check_space, new_file, settle
-from ..verify import run_checks
 from .converter import ConverterFailed, run_converter
 from .encoding import TYPES, bytes_of
+from .llamacpp_checks import run_checks
 from .quantize import BETWEEN, error_checks, file_share, quantized
 from .reader import Opened, open_gguf
 from .tokenizer import Vocabulary, tokens_of

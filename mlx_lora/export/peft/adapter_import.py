@@ -14,11 +14,11 @@ from ...files import FORMAT, sha256_of, write_json, writing
 from ...models.resolve import ResolvedModel, resolve_model
 from ...runs.directory import RUN_FILE
 from ..adapter import Pair, check_fit, check_range, differing, read_adapter
-from ..module_names import LAYER, TextPart, mlx_names, text_part
 from ..reference import reference_of
 from ..source import read_source
 from ..verification import Check, Report, check_space, equal, new_file, refuse_existing, settle
 from .comparison import compare_with_peft
+from .module_names import LAYER, TextPart, mlx_names, text_part
 from .reader import PEFT_CONFIG, PEFT_FILE, PeftAdapter, read_peft
 
 

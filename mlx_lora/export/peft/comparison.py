@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from ..adapter import is_quantized
+from ..limits import LIMITS
 from ..logit_metrics import agreement
 from ..reference import Reference, adapter_logits
 from ..resources import fits_float32
 from ..source import Source
 from ..verification import Check, at_most
-from ..verify import LIMITS
 from .process import PeftFailed, ask, has_peft
 
 NAME = "difference of PEFT's logits (RMS, in their spread)"

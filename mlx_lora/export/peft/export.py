@@ -14,10 +14,10 @@ from ...errors import UserError
 from ...files import write_json, writing
 from ...models.parameters import stored_parameters
 from ..adapter import Adapter, Pair, base_matrices, counted, differing, is_quantized, read_adapter
-from ..module_names import LAYER, transformers_names
 from ..reference import reference_of
 from ..verification import Check, Report, at_most, check_space, equal, new_file, refuse_existing, settle
 from .comparison import compare_with_peft
+from .module_names import LAYER, transformers_names
 from .reader import PARTS, PEFT_CONFIG, PEFT_FILE, PREFIX, read_peft
 
 

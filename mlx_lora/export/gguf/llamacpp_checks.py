@@ -3,57 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..data.chat_template import render
-from ..engines.llamacpp.run import Answer, LlamaCppFailed, Request, evaluated
-from .gguf.tokenizer import Vocabulary
-from .logit_metrics import Agreement, agreement, same_greedy
-from .prompts import probe_texts
-from .reference import GREEDY, Questions
-from .verification import Check, at_least, at_most, equal
+from ...data.chat_template import render
+from ...engines.llamacpp.run import Answer, LlamaCppFailed, Request, evaluated
+from ..limits import Limits, limits_of
+from ..logit_metrics import Agreement, agreement, same_greedy
+from ..prompts import TEXTS
+from ..reference import GREEDY, Questions
+from ..verification import Check, at_least, at_most, equal
+from .tokenizer import CONTROL, Vocabulary
 
-
-@dataclass(frozen=True)
-class Limits:
-    """Tolerances of a file type against the adapter; see :class:`~mlx_lora.export.logit_metrics.Agreement`."""
-
-    relative: float
-    divergence: float
-    top1: float
-
-
-# About five times the values of small models with weights far sharper than any trained model's; a missing permutation,
-# bias or RoPE scaling is far beyond.
-LIMITS = {
-    "f32": Limits(1e-3, 1e-6, 0.99),
-    "f16": Limits(0.03, 1e-3, 0.95),
-    "bf16": Limits(0.15, 0.01, 0.9),
-    "q8_0": Limits(0.25, 0.05, 0.7),
-    "q6_k": Limits(0.3, 0.1, 0.7),
-    "q5": Limits(0.4, 0.2, 0.65),
-    "q4": Limits(0.6, 0.35, 0.5),
-}
 # llama.cpp rounds activations to 8 bits before it multiplies them with quantized weights.
 OWN_LIMIT = 0.2
 # Tokens that are enough to detect any other difference.
 OWN_TOKENS = 48
-COARSEST = Limits(1.0, 1.0, 0.3)
 # llama.cpp tokenizes some odd texts differently from Hugging Face's form of SentencePiece tokenizers, and computes GELU
 # and others from float16 tables. The run's own conversations must have the tokenizer's ids in any case.
 PROBES = 0.8
+# Special tokens per probe text, and how many of the vocabulary's control tokens are tested.
+SPECIALS, LONGEST = 8, 64
 # Below this top-1 agreement a larger type is worth its bytes.
 FAIR_TOP1 = 0.9
 
 
-def limits_of(kind: str) -> Limits:
-    """Return the tolerances of a type, by its whole name or its number of bits."""
-    return LIMITS.get(kind) or LIMITS.get(kind.removeprefix("i")[:2]) or COARSEST
+def probe_texts(vocabulary: Vocabulary) -> list[str]:
+    """Return the probe texts, and texts with the tokenizer's special tokens between words and next to each other."""
+    special = [text for number, text in vocabulary.tokens.items() if vocabulary.types[number] == CONTROL][:LONGEST]
+    named = [vocabulary.tokens[number] for number in vocabulary.ids.values()]
+    ordered = list(dict.fromkeys([*named, *special]))
+    groups = [ordered[i : i + SPECIALS] for i in range(0, len(ordered), SPECIALS)]
+    return [*TEXTS, *("".join(group) for group in groups), *(" a ".join(["", *group, ""]) for group in groups)]
 
 
 # Logits of prompts at positions, float32 [positions, vocabulary] each.

@@ -14,17 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..models.resolve import ResolvedModel
-from ..user_files import read_text
-from .hub_names import hub_names
-from .peft.process import PeftFailed, ask, has_torch
-from .tensors import format_of, stored_tensors
+from ...errors import UserError
+from ...models.resolve import ResolvedModel
+from ...user_files import read_text
+from ..adapter import Shapes, linear_layers
+from ..hub_names import hub_names
+from ..tensors import format_of, stored_tensors
+from .process import PeftFailed, ask, has_torch
 
 # The layer index is the first number in a path: ``model.layers.0.mlp``, ``transformer.h.0.mlp``.
 LAYER = re.compile(r"^(?P<prefix>(?:[^.\d][^.]*\.)*[^.\d][^.]*)\.(?P<layer>\d+)\.(?P<within>.+)$")
-# (out, in) of each matrix, by the module's path.
-Shapes = dict[str, tuple[int, int]]
 
 
 def prefix_of(path: str) -> str | None:
@@ -66,19 +65,6 @@ class TextPart:
     prefix: str
     depth: int
     modules: Shapes
-
-
-def linear_layers(model: Any) -> Shapes:
-    """Return the linear layers of a model of mlx-lm."""
-    import mlx.nn as nn
-
-    modules = {}
-    for path, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.QuantizedLinear)):
-            rows, columns = module.weight.shape
-            bits = module.bits if isinstance(module, nn.QuantizedLinear) else 32
-            modules[path] = (rows, columns * 32 // bits)
-    return modules
 
 
 def text_part(model: Any) -> TextPart:
