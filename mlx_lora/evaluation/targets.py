@@ -10,6 +10,7 @@ from typing import Any
 from ..backends import Backend, load_backend
 from ..backends.adapter_format import published
 from ..data.chat_template import encode_prompt
+from ..errors import UserError
 from ..models.resolve import resolve_model
 from ..runs.directory import base_of, check_exists, is_run, other_base, read_trained
 
@@ -66,8 +67,19 @@ def answer(
     seed: int = 0,
     advance: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
-    """Generate one answer per prompt, batched; temperature 0 is greedy, the same seed gives the same answers."""
+    """Generate one answer per prompt, batched; temperature 0 is greedy, the same seed gives the same answers.
+
+    Raises:
+        UserError: see ``encode_prompt``, or a prompt fills the model's context.
+    """
     encoded = [encode_prompt(target.backend.tokenizer, messages) for messages in prompts]
+    context = target.backend.base.context
+    for number, ids in enumerate(encoded):
+        if context is not None and len(ids) >= context:
+            raise UserError(
+                f"prompt {number + 1} has {len(ids):,} tokens, and {target.name} has a context of {context:,} "
+                "(max_position_embeddings); shorten it, or use a model with a longer context"
+            )
     answers: list[str] = []
     for start in range(0, len(encoded), GROUP):
         answers += target.backend.generate(encoded[start : start + GROUP], max_tokens, temperature, seed + start)

@@ -31,6 +31,7 @@ class BaseFacts:
         ends: ids of the end-of-turn tokens: those of config.json, generation_config.json and the tokenizer, and
             the one that the chat template ends answers with.
         embedding_rows: rows of the model's embedding, ``None`` if unknown.
+        context: tokens that the model can attend to, ``None`` if unknown.
         tokens_beyond: tokens of the tokenizer without an embedding row.
         dtypes: stored dtypes of the weights, by safetensors' names.
         system_role: ``merge`` or ``refuse``, for templates without a system role.
@@ -40,6 +41,7 @@ class BaseFacts:
 
     ends: list[int] = field(default_factory=list)
     embedding_rows: int | None = None
+    context: int | None = None
     tokens_beyond: int = 0
     dtypes: set[str] = field(default_factory=set)
     system_role: str = "merge"
@@ -54,8 +56,19 @@ def inspect_base(path: Path, tokenizer: Any, name: str, facts: BaseFacts) -> Non
         UserError: config.json, generation_config.json or the weights' headers cannot be read.
     """
     facts.embedding_rows, facts.dtypes = _embedding(path)
+    facts.context = _context(path)
     facts.ends = _ends(path, tokenizer, name, facts)
     facts.notes += _beyond(tokenizer, name, facts) + _templates(path, tokenizer, name, facts)
+
+
+def _context(path: Path) -> int | None:
+    config = read_object(path / "config.json")
+    text = config.get("text_config")
+    for part in (text if isinstance(text, dict) else {}, config):
+        value = part.get("max_position_embeddings")
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
 
 
 def read_object(file: Path) -> dict[str, Any]:

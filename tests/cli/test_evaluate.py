@@ -58,3 +58,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(refused, tmp_
     (tmp_path / "r.json").write_text("{}")
     assert "absent" in refused(*cases, "--out", tmp_path / "r.json")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("r.json", "{}")]
+
+
+def test_a_prompt_that_fills_the_context_is_refused_by_its_length(refused):
+    said = refused("generate", "--target", "builtin/tiny-lumen", "--prompt", "word " * 3000)
+    assert "prompt 1 has " in said
+    assert "a context of 2,048" in said
