@@ -98,9 +98,11 @@ class Parrot:
     def __init__(self, text):
         from transformers import AutoTokenizer
 
-        from mlx_lora.models.resolve import BUILT_IN
+        from mlx_lora.models.inspection import BaseFacts
+from mlx_lora.models.resolve import BUILT_IN
 
         self.text, self.tokenizer = text, AutoTokenizer.from_pretrained(BUILT_IN["builtin/tiny-lumen"])
+        self.base = BaseFacts()
 
     def generate(self, prompts, max_tokens, temperature, seed):
         return [self.text] * len(prompts)
