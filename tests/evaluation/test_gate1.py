@@ -6,6 +6,7 @@ from mlx_lora.errors import UserError
 from mlx_lora.evaluation.eisv_baselines import run_baselines
 from mlx_lora.evaluation.eisv_gate1 import criteria, read_cases, read_results, run_gate1, with_shape
 from mlx_lora.evaluation.targets import Target
+from mlx_lora.models.inspection import BaseFacts
 from mlx_lora.sources.eisv import SYSTEM_PROMPT, EvalResults, TrajectoryShape, generate_trajectory
 
 WINDOW = {
@@ -98,8 +99,7 @@ class Parrot:
     def __init__(self, text):
         from transformers import AutoTokenizer
 
-        from mlx_lora.models.inspection import BaseFacts
-from mlx_lora.models.resolve import BUILT_IN
+        from mlx_lora.models.resolve import BUILT_IN
 
         self.text, self.tokenizer = text, AutoTokenizer.from_pretrained(BUILT_IN["builtin/tiny-lumen"])
         self.base = BaseFacts()
