@@ -17,7 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, shortened
 from . import jsonl
 from .hub import EXTRA, is_hub, read_hub
 from .jsonl import DataFile, check_surrogates, lines_of, open_data, parse_line
@@ -160,7 +160,7 @@ def _csv(path: str | Path, file: DataFile, delimiter: str) -> Iterator[Record]:
         header = next((row for row in rows if row), [])
         twice = next((name for name in header if header.count(name) > 1), None)
         if twice is not None:
-            raise UserError(f"{path}: its header names the column {twice!r} twice; rename one of them")
+            raise UserError(f"{path}: its header names the column {shortened(twice)} twice; rename one of them")
         for row in rows:
             if not row:
                 continue

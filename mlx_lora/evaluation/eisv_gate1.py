@@ -64,7 +64,7 @@ def read_cases(path: str | Path) -> list[Case]:
 
 def _parse_case(where: str, row: Any) -> Case:
     if not isinstance(row, dict):
-        raise UserError(f"{where}: a case is a JSON object, not {row!r}")
+        raise UserError(f"{where}: a case is a JSON object, not {shortened(row)}")
     if "messages" in row:
         return _case_of_example(where, row)
     if "states" in row:
@@ -90,14 +90,14 @@ def _case_of_example(where: str, row: dict[str, Any]) -> Case:
 def _checked_shape(where: str, shape: Any) -> str:
     names = [s.value for s in TrajectoryShape]
     if shape not in names:
-        raise UserError(f"{where}: the shape {shape!r} is unknown; it must be one of {', '.join(names)}")
+        raise UserError(f"{where}: the shape {shortened(shape)} is unknown; it must be one of {', '.join(names)}")
     return shape
 
 
 def _checked_summary(where: str, row: dict[str, Any]) -> dict[str, Any]:
     for name in ("n_states", "duration_s"):
         if not is_number(row.get(name)):
-            raise UserError(f"{where}: {name} is {row.get(name)!r}, and a window needs a number there")
+            raise UserError(f"{where}: {name} is {shortened(row.get(name))}, and a window needs a number there")
     for group, keys in GROUPS.items():
         values = row.get(group)
         for key in keys:

@@ -153,3 +153,11 @@ def test_baselines_from_chance_to_the_best_possible(realdata):
     assert found["rules"] == pytest.approx(0.503, abs=0.05)
     assert found["rules_with_feedback"] == pytest.approx(0.933, abs=0.03)
     assert found["oracle"] == 1.0
+
+
+def test_a_case_is_quoted_in_part(tmp_path):
+    file = tmp_path / "cases.jsonl"
+    file.write_text(json.dumps({**WINDOW, "shape": ["a"] * 10_000}) + "\n")
+    with pytest.raises(UserError, match="line 1: the shape") as caught:
+        read_cases(file)
+    assert len(str(caught.value)) < 600

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ...errors import shortened
 from ..dedup import near_pairs
 from .base import Hit
 from .dataset_table import Item, Table
@@ -53,8 +54,8 @@ class NearPair:
         """The similarity in words."""
         if self.names is None:
             return f"{self.item.where}: {self.similarity:.0%} the same as {self.other.where}"
-        name, other = self.names
-        return f"{self.item.where}: the same as {self.other.where}, but for {name!r} where that has {other!r}"
+        name, other = map(shortened, self.names)
+        return f"{self.item.where}: the same as {self.other.where}, but for {name} where that has {other}"
 
 
 def near(table: Table) -> Iterator[Hit]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...errors import shortened
 from .base import Hit
 from .dataset_table import Item, Table
 
@@ -23,7 +24,7 @@ def unknown_message_keys(table: Table) -> Iterator[Hit]:
         for key in item.row.unknown_keys:
             rows.setdefault(key, []).append(item)
     for key, items in rows.items():
-        said = f"messages have the key {key!r} ({len(items):,} rows), which only the chat template may know"
+        said = f"messages have the key {shortened(key)} ({len(items):,} rows), which only the chat template may know"
         yield Hit(f"{items[0].where}: {said}")
 
 

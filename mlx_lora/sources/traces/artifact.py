@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from ...errors import shortened
+
 if TYPE_CHECKING:
     from .store import ArtifactStore
 
@@ -108,7 +110,7 @@ def parse_time(value: Any) -> datetime:
     try:
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except OverflowError as error:
-        raise ValueError(f"{value!r} is beyond the calendar") from error
+        raise ValueError(f"{shortened(value)} is beyond the calendar") from error
 
 
 def _kind(value: Any) -> str:
