@@ -66,7 +66,7 @@ $(VENV)/installed-core: pyproject.toml | blas
 
 # MLX on Linux multiplies some 15 times faster with the system's OpenBLAS; installed where that needs no password.
 blas:
-	@if [ "$$(uname)" = Linux ] && ! ls /usr/lib/*/libopenblas.so.0 /usr/lib*/libopenblas.so.0 >/dev/null 2>&1; then \
+	@if [ "$$(uname)" = Linux ] && ! ls /usr/lib/*/libopenblas.so.0 /usr/lib*/libopenblas.so.0 2>/dev/null | grep -q .; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			echo "installing libopenblas0-pthread"; \
 			{ apt-get update -qq; apt-get install -y -qq libopenblas0-pthread; } >/dev/null 2>&1 || true; \
