@@ -248,6 +248,7 @@ def test_where_rows_are_from(tmp_path):
             read_table([path])
 
 
+@pytest.mark.slow
 def test_37_000_rows_take_seconds(tmp_path):
     """Some 7 of CPU time on an idle machine; a busy one must not fail the test, a quadratic check must."""
     import random

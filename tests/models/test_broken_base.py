@@ -136,6 +136,7 @@ def use(backend: str, directory: Path) -> None:
     loaded.generate([encode_prompt(loaded.tokenizer, CHAT[:1])], 2, 0.0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
 def test_a_broken_base_is_one_sentence(tmp_path, backend):
     if backend == "torch":

@@ -104,6 +104,7 @@ def test_reading_while_lumen_writes(anima, journal):
     writer.close()
 
 
+@pytest.mark.slow
 def test_a_database_of_214503_states_takes_little_memory(anima, tmp_path):
     db = anima(drifting(214_503))
     code = (

@@ -58,6 +58,7 @@ def same(alone, together):
         assert np.linalg.norm(two[name] - one[name]) < 2e-2 * np.linalg.norm(one[name]), name
 
 
+@pytest.mark.slow
 def test_two_processes_follow_the_curve_of_one(alone, launch, eisv_data, tmp_path):
     done = launch("train", *SETTINGS, "--data", eisv_data, "--out", tmp_path / "a", "--json")
     assert done.returncode == 0, done.stderr

@@ -129,6 +129,7 @@ def undisturbed(tmp_path_factory):
     return up_to
 
 
+@pytest.mark.slow
 def test_kills_at_every_kind_of_write(tmp_path, undisturbed):
     rounds = Rounds(tmp_path / "live")
     # The round's state, its dataset, its run, the generation, the pointer to it, and the mark that it is complete.

@@ -77,6 +77,7 @@ def test_auto_is_counted_as_all_seven():
     assert counts == {3 * 16 * (4 * (8 + 8) + 3 * (8 + 16))}
 
 
+@pytest.mark.slow
 def test_a_hybrid_base_trains_whole_and_says_so(command, hybrid, eisv_data, tmp_path):
     out, config = tmp_path / "run", tmp_path / "config.yaml"
     config.write_text(f"model_name: {hybrid}\nmax_steps: 1\nbatch_size: 2\ngradient_accumulation_steps: 1\n")
