@@ -11,7 +11,6 @@ from markupsafe import Markup
 
 from ..files import write_atomic
 from .charts import CHART_STYLE, line_chart
-from .numbers import duration, rounded
 
 # Drawn twice, since text in a scaled-down drawing is illegible; the page shows the one that fits.
 WIDTHS = {"wide": 720, "narrow": 360}
@@ -33,8 +32,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("mlx_lora.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"rounded": rounded, "duration": duration}
-    environment.globals |= {"chart": responsive_chart, "chart_style": Markup(CHART_STYLE)}
+    environment.globals["chart_style"] = Markup(CHART_STYLE)
     return environment
 
 

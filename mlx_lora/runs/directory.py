@@ -18,13 +18,11 @@ from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
 from ..user_files import read_text
 
 RUN_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE = "run.json", "config.yaml", "metrics.jsonl", ".lock"
+REPORT_FILE = "report.html"
 # The key of run.json that says that a base stored in a lower precision was computed with in float32.
 WIDENED = "computed_in_float32"
 # The chat template of the run, where it is not the base's own.
 TEMPLATE_FILE = "chat_template.jinja"
-
-
-REPORT_FILE = "report.html"
 
 
 def is_run(directory: Path) -> bool:

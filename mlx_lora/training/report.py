@@ -14,7 +14,7 @@ from markupsafe import Markup
 from ..reporting import Line, Mark, line_chart, write_page
 from ..reporting.numbers import duration, rounded
 from ..reporting.pages import responsive_chart
-from ..runs.directory import REPORT_FILE
+from ..runs.directory import METRICS_FILE, REPORT_FILE
 from ..user_files import read_text
 
 Event = dict[str, Any]
@@ -44,7 +44,7 @@ def write_report(
         samples: (prompt, reference answer, the adapter's answer).
         missing: the reason that there are none.
     """
-    by_kind = _by_kind(read_metrics(out / "metrics.jsonl"))
+    by_kind = _by_kind(read_metrics(out / METRICS_FILE))
     complete = (by_kind.get("complete") or [{}])[-1]
     write_page(
         out / REPORT_FILE,
@@ -100,7 +100,7 @@ def _cards(by_kind: dict[str, list[Event]], complete: Event) -> list[tuple[str, 
 
 def draw_loss(out: Path) -> Markup:
     """Return the loss of a run as an SVG file of its own."""
-    losses, marks = _losses(_by_kind(read_metrics(out / "metrics.jsonl")))
+    losses, marks = _losses(_by_kind(read_metrics(out / METRICS_FILE)))
     return line_chart("Loss", losses, unit="nats a token", marks=marks, standalone=True)
 
 
