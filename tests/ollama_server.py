@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from http_server import JsonHandler, serving
 
 NAME = re.compile(r"^([\w.:-]+/)?([\w-]+/)?[\w][\w.-]{0,79}:[\w][\w.-]{0,79}$")
 # llama.cpp's numbers of the file types that can be quantized: F16 and BF16.
@@ -74,12 +74,8 @@ class Refused(Exception):
         self.status = status
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(JsonHandler):
     state: State
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
     def _route(self) -> None:
         name = self.path.split("/")[2]
@@ -210,42 +206,6 @@ class Handler(BaseHTTPRequestHandler):
         }
         self._json(200, {key: value for key, value in said.items() if value or key in ("response", "done")})
 
-    def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            content = b""
-            while size := int(self.rfile.readline(), 16):
-                content += self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
-            return content
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-
-    def _json(self, status: int, content: Any) -> None:
-        self._send(status, json.dumps(content).encode(), "application/json; charset=utf-8")
-
-    def _send(self, status: int, content: bytes = b"", kind: str = "text/plain") -> None:
-        self._head(status, kind, len(content))
-        self.wfile.write(content)
-
-    def _head(self, status: int, kind: str, length: int | None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        if length is None:
-            self.send_header("Transfer-Encoding", "chunked")
-        else:
-            self.send_header("Content-Length", str(length))
-        self.end_headers()
-
-    def _chunk(self, content: Any) -> None:
-        line = json.dumps(content).encode() + b"\n"
-        self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
-
-    def _break(self) -> None:
-        """End the connection in the middle, as a server that dies does."""
-        self.wfile.flush()
-        self.close_connection = True
-        self.connection.close()
-
 
 def render_go(template: str, system: str | None, messages: list[dict[str, str]]) -> str:
     """What Go's templates make of ``if``, ``else``, ``range .Messages`` and the fields in them."""
@@ -296,16 +256,6 @@ def file_type(blob: Path) -> int:
 @contextmanager
 def ollama_server(folder: Path, answers: Callable[[Model, str, dict[str, Any]], Answer]) -> Iterator[State]:
     """A server until the block ends; its address is ``state.url``."""
-    state = State(folder, answers)
     folder.mkdir(parents=True, exist_ok=True)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"state": state}))
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serving(Handler, State(folder, answers)) as state:
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
