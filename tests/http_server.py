@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -60,6 +62,8 @@ def serving(handler: type[JsonHandler], state: Any) -> Iterator[Any]:
     server.daemon_threads = True
     # A handler that hangs on purpose is not waited for.
     server.block_on_close = False
+    # Clients that hang up are what many tests are about.
+    server.handle_error = lambda *_: None if isinstance(sys.exception(), ConnectionError) else traceback.print_exc()
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

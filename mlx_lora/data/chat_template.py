@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -244,6 +245,8 @@ def fixed_clock() -> Iterator[None]:
     ``strftime_now`` is a global of transformers' own Jinja environment, which no argument overrides: callables are not
     passed on to templates. So its module's clock is replaced, for the block only.
     """
+    # Transformers warns at import that without torch only tokenizers work.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers.utils.chat_template_utils as utils
 
     with _clock:

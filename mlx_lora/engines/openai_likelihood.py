@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import UserError
 from .openai_format import RequestFailed
 from .openai_server import OpenAIServer
-from .reply import Likelihood, in_parallel
+from .reply import Likelihood, continuation_start, in_parallel
 
 # Larger than any bias that a model's logits have, and than any vocabulary.
 FORCING = 10_000.0
@@ -81,9 +81,8 @@ def _of_echo(given: dict[str, Any], start: int, end: int) -> Likelihood:
 
 def _by_forcing(server: OpenAIServer, prompt: str, continuation: str) -> Likelihood | None:
     start, ids = _tokens(server, prompt), _tokens(server, prompt + continuation)
-    same = next((i for i, (one, other) in enumerate(zip(start, ids, strict=False)) if one != other), len(start))
     found = Likelihood()
-    for place in range(max(1, min(same, len(ids))), len(ids)):
+    for place in range(continuation_start(start, ids), len(ids)):
         row = _forced(server, ids[:place], ids[place], 1) or _among_all(server, ids[:place], ids[place])
         if row is None:
             return None

@@ -56,6 +56,15 @@ class Likelihood:
         return sum(self.logprobs)
 
 
+def continuation_start(prompt: Sequence[int], tokens: Sequence[int]) -> int:
+    """Return the place in ``tokens``, of prompt and continuation together, of the first that the prompt has not.
+
+    The first token of all has no log-probability, so it is never 0.
+    """
+    same = next((i for i, (one, other) in enumerate(zip(prompt, tokens, strict=False)) if one != other), len(prompt))
+    return max(1, min(same, len(tokens)))
+
+
 def rate(tokens: float, seconds: float) -> float | None:
     """Return tokens a second; ``None`` where either is unknown or 0."""
     return tokens / seconds if tokens > 0 and seconds > 0 else None

@@ -157,15 +157,24 @@ def _run(command: Sequence[str], folder: Path) -> None:
     done = subprocess.run(
         command,
         cwd=folder,
-        env=python_environment(),
+        env=worker_environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",
     )
     if done.returncode:
-        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        # A debugger's backtrace may follow.
-        said = [line for line in lines if "GGML_ASSERT" in line][:1] or lines[-LOG_LINES:]
-        died = f"died of {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "refused"
-        raise LlamaCppFailed(f"{died}: {' / '.join(said)}")
+        raise failure(done.returncode, done.stdout + done.stderr)
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the environment of a worker: a crash prints its reason and no debugger's backtrace."""
+    return python_environment(GGML_NO_BACKTRACE="1")
+
+
+def failure(status: int, output: str) -> LlamaCppFailed:
+    """Return the error of a worker that ended, with the end of its output."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    said = [line for line in lines if "GGML_ASSERT" in line][:1] or lines[-LOG_LINES:]
+    died = f"died of {signal.Signals(-status).name}" if status < 0 else "refused"
+    return LlamaCppFailed(f"{died}: {' / '.join(said)}")
