@@ -49,8 +49,9 @@ class State:
 
     Attributes:
         answers: (model, prompt, options) → answer.
-        faults: what goes wrong, by path: "refuse", "break" (the connection, half-way), "garbage", and for create
-            "late" (an error after the first line) and "silent" (no last line).
+        faults: what goes wrong, by path or "chat:" and the last message: "refuse", "break" (the connection, half-way),
+            "garbage", "busy" (once), "hang", "large" (100 MB), and for create "late" (an error after the first line)
+            and "silent" (no last line).
         older: as before 0.34.1, when LoRA adapters were taken, and GGUF files quantized.
         downloads: models that were asked for by ``from``; none ever should be.
     """
@@ -79,10 +80,11 @@ class Handler(JsonHandler):
 
     def _route(self) -> None:
         name = self.path.split("/")[2]
-        fault = self.state.faults.get(name)
         if name == "blobs" and self.command == "POST":
-            return self._receive(fault)
+            return self._receive(self.state.faults.get(name))
         body = json.loads(self._body() or b"null")
+        asked = f"chat:{body['messages'][-1]['content']}" if name == "chat" else name
+        fault = self.state.faults.get(name) or self.state.faults.get(asked)
         self.state.requests.append((self.command, self.path, body))
         if name == "blobs":
             return self._send(200 if self.state.blob(self.path.rpartition("/")[2]).exists() else 404)
@@ -90,6 +92,16 @@ class Handler(JsonHandler):
             return self._json(500, {"error": f"{name} is out of order"})
         if fault == "garbage":
             return self._send(200, b"<html>a captive portal</html>")
+        if fault == "busy":
+            del self.state.faults[asked]
+            return self._json(503, {"error": "server busy, please try again.  maximum pending requests exceeded"})
+        if fault == "hang":
+            return time.sleep(30)
+        if fault == "large":
+            self._head(200, "application/json", 100_000_000)
+            for _ in range(100):
+                self.wfile.write(b" " * 1_000_000)
+            return None
         if fault == "break" and name != "create":
             return self._break()
         try:
@@ -103,7 +115,8 @@ class Handler(JsonHandler):
         self._json(200, {"version": "0.34.0" if self.state.older else "0.35.0"})
 
     def _show(self, body: dict[str, Any]) -> None:
-        self._json(200, {"parameters": self._find(body["model"]).parameters})
+        found = self._find(body["model"]).parameters
+        self._json(200, {"parameters": "\n".join(f"{key} {value}" for key, value in found.items())})
 
     def _find(self, name: str) -> Model:
         if name not in self.state.models:
@@ -188,13 +201,21 @@ class Handler(JsonHandler):
         yield "success"
 
     def _generate(self, body: dict[str, Any]) -> None:
+        self._answer(body, body["prompt"], lambda text: {"response": text})
+
+    def _chat(self, body: dict[str, Any]) -> None:
+        self._answer(
+            body, body["messages"][-1]["content"], lambda text: {"message": {"role": "assistant", "content": text}}
+        )
+
+    def _answer(self, body: dict[str, Any], prompt: str, written: Callable[[str], dict[str, Any]]) -> None:
         model = self._find(body["model"])
         started = time.perf_counter_ns()
-        answer = self.state.answers(model, body["prompt"], body.get("options", {}))
+        answer = self.state.answers(model, prompt, body.get("options", {}))
         spent = time.perf_counter_ns() - started
         said = {
             "model": body["model"],
-            "response": answer.text,
+            **written(answer.text),
             "done": True,
             "done_reason": "stop" if answer.stopped else "length",
             "total_duration": spent,
@@ -204,7 +225,7 @@ class Handler(JsonHandler):
             "eval_count": answer.tokens,
             "eval_duration": spent // 4 if answer.tokens else 0,
         }
-        self._json(200, {key: value for key, value in said.items() if value or key in ("response", "done")})
+        self._json(200, {key: value for key, value in said.items() if value or key in ("response", "message", "done")})
 
 
 def render_go(template: str, system: str | None, messages: list[dict[str, str]]) -> str:

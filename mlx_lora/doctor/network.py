@@ -23,9 +23,9 @@ def ollama() -> Finding:
     """Report whether an Ollama server answers at the expected address, and its version."""
     from ..engines.ollama import Ollama, server_url
 
-    if importlib.util.find_spec("httpx") is None:
+    if importlib.util.find_spec("ollama") is None:
         advice = f"{FOR_OLLAMA}`pip install 'mlx-lora[ollama]'`; Ollama itself is at https://ollama.com/download"
-        return Finding("Ollama", MISSING, "the package httpx, which speaks with it, is not installed", advice)
+        return Finding("Ollama", MISSING, "the package ollama, which speaks with it, is not installed", advice)
     program = shutil.which("ollama")
     advice = "start it: `ollama serve`" if program else GET_OLLAMA
     advice = FOR_OLLAMA + advice + (", or correct OLLAMA_HOST" if os.environ.get("OLLAMA_HOST") else "")

@@ -82,15 +82,3 @@ def _bound(response: httpx.Response, whole_seconds: float | None) -> None:
             inner.close()  # type: ignore[union-attr]
 
     response.stream = Bounded()
-
-
-def trouble(error: Exception, seconds: float) -> str:
-    """Return what went wrong with a connection, as the end of a sentence that begins with the server's address."""
-    import httpx
-
-    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-        return "no server answers there"
-    if isinstance(error, httpx.TimeoutException):
-        return f"the server did not finish within {seconds:g} seconds"
-    reason = str(error).rstrip(".") or type(error).__name__
-    return reason if isinstance(error, httpx.DecodingError) else f"the connection broke ({reason})"

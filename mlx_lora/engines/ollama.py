@@ -1,4 +1,4 @@
-"""Ollama API client: upload blobs, create, query, copy and delete models.
+"""Ollama client: upload blobs, create, query, copy and delete models, through the official package ``ollama``.
 
 https://github.com/ollama/ollama/blob/main/docs/api.md. Models are made of uploaded files only: no request has a
 ``from``, and only a model that was just created is queried, so that Ollama never downloads one.
@@ -6,48 +6,30 @@ https://github.com/ollama/ollama/blob/main/docs/api.md. Models are made of uploa
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import UserError
+from ..errors import LONGEST, UserError, first_line, shortened, visible
 from ..files import sha256_of
+from .http import options_for
+from .reply import Messages, Reply, in_parallel, rate, seed_of
+from .requests import BUSY, RequestFailed, Requests
 
 DEFAULT_PORT = 11434
-CONNECT_SECONDS = 10
 # Loading or quantizing a large model can be silent for minutes.
-SILENCE_SECONDS = 900
+SILENCE_SECONDS = 900.0
 PIECE = 1 << 20
 PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 NAME = re.compile(
     rf"^(?:(?P<host>[A-Za-z0-9][A-Za-z0-9_.:-]*)/)?(?:(?P<namespace>[A-Za-z0-9_][A-Za-z0-9_-]{{0,79}})/)?"
     rf"(?P<model>{PART})(?::(?P<tag>{PART}))?$"
 )
-
-
-@dataclass
-class Reply:
-    """Response of ``/api/generate``.
-
-    Attributes:
-        prompt_tokens: tokens of the prompt after the model's template; 0 if Ollama does not report it.
-        stopped: the answer ended by itself, not at the token limit.
-        load_seconds: time until the model was in memory.
-        tokens_per_second: generation speed; 0 if Ollama does not report it.
-    """
-
-    text: str
-    stopped: bool
-    prompt_tokens: int
-    tokens: int
-    load_seconds: float
-    tokens_per_second: float
 
 
 def check_name(name: str) -> str:
@@ -86,35 +68,47 @@ def server_url(host: str | None = None) -> str:
 class Ollama:
     """Client of one Ollama server; errors are UserErrors of one sentence."""
 
-    def __init__(self, host: str | None = None) -> None:
+    def __init__(self, host: str | None = None, *, seconds: float = SILENCE_SECONDS) -> None:
+        """Prepare a client; nothing is sent yet.
+
+        Args:
+            seconds: maximum silence of the server.
+        """
+        self.url, self.seconds = server_url(host), seconds
+        options = options_for(self.url, seconds)
         try:
             import httpx
+            import ollama
         except ImportError as error:
-            raise UserError("the package httpx is missing; install it with `pip install 'mlx-lora[ollama]'`") from error
-        self.url = server_url(host)
-        timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
-        # A proxy is for other machines; httpx would use it for this one as well.
-        local = urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1")
-        self._client = httpx.Client(base_url=self.url, timeout=timeout, trust_env=not local)
+            raise UserError(
+                "the package ollama is missing; install it with `pip install 'mlx-lora[ollama]'`"
+            ) from error
+        self._client = ollama.Client(self.url, **options)
+        # For what the official client has not: the version, an upload with progress, and a look at a model that does
+        # not depend on the fields of its description.
+        self._http = httpx.Client(base_url=self.url, **options)
 
     def __enter__(self) -> Ollama:
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._client.close()
+        self._http.close()
 
     def version(self) -> str:
         """Return the server's version; also the check that a server is running."""
-        return str(self._answer("GET", "/api/version", "the version").get("version", "unknown"))
+        with self._speaking("it was asked for the version", "the version"):
+            response = self._http.get("/api/version")
+            self._refused(response)
+            return str(response.json().get("version", "unknown"))
 
     def exists(self, name: str) -> bool:
         """Return True if the server has a model of that name."""
-        with self._speaking("looking for the model"):
-            response = self._client.post("/api/show", json={"model": name})
-        if response.status_code == 404:
-            return False
-        self._refused(response, f"the model {name}")
-        return True
+        with self._speaking("looking for the model", f"the model {name}"):
+            response = self._http.post("/api/show", json={"model": name})
+            if response.status_code != 404:
+                self._refused(response)
+        return bool(response.status_code != 404)
 
     def upload(self, file: Path, advance: Callable[[int], None] = lambda done: None) -> str:
         """Upload a file unless the server has it; return its digest, ``sha256:<hex>``.
@@ -123,15 +117,14 @@ class Ollama:
             advance: called with the number of bytes sent so far.
         """
         digest = f"sha256:{sha256_of(file)}"
-        with self._speaking("looking for the weights"):
-            known = self._client.head(f"/api/blobs/{digest}").status_code == 200
+        with self._speaking("looking for the weights", "the weights"):
+            known = self._http.head(f"/api/blobs/{digest}").status_code == 200
         if known:
             advance(file.stat().st_size)
             return digest
         headers = {"Content-Length": str(file.stat().st_size), "Content-Type": "application/octet-stream"}
-        with self._speaking("the weights were sent"):
-            response = self._client.post(f"/api/blobs/{digest}", content=_pieces(file, advance), headers=headers)
-        self._refused(response, "the weights")
+        with self._speaking("the weights were sent", "the weights"):
+            self._refused(self._http.post(f"/api/blobs/{digest}", content=_pieces(file, advance), headers=headers))
         return digest
 
     def create(self, name: str, body: dict[str, Any], say: Callable[[str], None] = lambda status: None) -> None:
@@ -143,104 +136,142 @@ class Ollama:
             body: ``files`` {name: digest} and other fields of ``/api/create``; never ``from``.
             say: called with each status line.
         """
-        if "from" in body or not body.get("files"):
+        if not {"from", "from_"}.isdisjoint(body) or not body.get("files"):
             raise ValueError("a model is made of uploaded files only; anything else could start a download")
         last = ""
-        with (
-            self._speaking(f"{name} was made"),
-            self._client.stream("POST", "/api/create", json={"model": name, **body, "stream": True}) as response,
-        ):
-            if response.status_code != 200:
-                response.read()
-                self._refused(response, f"to make {name}")
-            for line in response.iter_lines():
-                if line.strip():
-                    last = self._status(line, name)
-                    say(last)
+        with self._speaking(f"{name} was made", f"to make {name}"):
+            for part in self._client.create(name, **body, stream=True):
+                last = part.status or ""
+                say(last)
         if last != "success":
             raise UserError(
                 f"{self.url}: Ollama ended without success while making {name} (its last word: {last or 'none'}); "
                 "look at its log"
             )
 
-    def _status(self, line: str, name: str) -> str:
-        try:
-            content = json.loads(line)
-            error = content.get("error")
-        except (ValueError, AttributeError) as problem:
-            raise UserError(f"{self.url}: what answers there is not Ollama (it says {line[:60]!r})") from problem
-        if error:
-            raise UserError(f"{self.url}: Ollama refuses to make {name}: {error}")
-        return str(content.get("status", ""))
-
     def generate(self, name: str, prompt: str, max_tokens: int) -> Reply:
         """Generate a greedy answer to a user's message, with the model's own template and system prompt."""
         options = {"temperature": 0, "seed": 0, "num_predict": max_tokens}
-        body = {"model": name, "prompt": prompt, "stream": False, "options": options}
-        said = self._answer("POST", "/api/generate", f"an answer of {name}", body)
+        with self._speaking(f"it was asked for an answer of {name}", f"an answer of {name}"):
+            said = self._client.generate(name, prompt, options=options)
+            return _reply(said.response, said)
+
+    def chat(
+        self,
+        name: str,
+        conversations: Sequence[Messages],
+        *,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int | Sequence[int] = 0,
+        parallel: int = 2,
+        tries: int = 4,
+        pause: float = 0.5,
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield (index, reply) of each conversation in the order in which they end; thinking is off.
+
+        A conversation that the server fails has a reply without a text.
+
+        Args:
+            seed: one for all, or one for each conversation.
+            parallel, tries, pause: as of ``OpenAIServer``.
+
+        Raises:
+            UserError: no server answers, or it does not have the model.
+        """
+        if not self.exists(name):
+            raise UserError(f"{self.url}: Ollama has no model {name}; `ollama list` names those that it has")
+        requests = Requests(self.url, self.seconds, tries, pause)
+
+        def ask(number: int) -> Reply:
+            limits = {"temperature": temperature, "seed": seed_of(seed, number), "num_predict": max_tokens}
+            return requests.reply(lambda: self._chat(name, conversations[number], limits))
+
+        yield from in_parallel(ask, range(len(conversations)), parallel)
+
+    def _chat(self, name: str, messages: Messages, options: dict[str, Any]) -> Reply:
+        import httpx
+        from ollama import ResponseError
+
         try:
-            # Durations are in nanoseconds; zero values are left out.
-            tokens, nanoseconds = int(said.get("eval_count", 0)), int(said.get("eval_duration", 0))
-            return Reply(
-                text=str(said.get("response", "")),
-                stopped=said.get("done_reason") == "stop",
-                prompt_tokens=int(said.get("prompt_eval_count", 0)),
-                tokens=tokens,
-                load_seconds=int(said.get("load_duration", 0)) / 1e9,
-                tokens_per_second=tokens / nanoseconds * 1e9 if nanoseconds > 0 else 0.0,
-            )
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{self.url}: Ollama's answer cannot be read ({error}); is it another program?") from error
+            said = self._client.chat(name, messages, options=options, think=False)
+            return _reply(said.message.content, said)
+        except ResponseError as error:
+            again = 0.0 if error.status_code in BUSY else None
+            raise RequestFailed(f"Ollama refuses: {_reason(error)}", again, error.status_code == 404) from error
+        except (httpx.HTTPError, ConnectionError):
+            raise  # told by whoever counts the tries
+        except Exception as error:  # whatever pydantic and json raise on another program's answer
+            raise RequestFailed(_foreign(error)) from error
 
     def copy(self, source: str, name: str) -> None:
         """Copy a model to another name; a model that already has that name is replaced."""
-        self._answer("POST", "/api/copy", f"the name {name}", {"source": source, "destination": name})
+        with self._speaking(f"it was asked for the name {name}", f"the name {name}"):
+            self._client.copy(source, name)
 
     def delete(self, name: str) -> None:
         """Delete a model name; weights that no other model uses are deleted as well."""
-        self._answer("DELETE", "/api/delete", f"to delete {name}", {"model": name})
+        with self._speaking(f"it was asked to delete {name}", f"to delete {name}"):
+            self._client.delete(name)
 
-    def _answer(self, method: str, path: str, what: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return a whole JSON response; an empty one is ``{}``."""
-        with self._speaking(f"it was asked for {what}"):
-            response = self._client.request(method, path, json=body)
-        self._refused(response, what)
-        try:
-            content = response.json() if response.content else {}
-            if not isinstance(content, dict):
-                raise ValueError("no object")
-        except ValueError as error:
-            raise UserError(f"{self.url}: what answers there is not Ollama (it says {response.text[:60]!r})") from error
-        if content.get("error"):
-            raise UserError(f"{self.url}: Ollama refuses {what}: {content['error']}")
-        return content
+    def _refused(self, response: Any) -> None:
+        """Raise the official client's error if a request of ours failed."""
+        from ollama import ResponseError
 
-    def _refused(self, response: Any, what: str) -> None:
-        """Raise UserError with Ollama's own error message if a request failed."""
-        if response.status_code < 400:
-            return
-        try:
-            reason = str(response.json()["error"])
-        except (ValueError, KeyError, TypeError):
-            reason = f"status {response.status_code}"
-        raise UserError(f"{self.url}: Ollama refuses {what}: {reason}")
+        if response.status_code >= 300:
+            raise ResponseError(response.text, response.status_code)
 
     @contextmanager
-    def _speaking(self, doing: str) -> Iterator[None]:
-        """Turn connection errors into a UserError of one sentence."""
+    def _speaking(self, doing: str, what: str) -> Iterator[None]:
+        """Turn errors into a UserError of one sentence: of the connection, of Ollama, of another program there."""
         import httpx
+        from ollama import ResponseError
 
         try:
             yield
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        except UserError:
+            raise
+        except ResponseError as error:
+            raise UserError(f"{self.url}: Ollama refuses {what}: {_reason(error)}") from error
+        except (httpx.ConnectError, httpx.ConnectTimeout, ConnectionError) as error:
             raise UserError(
                 f"{self.url}: no Ollama answers there; start it (`ollama serve`), or name another with --host URL"
             ) from error
         except httpx.TimeoutException as error:
             raise UserError(f"{self.url}: Ollama fell silent while {doing}; look at its log") from error
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error).rstrip(".") or type(error).__name__
             raise UserError(f"{self.url}: the connection to Ollama broke while {doing} ({reason})") from error
+        except Exception as error:  # whatever pydantic and json raise on another program's answer
+            raise UserError(f"{self.url}: {_foreign(error)}") from error
+
+
+def _foreign(error: Exception) -> str:
+    """Return a sentence on an answer that is not Ollama's."""
+    said = f"it says {shortened(error.doc)}" if isinstance(error, JSONDecodeError) else first_line(error, 2)
+    return f"what answers there is not Ollama ({said})"
+
+
+def _reason(error: Any) -> str:
+    """Return Ollama's own words, or the status of a page or nothing in their place."""
+    said = visible(str(error.error)).strip()
+    return f"status {error.status_code}" if not said or said.startswith("<") else said[:LONGEST]
+
+
+def _reply(text: str | None, said: Any) -> Reply:
+    """Read a response's counters: durations are in nanoseconds, zero values are left out."""
+    load, prompt, decode = ((getattr(said, f"{name}_duration") or 0) / 1e9 for name in ("load", "prompt_eval", "eval"))
+    tokens = said.eval_count or 0
+    return Reply(
+        text or "",
+        prompt_tokens=said.prompt_eval_count or 0,
+        completion_tokens=tokens,
+        seconds=(said.total_duration or 0) / 1e9,
+        first_token_s=load + prompt or None,
+        tokens_per_second=rate(tokens, decode),
+        load_s=load,
+        stopped=said.done_reason == "stop",
+    )
 
 
 def _pieces(file: Path, advance: Callable[[int], None]) -> Iterator[bytes]:

@@ -7,19 +7,7 @@ from typing import Any
 
 from ..errors import shortened
 from .reply import Reply, rate
-
-
-class RequestFailed(Exception):
-    """Failure of one request, in words that follow the server's address.
-
-    Attributes:
-        again: seconds that the server asks to wait; 0 if it names none, ``None`` if another try is of no use.
-        everywhere: any other request would fail in the same way.
-    """
-
-    def __init__(self, reason: str, again: float | None = None, everywhere: bool = False) -> None:
-        super().__init__(reason)
-        self.again, self.everywhere = again, everywhere
+from .requests import RequestFailed
 
 
 def message_of(error: Any) -> str:

@@ -7,12 +7,13 @@ llama.cpp each token of the continuation is forced in turn, and its log-probabil
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ..errors import UserError
-from .openai_format import RequestFailed
 from .openai_server import OpenAIServer
 from .reply import Likelihood, continuation_start, in_parallel
+from .requests import RequestFailed
 
 # Larger than any bias that a model's logits have, and than any vocabulary.
 FORCING = 10_000.0
@@ -35,7 +36,7 @@ def likelihoods(server: OpenAIServer, pairs: Sequence[tuple[str, str]]) -> list[
         return []
     for way in (_by_echo, _by_forcing):
         try:
-            supported = server.retried(lambda way=way: way(server, *pairs[0])) is not None
+            supported = server.requests.retried(partial(way, server, *pairs[0])) is not None
         except RequestFailed as error:
             if error.again is not None:
                 raise UserError(f"{server.url}: {error}") from error
@@ -47,7 +48,7 @@ def likelihoods(server: OpenAIServer, pairs: Sequence[tuple[str, str]]) -> list[
 
     def ask(pair: tuple[str, str]) -> Likelihood | None:
         try:
-            return server.retried(lambda: way(server, *pair))
+            return server.requests.retried(partial(way, server, *pair))
         except RequestFailed:
             return None
 

@@ -10,15 +10,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import LONGEST, UserError, shortened, visible
-from .http import options_for, trouble
-from .openai_format import RequestFailed, finish_of, merged, message_of, read_choice, read_reply
+from .http import options_for
+from .openai_format import finish_of, merged, message_of, read_choice, read_reply
 from .reply import Messages, Reply, in_parallel, rate, seed_of
+from .requests import BUSY, RequestFailed, Requests, trouble
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 PROBE_SECONDS = 30.0
-LONGEST_PAUSE = 30.0
-# Statuses of a server that is busy, restarting or behind a proxy; and of one that refuses whatever it is asked.
-BUSY = {408, 425, 429, 500, 502, 503, 504}
+# Statuses of a server that refuses whatever it is asked.
 REFUSING = {401, 403, 404, 405}
 
 
@@ -77,12 +76,13 @@ class OpenAIServer:
         options = options_for(self.url, seconds, whole_seconds=seconds)
         import httpx
 
-        self.parallel, self.seconds, self.tries, self.pause, self.stream = parallel, seconds, tries, pause, stream
+        self.parallel, self.stream = parallel, stream
+        self.requests = Requests(self.url, seconds, tries, pause)
         self._key = os.environ.get(KEY_VARIABLE, "").strip()
         if self._key:
             options["headers"]["Authorization"] = f"Bearer {self._key}"
         self._client = httpx.Client(**options)
-        self._reached = self._answered = self._down = False
+        self._reached = False
 
     def __enter__(self) -> OpenAIServer:
         return self
@@ -99,10 +99,10 @@ class OpenAIServer:
         import httpx
 
         try:
-            response = self._client.get(f"{self.url}/models", timeout=min(PROBE_SECONDS, self.seconds))
+            response = self._client.get(f"{self.url}/models", timeout=min(PROBE_SECONDS, self.requests.seconds))
             listed = self._object(response).get("data")
         except (httpx.ConnectError, httpx.TimeoutException) as error:
-            said = trouble(error, min(PROBE_SECONDS, self.seconds))
+            said = trouble(error, min(PROBE_SECONDS, self.requests.seconds))
             raise UserError(f"{self.url}: {said}; start it, or correct the address") from error
         except RequestFailed as error:
             if error.everywhere and response.status_code in (401, 403):
@@ -151,50 +151,9 @@ class OpenAIServer:
 
         def ask(number: int) -> Reply:
             body = {"messages": list(conversations[number]), "max_tokens": max_tokens, "temperature": temperature}
-            return self._ask({**body, "seed": seed_of(seed, number)})
+            return self.requests.reply(lambda: self._once({**body, "seed": seed_of(seed, number)}))
 
         yield from in_parallel(ask, range(len(conversations)), self.parallel)
-
-    def _ask(self, body: dict[str, Any]) -> Reply:
-        started = time.monotonic()
-        try:
-            reply = self.retried(lambda: self._once(body))
-        except RequestFailed as error:
-            if error.everywhere and not self._answered:
-                raise UserError(f"{self.url}: {error}") from error
-            return Reply(None, f"{self.url}: {error}", seconds=time.monotonic() - started)
-        self._answered = True
-        reply.seconds = time.monotonic() - started
-        return reply
-
-    def retried(self, send: Any) -> Any:
-        """Return the result of ``send``; a busy server and a broken connection get some more tries."""
-        for number in range(1, self.tries + 1):
-            try:
-                found = self._sent(send)
-            except RequestFailed as error:
-                # After one conversation has had all its tries in vain, others do not wait for a server that is gone.
-                if error.again is None or number == self.tries or self._down:
-                    self._down = error.everywhere
-                    raise
-                time.sleep(min(LONGEST_PAUSE, max(error.again, self.pause * 2 ** (number - 1))))
-            else:
-                self._down = False
-                return found
-        raise AssertionError
-
-    def _sent(self, send: Any) -> Any:
-        import httpx
-
-        try:
-            return send()
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise RequestFailed(trouble(error, self.seconds), 0.0, everywhere=True) from error
-        except (httpx.TimeoutException, httpx.DecodingError) as error:
-            # A second try would take as long again.
-            raise RequestFailed(trouble(error, self.seconds)) from error
-        except httpx.HTTPError as error:
-            raise RequestFailed(trouble(error, self.seconds), 0.0) from error
 
     def _once(self, body: dict[str, Any]) -> Reply:
         if not self.stream:

@@ -12,7 +12,8 @@ from typing import Any
 
 from ...data.chat_template import encode_prompt, serving_notes
 from ...engines.llamacpp.run import LlamaCppFailed
-from ...engines.ollama import Ollama, Reply, check_name
+from ...engines.ollama import Ollama, check_name
+from ...engines.reply import Reply
 from ...errors import UserError
 from ...files import write_atomic
 from ...models.tokenizer import open_tokenizer
@@ -250,7 +251,7 @@ def _compared(probe: Probe, reply: Reply) -> list[Check]:
     of the answer must be right with any weights.
     """
     said = reply.prompt_tokens or "not said"
-    ours, theirs = probe.answer.strip(), reply.text.strip()
+    ours, theirs = probe.answer.strip(), (reply.text or "").strip()
     same = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     checks = [
         Check("prompt tokens in Ollama", said, probe.prompt_tokens, said in ("not said", probe.prompt_tokens)),
@@ -260,8 +261,8 @@ def _compared(probe: Probe, reply: Reply) -> list[Check]:
         checks.append(equal("its answer ends by itself", "yes" if reply.stopped else "no", "yes"))
     reported = [
         ("characters alike from the start", same, f"of {len(ours)}"),
-        ("tokens per second", reply.tokens_per_second, "reported"),
-        ("seconds to load", reply.load_seconds, "reported"),
+        ("tokens per second", reply.tokens_per_second or 0.0, "reported"),
+        ("seconds to load", reply.load_s or 0.0, "reported"),
     ]
     return checks + [Check(what, value, limit, True) for what, value, limit in reported]
 
