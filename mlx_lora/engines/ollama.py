@@ -199,7 +199,7 @@ class Ollama:
         except ResponseError as error:
             again = 0.0 if error.status_code in BUSY else None
             raise RequestFailed(f"Ollama refuses: {_reason(error)}", again, error.status_code == 404) from error
-        except (httpx.HTTPError, ConnectionError):
+        except (httpx.HTTPError, ConnectionError, UnicodeError):
             raise  # told by whoever counts the tries
         except Exception as error:  # whatever pydantic and json raise on another program's answer
             raise RequestFailed(_foreign(error)) from error

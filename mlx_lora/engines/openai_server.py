@@ -124,7 +124,7 @@ class OpenAIServer:
         names = self.models()
         if self.model is None:
             if len(names) != 1:
-                listed = f"it has {', '.join(names[:8])}" if names else "it does not list its models"
+                listed = f"it has {self._shown(', '.join(names[:8]))}" if names else "it does not list its models"
                 raise UserError(f"{self.url}: name the model as {self.url}#MODEL ({listed})"[: 2 * LONGEST])
             self.model = names[0]
         self._reached = True
@@ -221,7 +221,9 @@ class OpenAIServer:
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
-            raise RequestFailed(f"what answers there is not an OpenAI-compatible server (it says {shortened(text)})")
+            raise RequestFailed(
+                f"what answers there is not an OpenAI-compatible server (it says {self._shown(shortened(text))})"
+            )
         if content.get("error"):
             raise RequestFailed(f"the server refuses: {self._shown(message_of(content['error']))}")
         return content

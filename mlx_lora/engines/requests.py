@@ -88,6 +88,8 @@ class Requests:
         except (httpx.TimeoutException, httpx.DecodingError) as error:
             # A second try would take as long again.
             raise RequestFailed(trouble(error, self.seconds)) from error
+        except UnicodeError as error:
+            raise RequestFailed("the conversation holds an unpaired surrogate, which cannot be sent") from error
         except httpx.HTTPError as error:
             raise RequestFailed(trouble(error, self.seconds), 0.0) from error
 

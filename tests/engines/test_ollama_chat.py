@@ -66,6 +66,12 @@ def test_a_case_that_fails_loses_no_other(server, ask, fault, sentence, times):
     assert asked.count("b") == times
 
 
+def test_a_text_that_no_server_can_be_sent_loses_one_case(ask):
+    a, b = ask("half \ud83d", "b")
+    assert a.text is None
+    assert b.text == "b 0"
+
+
 def test_a_busy_server_is_asked_again(server, ask):
     server.faults["chat:a"] = "busy"
     assert [reply.text for reply in ask("a", "b")] == ["a 0", "b 0"]

@@ -120,6 +120,12 @@ def test_a_server_that_refuses_the_model_or_the_key(server, ask, monkeypatch, fa
     assert all(headers["Authorization"] == "Bearer sk-secret" for headers in server.headers)
 
 
+def test_a_text_that_no_server_can_be_sent_loses_one_case(ask):
+    a, b = ask("half \ud83d", "b")
+    assert "unpaired surrogate" in a.error
+    assert b.text == "You said b"
+
+
 def test_no_key_is_sent_where_none_is_set(server, ask, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     ask("a")

@@ -1,7 +1,7 @@
 """Python bindings of llama.cpp behind one interface: tokenizer, chat template, logits.
 
 Each class has ``vocabulary`` (its size), ``trained_context`` (the context that the model was trained with), ``resize``,
-``template``, ``special_texts``, ``tokenize``, ``text``, ``is_end`` and ``logits``.
+``template``, ``special_texts``, ``tokenize``, ``text``, ``is_end``, ``logits`` and ``top``.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Cyllama:
         self._model = Model(model, settings, verbose=False)
         self._vocab = self._model.get_vocab()
         self._threads = threads_for(model)
+        self._greedy = llama_cpp.LlamaSampler(llama_cpp.LlamaSamplerChainParams())
+        self._greedy.add_greedy()
         self.vocabulary = int(self._vocab.n_vocab)
         self.trained_context = int(self._model.n_ctx_train)
         self.resize(context)
@@ -93,6 +95,17 @@ class Cyllama:
 
     def logits(self, tokens: Sequence[int], positions: Sequence[int], past: int = 0) -> np.ndarray:
         """Return the logits of these tokens, float32 [positions, vocabulary]; they follow ``past`` cached ones."""
+        places = self._decode(tokens, positions, past)
+        # Row by row: a row arrives as a list of Python floats, eight times as large.
+        return np.stack([np.array(self._context.get_logits_ith(i), dtype=np.float32) for i in places])
+
+    def top(self, tokens: Sequence[int], past: int = 0) -> int:
+        """Return the top-1 token after these, without the list of all logits."""
+        self._decode(tokens, [len(tokens) - 1], past)
+        return int(self._greedy.sample(self._context, -1))
+
+    def _decode(self, tokens: Sequence[int], positions: Sequence[int], past: int) -> Sequence[int]:
+        """Compute tokens, and return the places of the wanted logits in the batch."""
         if past:
             self._read += tokens
         else:
@@ -110,8 +123,7 @@ class Cyllama:
         for i, token in enumerate(tokens):
             batch.add(token, past + i, [0], i in wanted)
         self._context.decode(batch)
-        # Row by row: a row arrives as a list of Python floats, eight times as large.
-        return np.stack([np.array(self._context.get_logits_ith(i), dtype=np.float32) for i in positions])
+        return positions
 
 
 class LlamaCppPython:
@@ -174,6 +186,10 @@ class LlamaCppPython:
             self._llama.reset()
         self._llama.eval(list(tokens))
         return np.array(self._llama.scores[[past + i for i in positions]], dtype=np.float32)
+
+    def top(self, tokens: Sequence[int], past: int = 0) -> int:
+        """Return the top-1 token after these."""
+        return int(self.logits(tokens, [len(tokens) - 1], past)[0].argmax())
 
 
 BINDINGS: dict[str, Any] = {"cyllama": Cyllama, "llama-cpp-python": LlamaCppPython}

@@ -17,7 +17,7 @@ from ...data.chat_template import render
 from ...errors import UserError
 from ...processes import python_command
 from ..reply import Likelihood, Messages, Reply, continuation_start, rate, seed_of
-from .run import LlamaCppFailed, bindings, check_available, failure, worker_environment
+from .run import HOW_TO_GET, LlamaCppFailed, bindings, failure, worker_environment
 
 PIECE = 1 << 16
 LOG_BYTES = 1 << 16
@@ -56,7 +56,8 @@ class GGUFModel:
         Raises:
             UserError: there is no such file or no llama.cpp, or llama.cpp cannot load the file.
         """
-        check_available()
+        if not bindings():
+            raise UserError(f"{file}: a GGUF file is asked in llama.cpp, and none is installed; {HOW_TO_GET}")
         self.file, self.seconds, self.peak_bytes = Path(file), seconds, 0
         paths = [str(Path(path).absolute()) for path in (file, lora) if path is not None]
         if missing := [path for path in paths if not Path(path).is_file()]:

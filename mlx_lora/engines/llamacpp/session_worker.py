@@ -53,8 +53,10 @@ class Session:
         tokens: list[int] = []
         unread, past, stopped = prompt, 0, False
         while len(tokens) < max_tokens and not stopped:
-            logits = self.model.logits(unread, [len(unread) - 1], past)[0]
-            token = int(logits.argmax()) if temperature <= 0 else sampled(logits, temperature, draw)
+            if temperature <= 0:
+                token = self.model.top(unread, past)
+            else:
+                token = sampled(self.model.logits(unread, [len(unread) - 1], past)[0], temperature, draw)
             times.append(time.perf_counter() - started)
             past, unread, stopped = past + len(unread), [token], self.model.is_end(token)
             tokens.append(token)
