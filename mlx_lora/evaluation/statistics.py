@@ -104,7 +104,7 @@ def _f1_of(share: float) -> float:
     return 2 * share / (1 + share)
 
 
-def wilson(successes: int, total: int, z: float = Z95) -> tuple[float, float]:
+def wilson(successes: float, total: int, z: float = Z95) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22, 209–212); total ≥ 1."""
     p, square = successes / total, z * z
     middle = p + square / (2 * total)
