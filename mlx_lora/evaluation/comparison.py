@@ -145,7 +145,7 @@ def compare(
         margin: Δ of pass rates; by default by the number of pairs.
 
     Raises:
-        UserError: neither suites nor held-out rows, a case twice, a rerun without a case, or held-out rows that do not match.
+        UserError: nothing to compare, a case twice, a rerun without a case, or held-out rows that do not match.
     """
     if not suites and not heldout:
         raise UserError("there is nothing to compare; give suites with cases, or held-out rows")
