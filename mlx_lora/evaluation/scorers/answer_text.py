@@ -53,8 +53,7 @@ def code_blocks(text: str) -> list[tuple[str, str]]:
     """Return (language, content) of the code blocks; one that is never closed runs to the end of the text."""
     lines = text.splitlines()
     return [
-        (block.language, "\n".join(lines[block.first + 1 : block.end - block.closed]))
-        for block in fenced_blocks(lines)
+        (block.language, "\n".join(lines[block.first + 1 : block.end - block.closed])) for block in fenced_blocks(lines)
     ]
 
 

@@ -97,9 +97,7 @@ def read_options(options: Any, where: str, name: str, kinds: Mapping[str, str], 
         if key not in kinds:
             if not kinds:
                 raise UserError(f"{where}: {name} has no options, and {shortened(key)} is given")
-            raise UserError(
-                f"{where}: {name} has no option {shortened(key)}; the nearest is {nearest(key, kinds)!r}"
-            )
+            raise UserError(f"{where}: {name} has no option {shortened(key)}; the nearest is {nearest(key, kinds)!r}")
         noun, fits = _KINDS[kinds[key]]
         if not fits(value):
             raise UserError(f"{where}: {name}: {key} must be {noun}, not {shortened(value)}")

@@ -1,12 +1,17 @@
-"""Scorer of source code with a real parser (tree-sitter): it parses, or obeys a rule."""
+"""Scorer of source code with a real parser: it parses, or obeys a rule.
+
+TypeScript is parsed by tree-sitter, Python by Python: tree-sitter's grammar takes bodies that are not indented.
+"""
 
 from __future__ import annotations
 
+import ast
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, first_line
 from ..cases import Case
 from .answer_text import code_blocks
 from .base import Score, Scorer, nearest, read_options
@@ -17,6 +22,8 @@ LANGUAGES = {
     "typescript": ("typescript", "ts", "tsx", "javascript", "js", "jsx"),
     "python": ("python", "py", "python3"),
 }
+# text -> (root of its syntax tree, sentence why it has none)
+Parse = Callable[[str], tuple[Any, str]]
 # (root of the syntax tree) -> sentences of what is wrong
 Rule = Callable[[Any], list[str]]
 RULES: dict[str, tuple[tuple[str, ...], Rule]] = {
@@ -39,16 +46,15 @@ def code(options: Any, where: str, profile: str | None, folder: Path) -> Scorer:
     languages, judge = RULES[rule]
     if language not in languages:
         raise UserError(f"{where}: the rule {rule} is for {', '.join(languages)}, not for {language}")
-    parsers = _parsers(language, where)
+    parse = _parse_python if language == "python" else _typescript_parser(where)
 
     def score(case: Case, answer: str) -> Score:
         text = code_of(answer, language)
         if not text.strip():
             return Score(False, f"the answer holds no {language} code")
-        roots = [parser.parse(text.encode("utf-8", "replace")).root_node for parser in parsers]
-        root = next((root for root in roots if not root.has_error), None)
-        if root is None:
-            return Score(False, f"the {language} code does not parse: line {_error_line(roots[0])} is wrong")
+        root, error = parse(text)
+        if error:
+            return Score(False, f"the {language} code does not parse: {error}")
         faults = judge(root)
         return Score(not faults, "; ".join(faults))
 
@@ -67,28 +73,39 @@ def code_of(answer: str, language: str) -> str:
     return "\n".join(named or [content for name, content in blocks if not name])
 
 
-def _parsers(language: str, where: str) -> list[Any]:
-    """Return the parsers to try in turn: TSX reads ``<T>value`` and JSX in another way than TypeScript.
+def _parse_python(text: str) -> tuple[Any, str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            return ast.parse(text), ""
+    except SyntaxError as error:
+        return None, f"line {error.lineno} is wrong ({error.msg})"
+    except (ValueError, RecursionError, MemoryError) as error:  # a NUL, or thousands of brackets
+        return None, first_line(error)
+
+
+def _typescript_parser(where: str) -> Parse:
+    """Return a function that parses TypeScript, or else TSX, which reads ``<T>value`` in another way.
 
     Raises:
         UserError: tree-sitter is not installed.
     """
     try:
         import tree_sitter
-
-        if language == "python":
-            import tree_sitter_python
-
-            grammars = [tree_sitter_python.language()]
-        else:
-            import tree_sitter_typescript
-
-            grammars = [tree_sitter_typescript.language_typescript(), tree_sitter_typescript.language_tsx()]
+        import tree_sitter_typescript
     except ImportError as error:
         raise UserError(
             f"{where}: the check code needs {error.name}; install it with `pip install 'mlx-lora[code]'`"
         ) from None
-    return [tree_sitter.Parser(tree_sitter.Language(grammar)) for grammar in grammars]
+    grammars = (tree_sitter_typescript.language_typescript(), tree_sitter_typescript.language_tsx())
+    parsers = [tree_sitter.Parser(tree_sitter.Language(grammar)) for grammar in grammars]
+
+    def parse(text: str) -> tuple[Any, str]:
+        roots = [parser.parse(text.encode("utf-8", "replace")).root_node for parser in parsers]
+        root = next((root for root in roots if not root.has_error), None)
+        return root, "" if root is not None else f"line {_error_line(roots[0])} is wrong"
+
+    return parse
 
 
 def _error_line(root: Any) -> int:

@@ -24,9 +24,7 @@ def compile_pattern(pattern: str, where: str, ignore_case: bool = False) -> Any:
     try:
         return regex.compile(pattern, regex.MULTILINE | (regex.IGNORECASE if ignore_case else 0))
     except (regex.error, OverflowError, RecursionError) as error:
-        raise UserError(
-            f"{where}: {shortened(pattern)} is not a regular expression ({first_line(error)})"
-        ) from None
+        raise UserError(f"{where}: {shortened(pattern)} is not a regular expression ({first_line(error)})") from None
 
 
 def regular_expression(options: Any, where: str, profile: str | None, folder: Path) -> Scorer:

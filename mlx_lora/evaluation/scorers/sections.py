@@ -78,9 +78,7 @@ def _substance_faults(document: Document, names: Sequence[str], places: dict[str
             break
     starts = {place.line: place.level for found in places.values() for place in found}
     # A heading may come twice, say in a summary: one of them has to hold the section.
-    empty = [
-        name for name in names if places[name] and not any(_has_text(document, p, starts) for p in places[name])
-    ]
+    empty = [name for name in names if places[name] and not any(_has_text(document, p, starts) for p in places[name])]
     return faults + ([f"the section {quoted(empty, 8)} is empty"] if empty else [])
 
 
