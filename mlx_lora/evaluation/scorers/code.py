@@ -76,7 +76,7 @@ def code_of(answer: str, language: str) -> str:
 def _parse_python(text: str) -> tuple[Any, str]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)
+            warnings.simplefilter("ignore")
             return ast.parse(text), ""
     except SyntaxError as error:
         return None, f"line {error.lineno} is wrong ({error.msg})"

@@ -51,7 +51,8 @@ def sections(options: Any, where: str, profile: str | None, folder: Path) -> Sco
         if not missing and given.get("order"):
             reasons += _order_faults(names, places)
         if given.get("substance"):
-            reasons += _substance_faults(document, names, places)
+            linked = LINKS if given.get("dual_links") else ()
+            reasons += _substance_faults(document, [name for name in names if name not in linked], places)
         if given.get("dual_links"):
             reasons += _link_faults(document, spelling)
         return Score(not reasons, "; ".join(reasons), metrics)
