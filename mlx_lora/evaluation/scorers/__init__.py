@@ -1,1 +1,66 @@
-"""Scorers: functions that judge one answer and say why it failed."""
+"""Scorers: functions that judge one answer and say why it failed. docs/evaluation.md lists their options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import UserError, shortened
+from . import (
+    claims,
+    code,
+    command,
+    degeneration,
+    expression_coherence,
+    json_schema,
+    python_function,
+    refusal,
+    regular_expression,
+    sections,
+    text,
+    tool_call,
+)
+from .base import CheckSpec, Factory, Score, Scorer, Summarize, nearest
+
+__all__ = ["SCORERS", "SUMMARIES", "CheckSpec", "Score", "Scorer", "make_scorer"]
+
+SCORERS: dict[str, Factory] = {
+    "contains": text.contains,
+    "contains_all": text.contains_all,
+    "not_contains": text.not_contains,
+    "regex": regular_expression.regular_expression,
+    "sections": sections.sections,
+    "json_schema": json_schema.json_schema,
+    "tool_call": tool_call.tool_call,
+    "refusal": refusal.refusal,
+    "code": code.code,
+    "expression_coherence": expression_coherence.expression_coherence,
+    "claims": claims.claims,
+    "degeneration": degeneration.degeneration,
+    "identity": text.identity,
+    "command": command.command,
+    "python": python_function.python_function,
+}
+# Metrics over a whole suite, of the scorers that have some; they come before the means over cases.
+SUMMARIES: dict[str, Summarize] = {
+    "refusal": refusal.summarize,
+    "expression_coherence": expression_coherence.summarize,
+    "claims": claims.summarize,
+    "degeneration": degeneration.summarize,
+}
+
+
+def make_scorer(spec: CheckSpec, profile: str | None, folder: Path) -> Scorer:
+    """Return the scorer of a check.
+
+    Args:
+        profile: the one that the user asks for; it comes before the check's own.
+        folder: of the suite's file, where the files are that a check names.
+
+    Raises:
+        UserError: an unknown name, or wrong options.
+    """
+    if spec.name not in SCORERS:
+        raise UserError(
+            f"{spec.where}: there is no check {shortened(spec.name)}; the nearest is {nearest(spec.name, SCORERS)!r}"
+        )
+    return SCORERS[spec.name](spec.options, spec.where, profile, folder)

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from ...errors import UserError
+from ...errors import UserError, first_line, visible
+from ..cases import Case
+from .base import Score, Scorer, read_options
 
 PLACE = "{}"
+# Bytes that are kept of what a command prints: its last lines say why it failed.
+KEPT = 4096
 
 Guard = Callable[[str], Any] | str | Sequence[str]
 
 
 @dataclass
 class Verdict:
-    """Verdict of a guard; ``error`` where there is none (it raised, or timed out), which counts as rejected."""
+    """Verdict of a guard.
+
+    Attributes:
+        error: the reason that there is no verdict (it raised, or timed out), which counts as rejected.
+        said: the last line that a command printed, when it rejected.
+    """
 
     passed: bool
     error: str | None = None
+    said: str = ""
 
 
 def as_guard(guard: Guard, time_limit: float = 60.0, suffix: str = ".txt") -> Callable[[str], Verdict]:
@@ -44,18 +56,59 @@ def as_guard(guard: Guard, time_limit: float = 60.0, suffix: str = ".txt") -> Ca
     """
     if callable(guard):
         return lambda candidate: _ask(guard, candidate)
+    words = command_words(guard)
+    return lambda candidate: run_guard(words, candidate, time_limit, suffix)
+
+
+def command(options: Any, where: str, profile: str | None, folder: Path) -> Scorer:
+    """Make a scorer that passes answers for which a command exits with status 0.
+
+    Options: ``run`` (one line of words, or a list), ``time_limit`` (60 seconds), ``suffix`` of the answer's file. The
+    command runs without a shell, in the folder of the suite's file, with the case as JSON on its standard input.
+    """
+    kinds = {"run": "texts", "time_limit": "seconds", "suffix": "text"}
+    given = read_options(options, where, "command", kinds, main="run")
+    if "run" not in given:
+        raise UserError(f"{where}: command needs run, the words of a command")
+    suffix, limit = given.get("suffix", ".txt"), given.get("time_limit", 60.0)
+    if "/" in suffix:
+        raise UserError(f"{where}: command: suffix is the ending of a file, as .py, not {suffix!r}")
+    try:
+        words = command_words(given["run"], folder)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    name = Path(words[0]).name
+
+    def score(case: Case, answer: str) -> Score:
+        verdict = run_guard(words, answer, limit, suffix, json.dumps(asdict(case)), folder)
+        if verdict.passed:
+            return Score(True)
+        return Score(False, f"{name}: {verdict.error or verdict.said or 'the command rejects the answer'}")
+
+    return score
+
+
+def command_words(guard: str | Sequence[str], folder: Path | None = None) -> list[str]:
+    """Return the words of a command, the program's absolute path first and the candidate's place among them.
+
+    Args:
+        folder: where a program with a relative path is; by default the working directory.
+
+    Raises:
+        UserError: there are no words, or no such program.
+    """
     try:
         words = shlex.split(guard) if isinstance(guard, str) else [str(word) for word in guard]
     except ValueError as error:
         raise UserError(f"the guard {guard!r} is no command ({error}); check its quotes") from None
     if not words:
         raise UserError("the guard is empty; give a command, or a function of the candidate")
-    program = shutil.which(words[0])
+    name = str(folder / words[0]) if folder is not None and "/" in words[0] else words[0]
+    program = shutil.which(name)
     if program is None:
         raise UserError(f"{words[0]}: there is no such program to guard with; check its name, or install it")
     words = [os.path.abspath(program), *words[1:]]
-    words = words if PLACE in words else [*words, PLACE]
-    return lambda candidate: _run(words, candidate, time_limit, suffix)
+    return words if PLACE in words else [*words, PLACE]
 
 
 def _ask(guard: Callable[[str], Any], candidate: str) -> Verdict:
@@ -67,19 +120,34 @@ def _ask(guard: Callable[[str], Any], candidate: str) -> Verdict:
     return Verdict(bool(passed))
 
 
-def _run(words: Sequence[str], candidate: str, time_limit: float, suffix: str) -> Verdict:
+def run_guard(
+    words: Sequence[str], candidate: str, time_limit: float, suffix: str, given: str = "", folder: Path | None = None
+) -> Verdict:
+    """Run a command on a candidate's file; it is killed, with all it started, after the time limit.
+
+    Args:
+        given: what it reads on standard input.
+        folder: its working directory.
+    """
     with tempfile.TemporaryDirectory(prefix="guard-") as directory:
-        file = Path(directory, f"candidate{suffix}")
+        file, standard_input = Path(directory, f"candidate{suffix}"), Path(directory, "input.json")
         file.write_text(candidate, encoding="utf-8", errors="replace")
-        process = subprocess.Popen(
-            [str(file) if word == PLACE else word for word in words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        standard_input.write_text(given, encoding="utf-8", errors="replace")
+        with standard_input.open("rb") as source:
+            try:
+                process = subprocess.Popen(
+                    [str(file) if word == PLACE else word for word in words],
+                    stdin=source,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    cwd=folder,
+                    start_new_session=True,
+                )
+            except OSError as error:  # a script without its first line, say
+                return Verdict(False, f"it cannot be run ({first_line(error)})")
+        kept = _keep_end(process.stdout)
         try:
-            return Verdict(process.wait(time_limit) == 0)
+            status = process.wait(time_limit)
         except subprocess.TimeoutExpired:
             return Verdict(False, f"it took more than {time_limit:g} seconds")
         finally:
@@ -87,3 +155,42 @@ def _run(words: Sequence[str], candidate: str, time_limit: float, suffix: str) -
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        return Verdict(True) if status == 0 else Verdict(False, None, _said(status, kept()))
+
+
+def _keep_end(pipe: IO[bytes] | None) -> Callable[[], bytes]:
+    """Read a pipe to its end in a thread, so that its writer never waits; return a function that gives its last bytes.
+
+    Memory stays the same however much is printed.
+    """
+    assert pipe is not None
+    end = bytearray()
+
+    def read() -> None:
+        with pipe:
+            while chunk := os.read(pipe.fileno(), 65_536):
+                end.extend(chunk)
+                del end[:-KEPT]
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+
+    def kept() -> bytes:
+        # A process that has left the session may hold the pipe open; what it prints is not waited for.
+        reader.join(1.0)
+        return bytes(end)
+
+    return kept
+
+
+def _said(status: int, printed: bytes) -> str:
+    how = f"exit status {status}" if status > 0 else f"killed by {_signal_name(-status)}"
+    lines = [line.strip() for line in printed.decode("utf-8", "replace").splitlines() if line.strip()]
+    return f"{how}: {visible(lines[-1])[:200]}" if lines else how
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

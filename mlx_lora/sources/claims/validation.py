@@ -88,7 +88,7 @@ def validate_cases(cases: Iterable[Case], entailment: Entailment | None = None) 
         count, lines, malformed = count + 1, lines + parsed.lines, malformed + len(parsed.malformed)
         valid += [citation_is_valid(claim, case.documents) for claim in parsed.claims]
         similar += [max((_f1(Counter(words(claim.text)), g) for g in gold), default=0.0) for claim in parsed.claims]
-        pairs += [(case.documents.get(claim.doc_id or "", ""), claim.text) for claim in _asserted(parsed)]
+        pairs += [(case.documents.get(claim.doc_id or "", ""), claim.text) for claim in asserted_claims(parsed)]
     known = iter(entailment.score([pair for pair in pairs if pair[0]]))
     rates = {
         "schema": _rate(lines - malformed, lines),
@@ -111,7 +111,8 @@ def _rate(part: float, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _asserted(parsed: ParsedOutput) -> list[Claim]:
+def asserted_claims(parsed: ParsedOutput) -> list[Claim]:
+    """Return the claims that the output itself does not say are refuted or contrasted."""
     denied = {relation.target for relation in parsed.relations if relation.kind != "supports"}
     return [claim for claim in parsed.claims if claim.number not in denied]
 
