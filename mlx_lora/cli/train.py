@@ -10,7 +10,7 @@ from .output import backend_option, json_option, print_json, print_table, progre
 
 if TYPE_CHECKING:
     from ..config import TrainingConfig
-    from ..training.setup import Prepared
+    from ..training.setup import TrainingSetup
 
 
 @click.command()
@@ -101,7 +101,7 @@ def train(
     say(f"{directory}: loss {result.loss:.4f}{validation}, {result.steps} steps in {result.seconds:.0f} s")
 
 
-def _exports(ready: Prepared) -> str | None:
+def _exports(ready: TrainingSetup) -> str | None:
     """Return the exports that a base allows, in one line; ``None`` without MLX, which exports need."""
     try:
         from ..export.possible import possible_exports
@@ -110,7 +110,7 @@ def _exports(ready: Prepared) -> str | None:
     return possible_exports(ready.model, ready.config)
 
 
-def _say_exports(ready: Prepared) -> None:
+def _say_exports(ready: TrainingSetup) -> None:
     if (line := _exports(ready)) is not None:
         say(f"exports of this base: {line}", err=True)
 

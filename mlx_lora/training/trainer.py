@@ -42,7 +42,7 @@ class TrainingResult:
 
 
 @dataclass
-class Limits:
+class TrainingLimits:
     """Early termination: a deadline (``time.time()``), or a stop request, polled after each step."""
 
     deadline: float | None = None
@@ -92,7 +92,7 @@ def validation_loss(backend: Backend, examples: Sequence[EncodedExample], batch_
     for number, batch in enumerate(in_order(examples, batch_size)):
         if number % backend.ranks == backend.rank:
             total, tokens = total + backend.evaluate(batch), tokens + batch.tokens
-    total, counted = backend.summed([total, tokens])
+    total, counted = backend.all_reduce_sum([total, tokens])
     return total / counted
 
 
@@ -124,7 +124,7 @@ class Trainer:
     def _warn(self, message: str) -> None:
         self.emit({"event": "warning", "step": self.state.step, "message": message})
 
-    def run(self, limits: Limits) -> TrainingResult:
+    def run(self, limits: TrainingLimits) -> TrainingResult:
         """Train until the last step or a limit; the best adapter is on the device afterwards.
 
         Raises:
@@ -179,7 +179,7 @@ class Trainer:
         begin = "the base with the init_adapter" if self.config.init_adapter else "the base itself"
         return f"{found} before anything was learned, so that {begin} gives it; {advice}"
 
-    def _after_step(self, limits: Limits) -> str | None:
+    def _after_step(self, limits: TrainingLimits) -> str | None:
         """Log, evaluate and save after a step; return a reason if the run is to end here."""
         step = self.state.step
         stopped = None
@@ -188,7 +188,7 @@ class Trainer:
         if self.valid and (step % (self.config.eval_steps or self.per_epoch) == 0 or step == self.total):
             stopped = self._evaluate()
         # All processes must act on a limit that one of them reaches.
-        memory, interrupted, expired = self.backend.summed(
+        memory, interrupted, expired = self.backend.all_reduce_sum(
             [
                 self.monitor.over_memory(self.backend.peak_memory()),
                 limits.interrupted(),
@@ -216,16 +216,16 @@ class Trainer:
         best_before = state.best_loss
         state.last_validation = loss
         if state.best_loss is None or loss < state.best_loss:
-            state.best_step, state.best_loss, state.worse = state.step, loss, 0
+            state.best_step, state.best_loss, state.evals_since_best = state.step, loss, 0
         else:
-            state.worse += 1
+            state.evals_since_best += 1
         epoch = -(-state.step // self.per_epoch)
         self.emit({"event": "evaluation", "step": state.step, "epoch": epoch, "validation_loss": loss})
         self.monitor.after_evaluation(state.step, state.loss, loss, best_before)
-        if state.worse == 0:
+        if state.evals_since_best == 0:
             self._save()
         patience = self.config.early_stopping_patience
-        return "early stopping" if patience is not None and state.worse >= patience else None
+        return "early stopping" if patience is not None and state.evals_since_best >= patience else None
 
     def _save(self) -> None:
         """Write a checkpoint of this state, unless there is one."""
@@ -251,7 +251,7 @@ class Meter:
         s["plain"] += result.plain_loss * supervised
         s["norm"] = max(s["norm"], result.grad_norm)
         s["supervised"] += supervised
-        s["seen"] += result.seen
+        s["seen"] += result.padded_tokens
         s["seconds"] += seconds
         s["epoch_loss"] += result.loss * supervised
         s["epoch_tokens"] += supervised

@@ -74,7 +74,7 @@ def test_nothing_rejected_is_overwritten(tmp_path):
     for name in ("a.gguf.rejected", "a.gguf.rejected-2"):
         with verification.new_file(tmp_path / "a.gguf") as temporary:
             temporary.write_text("weights")
-            report = verification.settle(
+            report = verification.publish_or_reject(
                 temporary, tmp_path / "a.gguf", [verification.at_most("error", float("nan"), 1.0)]
             )
         assert report.file == str(tmp_path / name)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import UserError, first_line
 from ...user_files import read_text
-from ..adapter import Pair, read_arrays
+from ..adapter import LoraWeights, read_arrays
 from .settings import check_selection, check_settings
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -28,7 +28,7 @@ class PeftAdapter:
     rank: int
     scale: float
     dropout: float
-    pairs: dict[str, Pair]
+    pairs: dict[str, LoraWeights]
 
 
 def read_peft(directory: Path) -> PeftAdapter:
@@ -83,7 +83,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _pairs(file: Path) -> dict[str, Pair]:
+def _pairs(file: Path) -> dict[str, LoraWeights]:
     """Group PEFT's tensors by module, in MLX's layout."""
     import mlx.core as mx
 
@@ -103,4 +103,4 @@ def _pairs(file: Path) -> dict[str, Pair]:
             raise UserError(f"{file}: some modules have DoRA's magnitudes and some have not")
     if not found:
         raise UserError(f"{file}: there is nothing in this adapter")
-    return {path: Pair(parts["a"], parts["b"], parts.get("m")) for path, parts in found.items()}
+    return {path: LoraWeights(parts["a"], parts["b"], parts.get("m")) for path, parts in found.items()}
