@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 @click.option(
     "--min-new", type=click.IntRange(1), default=10, show_default=True, help="New items that --increment needs."
 )
-@click.option("--max-minutes", type=float, help="Stop after so many minutes; the same command goes on later.")
-@click.option("--until", metavar="HH:MM", help="Stop at this time of day; the same command goes on later.")
+@click.option("--max-minutes", type=float, help="Stop after N minutes; the same command resumes later.")
+@click.option("--until", metavar="HH:MM", help="Stop at this time of day; the same command resumes later.")
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, its memory and time, and one example.")
 @backend_option
 @json_option
@@ -81,7 +81,7 @@ def train(
         return
     if increment:
         if extend:
-            raise UserError("--increment goes on by itself: leave out --extend, or start in another --out")
+            raise UserError("--increment resumes by itself: leave out --extend, or start in another --out")
         trained = train_increment(config, min_new, fresh=fresh, quiet=as_json)
     else:
         trained = run(config, fresh=fresh, extend=extend, quiet=as_json, announce=_say_exports)

@@ -83,7 +83,7 @@ def near_pairs(
         keys = (bands * mix).sum(axis=2, dtype=np.uint64).tolist()
         for i, grams in enumerate(group, start):
             pairs = []
-            for j in _likeliest(digests, i, [buckets[key] for key in keys[i - start] if key in buckets]):
+            for j in _most_similar(digests, i, [buckets[key] for key in keys[i - start] if key in buckets]):
                 similarity = min(jaccard(a, bigrams(b)) for a, b in zip(grams, rows[j], strict=True))
                 if similarity >= THRESHOLD:
                     pairs.append((i, j, similarity))
@@ -95,7 +95,7 @@ def near_pairs(
     return found
 
 
-def _likeliest(digests: np.ndarray, i: int, proposals: Sequence[Sequence[int]]) -> list[int]:
+def _most_similar(digests: np.ndarray, i: int, proposals: Sequence[Sequence[int]]) -> list[int]:
     """Return the proposed rows whose least similar text agrees with row i's in the most hashes."""
     if not proposals:
         return []

@@ -122,7 +122,7 @@ def _pairs(file: Path, arrays: dict[str, Any]) -> dict[str, LoraWeights]:
     for name, value in arrays.items():
         path, _, part = name.rpartition(".")
         if part not in ("lora_a", "lora_b", "m"):
-            raise UserError(f"{file}: {name} is no part of a LoRA adapter; use `mlx-lora fuse` instead")
+            raise UserError(f"{file}: {name} is not part of a LoRA adapter; use `mlx-lora fuse` instead")
         found.setdefault(path, {})[part] = value
     for path, parts in found.items():
         if not {"lora_a", "lora_b"} <= set(parts):

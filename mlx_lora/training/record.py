@@ -71,7 +71,11 @@ def check_same(ready: TrainingSetup, extend: bool) -> None:
         raise UserError(
             f"{ready.out}: a run is there already, and it is another: {'; '.join(changed)}; "
             "choose another --out, or start over with --fresh"
-            + (", or go on with --extend" if all(c.startswith(("num_epochs ", "max_steps ")) for c in changed) else "")
+            + (
+                ", or continue with --extend"
+                if all(c.startswith(("num_epochs ", "max_steps ")) for c in changed)
+                else ""
+            )
         )
 
 

@@ -165,7 +165,7 @@ def _check_saved(file: Path, trainable: int) -> None:
     if stored != trainable:
         raise UserError(
             f"{file}: {trainable:,} parameters were trained and {stored:,} are in the file; "
-            "the same command goes on from the last checkpoint and saves it again"
+            "the same command resumes from the last checkpoint and saves it again"
         )
 
 

@@ -44,7 +44,7 @@ def change_config(base, **changes):
 def test_the_commands(refused, command, run, tmp_path):
     assert "this exists already" in refused("export", "gguf", "--run", run, "--out", run)
     assert "no such type" in refused("export", "gguf", "--run", run, "--out", tmp_path / "x.gguf", "--type", "q5")
-    assert "this is no run directory" in refused("fuse", "--run", "builtin/tiny-lumen", "--out", tmp_path / "x")
+    assert "this is not a run directory" in refused("fuse", "--run", "builtin/tiny-lumen", "--out", tmp_path / "x")
     done = command("export", "gguf", "--run", run, "--out", tmp_path / "x.gguf", "--json")
     report = json.loads(done.stdout)
     assert list(report) == ["file", "checks", "verdict", "plan"]

@@ -195,7 +195,7 @@ def test_addresses(monkeypatch, given, url):
 
 @pytest.mark.parametrize("given", ["http://box:port", "ftp://box", "http://[::1"])
 def test_addresses_that_are_none(given):
-    with pytest.raises(UserError, match="this is no address of an Ollama server"):
+    with pytest.raises(UserError, match="this is not an Ollama server's address"):
         server_url(given)
 
 
@@ -443,7 +443,7 @@ def test_adapters_that_do_not_fit(server, run, exported, tmp_path):
     lora = tmp_path / "lora.gguf"
     assert "there is no such file" in said(exported, lora)
     export_gguf_lora(run, lora)
-    assert "it needs its base besides" in said(None, lora)
+    assert "it needs its base as well" in said(None, lora)
     assert "this is another model" in said(weights(tmp_path), lora)
     assert "this GGUF file is no LoRA adapter" in said(exported, exported)
     assert server.requests == []

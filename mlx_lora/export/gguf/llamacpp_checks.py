@@ -169,7 +169,7 @@ def _notes(kind: str, found: Agreement, questions: Questions) -> list[str]:
         notes.append("no held-out prompts of a run were at hand: a conversation of ours was compared instead")
     if found.top1 < FAIR_TOP1 and kind not in ("f32", "f16", "bf16"):
         notes.append(
-            f"{kind} finds another likeliest token than the adapter in {1 - found.top1:.0%} of places; "
+            f"{kind} finds another top-1 token than the adapter in {1 - found.top1:.0%} of places; "
             "q5_k_m or q8_0 would be nearer"
         )
     return notes

@@ -128,7 +128,7 @@ def _places(wish: Wish, source: Source, name: str) -> tuple[Path, Path]:
 
 def _check_adapter(adapter: Path, gguf: Path | None) -> None:
     if gguf is None:
-        raise UserError(f"--adapter {adapter}: it needs its base besides, as --gguf FILE")
+        raise UserError(f"--adapter {adapter}: it needs its base as well, as --gguf FILE")
     if not adapter.is_file():
         raise UserError(f"{adapter}: there is no such file; `mlx-lora export gguf-lora` makes one")
     check_base(read_gguf_lora(adapter), gguf, str(adapter))

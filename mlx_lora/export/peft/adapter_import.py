@@ -86,7 +86,7 @@ def _in_mlx_format(
     first, keys, pairs = min(int(m["layer"]) for m in places), sorted({m["within"] for m in places}), dict(adapted)
     for path in adapted:
         if path not in part.modules:
-            raise UserError(f"{file}: {path} is no linear layer of {model.name} in mlx-lm, which cannot adapt it")
+            raise UserError(f"{file}: {path} is not a linear layer of {model.name} in mlx-lm, which cannot adapt it")
     for path, (rows, columns) in part.modules.items():
         match = LAYER.match(path)
         if path in pairs or match is None or match["within"] not in keys or int(match["layer"]) < first:

@@ -50,7 +50,7 @@ def read_peft(directory: Path) -> PeftAdapter:
             raise ValueError(f"r is {rank} and lora_alpha {alpha}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"{file}: r, lora_alpha or lora_dropout is missing or no number ({first_line(error)})"
+            f"{file}: r, lora_alpha or lora_dropout is missing or not a number ({first_line(error)})"
         ) from error
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     pairs = _pairs(directory / PEFT_FILE)
@@ -93,7 +93,7 @@ def _pairs(file: Path) -> dict[str, LoraWeights]:
         plain = name.replace(".default", "")
         part = next((part for part, ending in PARTS.items() if plain.endswith(f".{ending}")), None)
         if part is None or not plain.startswith(PREFIX) or value.ndim != (1 if part == "m" else 2):
-            raise UserError(f"{file}: {name} is no matrix of a LoRA on a linear layer, so it cannot be imported")
+            raise UserError(f"{file}: {name} is not a matrix of a LoRA on a linear layer, so it cannot be imported")
         path = plain.removeprefix(PREFIX).removesuffix(f".{PARTS[part]}")
         found.setdefault(path, {})[part] = value if part == "m" else mx.contiguous(value.T)
     for path, parts in found.items():
