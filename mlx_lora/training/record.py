@@ -68,14 +68,10 @@ def check_same(ready: TrainingSetup, extend: bool) -> None:
     elif another_base(run.get("base_fingerprint"), ready.model.fingerprint):
         changed.append(f"the weights of {ready.model.name} are other ones")
     if changed:
+        longer = all(c.startswith(("num_epochs ", "max_steps ")) for c in changed)
         raise UserError(
             f"{ready.out}: a run is there already, and it is another: {'; '.join(changed)}; "
-            "choose another --out, or start over with --fresh"
-            + (
-                ", or continue with --extend"
-                if all(c.startswith(("num_epochs ", "max_steps ")) for c in changed)
-                else ""
-            )
+            f"choose another --out, or start over with --fresh{', or continue with --extend' if longer else ''}"
         )
 
 
