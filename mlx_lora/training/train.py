@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..backends.adapter_format import ADAPTER_FILE
 from ..config import TrainingConfig
 from ..config.paths import located
 from ..errors import UserError, first_line
-from ..files import FORMAT, set_aside, write_atomic, write_json
+from ..files import set_aside, write_atomic, write_json
 from ..models.parameters import stored_parameters
 from ..runs.directory import (
     CONFIG_FILE,
@@ -29,14 +30,15 @@ from ..runs.directory import (
     read_run,
     remove_run,
 )
+from ..runs.events import Event, Listener, Start, TrainingResult, TrainingWarning, append_event, from_keys
 from ..user_files import read_bytes
 from .checkpoints import Checkpoints, TrainerState
 from .interrupts import deadline_of, interruption
-from .loggers import Listener, metrics_file, progress_bar, tensorboard
+from .loggers import progress_bar, tensorboard
 from .record import check_same, make_directory, record
 from .report import write_report
 from .setup import TrainingSetup, prepare, samples
-from .trainer import Trainer, TrainingLimits, TrainingResult, total_steps
+from .trainer import Trainer, TrainingLimits, total_steps
 
 
 def train(
@@ -89,8 +91,8 @@ def train(
             announce(ready)
         write_atomic(out / CONFIG_FILE, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
         with progress_bar(quiet) as show:
-            listeners = [metrics_file(out / METRICS_FILE), show]
-            result = _run_rank0(ready, trainable, listeners + board)
+            listeners: list[Listener] = [partial(append_event, out / METRICS_FILE), show, *board]
+            result = _run_rank0(ready, trainable, listeners)
         ended = result.stopped != "time budget"
         write_json(out / RUN_FILE, {**record(ready), "result": asdict(result) if ended else None})
         _report(ready)
@@ -112,7 +114,7 @@ def _result_of(run: dict[str, Any]) -> TrainingResult | None:
     if not isinstance(stored, dict):
         return None
     try:
-        return TrainingResult(**{f.name: stored[f.name] for f in fields(TrainingResult) if f.name in stored})
+        return from_keys(TrainingResult, stored)
     except TypeError:
         return None
 
@@ -121,30 +123,28 @@ def _run_rank0(ready: TrainingSetup, trainable: int, listeners: Sequence[Listene
     """Train on rank 0, and write all files of the run."""
     config, out, backend = ready.config, ready.out, ready.backend
 
-    def emit(event: dict[str, Any]) -> None:
+    def emit(event: Event) -> None:
         for listener in listeners:
             listener(event)
 
     checkpoints = Checkpoints(out / "checkpoints", config.save_total_limit)
     state, damaged = _resume(backend, checkpoints, out / METRICS_FILE)
     emit(
-        {
-            "event": "start",
-            "format": FORMAT,
-            "step": state.step,
-            "model": ready.model.name,
-            "backend": backend.name,
-            "trainable_parameters": trainable,
-            "trained_modules": backend.coverage,
-            "train_examples": len(ready.train),
-            "valid_examples": len(ready.valid),
-            "total_steps": total_steps(config, len(ready.train)),
-            "processes": backend.ranks,
+        Start(
+            step=state.step,
+            model=ready.model.name,
+            backend=backend.name,
+            trainable_parameters=trainable,
+            trained_modules=backend.coverage,
+            train_examples=len(ready.train),
+            valid_examples=len(ready.valid),
+            total_steps=total_steps(config, len(ready.train)),
+            processes=backend.ranks,
             **ready.weighted(),
-        }
+        )
     )
     for message in [*ready.notes(), *damaged]:
-        emit({"event": "warning", "step": state.step, "message": message})
+        emit(TrainingWarning(step=state.step, message=message))
     backend.broadcast(_message(ready, state))
     backend.broadcast_state()
     trainer = Trainer(
@@ -155,7 +155,7 @@ def _run_rank0(ready: TrainingSetup, trainable: int, listeners: Sequence[Listene
     result = _until(trainer, config)
     backend.save_adapter(out, ready.model)
     _check_saved(out / ADAPTER_FILE, trainable)
-    emit({"event": "complete", **asdict(result)})
+    emit(result)
     return result
 
 
