@@ -104,7 +104,7 @@ def test_an_output_that_exists(refused, tmp_path, eisv_data):
     (tmp_path / "d").mkdir()
     assert "exists already" in refused("data", "eisv", "--out", tmp_path / "d")
     assert "is not a run directory" in refused("train", "--data", eisv_data, "--out", tmp_path / "d")
-    assert "no earlier quickstart" in refused("quickstart", "--out", tmp_path / "d")
+    assert "not an earlier quickstart" in refused("quickstart", "--out", tmp_path / "d")
     assert list((tmp_path / "d").iterdir()) == []
 
 

@@ -306,7 +306,7 @@ def test_weights_made_for_a_rejected_model_are_put_aside(server, run, exported, 
     def already(name, out, kind, progress):
         out.parent.mkdir()
         out.write_bytes(exported.read_bytes())
-        return publish.Report(str(out), [])
+        return publish.ExportReport(str(out), [])
 
     monkeypatch.setattr(publish, "export_gguf", already)
     report = export_ollama(Wish(str(run), "lumen", "f16", server.url, tmp_path / "out"))

@@ -110,8 +110,8 @@ BAD_FILES = {
     "not UTF-8": (b'[{"prompt": "\xff"}]', "not UTF-8 text .byte 14."),
     "a number": (b"3", "neither"),
     "other object": (b'{\n"a": 1}', "neither"),
-    "deep": (b"[" * 200_000, "no experience buffer|broken"),
-    "digits": (b"[" + b"9" * 5000 + b"]", "no experience buffer"),
+    "deep": (b"[" * 200_000, "not an experience buffer|broken"),
+    "digits": (b"[" + b"9" * 5000 + b"]", "not an experience buffer"),
 }
 
 
