@@ -265,7 +265,7 @@ def draw_run(name: str, base: Path, out: Path) -> Path:
     out.mkdir()
     backend.save_adapter(out, model)
     record = {"model": str(base), "model_revision": None, "data": None, "data_sha256": {}, "result": None}
-    record |= {"learned_from": config.learned_from(), "system_prompt": None}
+    record |= {"learned_from": config.training_fingerprint(), "system_prompt": None}
     (out / "run.json").write_text(json.dumps(record))
     return out
 
@@ -378,20 +378,20 @@ def main() -> None:
     parser.add_argument("--converter", help="as `export gguf` takes it")
     parser.add_argument("--tokenizer", type=Path, help="Qwen2's tokenizer, for the GGUFs of byte-level vocabularies")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/exports"))
-    asked = parser.parse_args()
+    requested = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         tokenizers = {kind: spm_tokenizer(Path(folder) / kind, kind == "gemma") for kind in ("spm", "gemma")}
-        tokenizers |= {"bytes": asked.tokenizer} if asked.tokenizer else {}
-        for name in asked.only.split(",") if asked.only else BASES:
+        tokenizers |= {"bytes": requested.tokenizer} if requested.tokenizer else {}
+        for name in requested.only.split(",") if requested.only else BASES:
             start = time.monotonic()
             with tempfile.TemporaryDirectory(dir=folder) as own:
-                rows.append(measure(name, tokenizers, asked.converter, Path(own)))
+                rows.append(measure(name, tokenizers, requested.converter, Path(own)))
             print(json.dumps({**rows[-1], "seconds": round(time.monotonic() - start)}), flush=True)
-    file = asked.out / "results.json"
-    if asked.only and file.exists():
+    file = requested.out / "results.json"
+    if requested.only and file.exists():
         # Some rows measured again, the others kept.
         made = {row["architecture"]: row for row in [*json.loads(file.read_text())["rows"], *rows]}
         rows = [made[name] for name in BASES if name in made]
@@ -403,9 +403,9 @@ def main() -> None:
         "gguf": sum(row["gguf"] == "verified" for row in rows),
         "rows": rows,
     }
-    asked.out.mkdir(parents=True, exist_ok=True)
+    requested.out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(result, indent=1) + "\n")
-    (asked.out / "results.md").write_text(as_markdown(result))
+    (requested.out / "results.md").write_text(as_markdown(result))
     print(as_markdown(result))
 
 

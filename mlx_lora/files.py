@@ -175,7 +175,7 @@ def new_directory(path: str | Path) -> Iterator[Path]:
 def check_writable(path: Path) -> None:
     """Raise UserError, before any work, if a file cannot be written at ``path``."""
     if path.exists() and not path.is_file():
-        raise UserError(f"{path}: this is there already and is no file; choose another name")
+        raise UserError(f"{path}: this is there already and is not a file; choose another name")
     temporary = temporary_beside(path)
     with writing(path):
         temporary.touch()
@@ -186,7 +186,7 @@ def check_directory(path: Path) -> None:
     """Raise UserError, before any work, if files cannot be written to a directory, which may not exist yet."""
     nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not nearest.is_dir():
-        raise UserError(f"{path}: {nearest} is there and is no directory; choose another name")
+        raise UserError(f"{path}: {nearest} is there and is not a directory; choose another name")
     check_writable(nearest / ".writable")
 
 

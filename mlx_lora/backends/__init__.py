@@ -26,14 +26,14 @@ class StepResult:
         plain_loss: the same without weights.
         grad_norm: global L2 norm of the gradient before clipping.
         tokens: supervised tokens of the step, over all processes.
-        seen: padded tokens of the step's examples, over all processes.
+        padded_tokens: padded tokens of the step's examples, over all processes.
     """
 
     loss: float
     plain_loss: float
     grad_norm: float
     tokens: int
-    seen: int
+    padded_tokens: int
 
 
 class Backend(Protocol):
@@ -70,13 +70,13 @@ class Backend(Protocol):
         A non-finite loss or gradient is returned, and changes no parameter.
         """
 
-    def summed(self, values: Sequence[float]) -> list[float]:
+    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
         """Return the all-reduce sums of values over all processes."""
 
-    def from_leader(self, message: bytes) -> bytes:
+    def broadcast(self, message: bytes) -> bytes:
         """Broadcast the message of rank 0; return it on every process."""
 
-    def share_state(self) -> None:
+    def broadcast_state(self) -> None:
         """Broadcast the trained parameters and optimizer state of rank 0."""
 
     def evaluate(self, batch: Batch) -> float:
@@ -104,18 +104,20 @@ class Backend(Protocol):
         """Return the memory in bytes that this machine has for a model."""
 
 
-def load_backend(model: ResolvedModel, asked: str = "auto", load_in_4bit: bool = False, wide: bool = False) -> Backend:
+def load_backend(
+    model: ResolvedModel, requested: str = "auto", load_in_4bit: bool = False, wide: bool = False
+) -> Backend:
     """Load a model on a backend and return the backend.
 
     Args:
-        asked: ``mlx``, ``torch``, or ``auto`` for the one that suits this machine; see ``choose``.
+        requested: ``mlx``, ``torch``, or ``auto`` for the one that suits this machine; see ``choose``.
         load_in_4bit: quantize the base while loading, in the backend's own 4-bit format.
         wide: compute in float32 where that is faster on the device and fits its memory (MLX on a CPU).
 
     Raises:
         UserError: see ``choose``; also if the model does not load.
     """
-    if choose(asked).name == "torch":
+    if choose(requested).name == "torch":
         try:
             from .torch.backend import TorchBackend
         except (ImportError, OSError) as error:

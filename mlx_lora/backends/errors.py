@@ -27,7 +27,7 @@ def fitting_its_base(directory: Path) -> AbstractContextManager[None]:
 
 def going_on_from(file: Path) -> AbstractContextManager[None]:
     """Raise UserError if a checkpoint has other parameters than the model; some architectures' differ by backend."""
-    advice = "; go on with the backend that wrote it, or start over with --fresh"
+    advice = "; continue with the backend that wrote it, or start over with --fresh"
     return guarded(f"{file}: this checkpoint does not fit this run", advice)
 
 

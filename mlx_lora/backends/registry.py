@@ -24,22 +24,22 @@ class Choice:
     why: str
 
 
-def choose(asked: str = "auto") -> Choice:
+def choose(requested: str = "auto") -> Choice:
     """Return the backend to load: the requested one, or the one that suits this machine.
 
     Args:
-        asked: ``auto``, ``mlx`` or ``torch``.
+        requested: ``auto``, ``mlx`` or ``torch``.
 
     Raises:
         UserError: the requested backend is not installed, or no backend is.
     """
     has_mlx = importlib.util.find_spec("mlx") is not None
     has_torch = all(importlib.util.find_spec(name) is not None for name in TORCH_PACKAGES)
-    if asked == "torch" or (asked == "mlx" and has_mlx):
-        if asked == "torch" and not has_torch:
+    if requested == "torch" or (requested == "mlx" and has_mlx):
+        if requested == "torch" and not has_torch:
             raise UserError(NEEDS_TORCH)
-        return Choice(asked, "it was asked for")
-    if asked == "mlx":
+        return Choice(requested, "it was asked for")
+    if requested == "mlx":
         raise UserError(NEEDS_MLX)
     if has_mlx and "MLX_RANK" in os.environ:
         return Choice("mlx", "mlx.launch has launched this process")

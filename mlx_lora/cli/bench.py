@@ -16,7 +16,7 @@ from .output import backend_option, json_option, print_json, print_table
 @backend_option
 @click.option("--data", help="eisv, eisv-like, salience, unique, worst, traces or long; without it the standard ones.")
 @click.option("--shape", default="llama-3.2-1b", show_default=True, help="A real model's shape, with random weights.")
-@click.option("--layers", type=click.IntRange(1), help="Only so many layers.")
+@click.option("--layers", type=click.IntRange(1), help="Only N layers.")
 @click.option("--hidden", type=click.IntRange(32), help="A smaller model of the same proportions.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--grad-checkpoint", is_flag=True, help="On both sides.")

@@ -60,7 +60,7 @@ def quickstart(out: Path, backend: str | None, as_json: bool) -> None:
 def _clear(out: Path) -> None:
     if out.exists():
         if not (out / RESULTS).exists():
-            raise UserError(f"{out}: this exists and is no earlier quickstart; choose another --out")
+            raise UserError(f"{out}: this exists and is not an earlier quickstart; choose another --out")
         shutil.rmtree(out)
     out.mkdir(parents=True)
 

@@ -10,7 +10,7 @@ from .output import backend_option, json_option, print_json, print_table, progre
 
 if TYPE_CHECKING:
     from ..config import TrainingConfig
-    from ..training.setup import Prepared
+    from ..training.setup import TrainingSetup
 
 
 @click.command()
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 @click.option(
     "--min-new", type=click.IntRange(1), default=10, show_default=True, help="New items that --increment needs."
 )
-@click.option("--max-minutes", type=float, help="Stop after so many minutes; the same command goes on later.")
-@click.option("--until", metavar="HH:MM", help="Stop at this time of day; the same command goes on later.")
+@click.option("--max-minutes", type=float, help="Stop after N minutes; the same command resumes later.")
+@click.option("--until", metavar="HH:MM", help="Stop at this time of day; the same command resumes later.")
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, its memory and time, and one example.")
 @backend_option
 @json_option
@@ -81,7 +81,7 @@ def train(
         return
     if increment:
         if extend:
-            raise UserError("--increment goes on by itself: leave out --extend, or start in another --out")
+            raise UserError("--increment resumes by itself: leave out --extend, or start in another --out")
         trained = train_increment(config, min_new, fresh=fresh, quiet=as_json)
     else:
         trained = run(config, fresh=fresh, extend=extend, quiet=as_json, announce=_say_exports)
@@ -101,7 +101,7 @@ def train(
     say(f"{directory}: loss {result.loss:.4f}{validation}, {result.steps} steps in {result.seconds:.0f} s")
 
 
-def _exports(ready: Prepared) -> str | None:
+def _exports(ready: TrainingSetup) -> str | None:
     """Return the exports that a base allows, in one line; ``None`` without MLX, which exports need."""
     try:
         from ..export.possible import possible_exports
@@ -110,7 +110,7 @@ def _exports(ready: Prepared) -> str | None:
     return possible_exports(ready.model, ready.config)
 
 
-def _say_exports(ready: Prepared) -> None:
+def _say_exports(ready: TrainingSetup) -> None:
     if (line := _exports(ready)) is not None:
         say(f"exports of this base: {line}", err=True)
 

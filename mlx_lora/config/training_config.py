@@ -92,7 +92,7 @@ class TrainingConfig:
         """Return the config with absolute paths to local files, so that it is valid in any directory."""
         return replace(self, **located(self.to_dict()))
 
-    def learned_from(self) -> dict[str, Any]:
+    def training_fingerprint(self) -> dict[str, Any]:
         """Return the keys that decide what is learned: a run only resumes with the same ones."""
         decisive = {key: value for key, value in self.to_dict().items() if key not in RUN_ONLY}
         # Datasets are compared by their contents; their shares are not part of these.

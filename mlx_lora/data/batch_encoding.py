@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 # Minimum length in characters of a common prefix that is encoded separately.
-LEAST = 32
+MIN_PREFIX = 32
 
 Tokens = tuple[np.ndarray, np.ndarray]
 
@@ -31,7 +31,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[str]) -> Iterator[Tokens]:
     start = end - len(mark)
     ids, offsets = encode_text(tokenizer, common[:end])
     # Another token that begins before the special one could take a part of it.
-    if end < LEAST or offsets[-1].tolist() != [start, end]:
+    if end < MIN_PREFIX or offsets[-1].tolist() != [start, end]:
         yield from _encode_all(tokenizer, texts)
         return
     whole = encode_text(tokenizer, texts[0])

@@ -36,7 +36,7 @@ class Batch:
     tokens: int
 
     @property
-    def seen(self) -> int:
+    def padded_tokens(self) -> int:
         """The number of tokens of the batch, prefix and padding included."""
         return self.ids.shape[0] * (len(self.prefix) + self.ids.shape[1])
 

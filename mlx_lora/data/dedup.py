@@ -10,7 +10,7 @@ import numpy as np
 
 # Minimum Jaccard similarity of the multisets of word bigrams of two near-duplicate texts: one changed
 # word costs two of n + 1 pairs on each side, so that 17 words may differ in one of them, 35 in two.
-LEAST = 0.8
+THRESHOLD = 0.8
 # 25 bands of 8 hashes, divided among a row's texts, propose a row whose prompt and answer are both 0.8 alike with
 # probability 0.99, one of an equal answer and a prompt that is 0.3 alike with 0.18 (1 - (1 - p^4 a^4)^25).
 BANDS, ROWS = 25, 8
@@ -83,9 +83,9 @@ def near_pairs(
         keys = (bands * mix).sum(axis=2, dtype=np.uint64).tolist()
         for i, grams in enumerate(group, start):
             pairs = []
-            for j in _likeliest(digests, i, [buckets[key] for key in keys[i - start] if key in buckets]):
+            for j in _most_similar(digests, i, [buckets[key] for key in keys[i - start] if key in buckets]):
                 similarity = min(jaccard(a, bigrams(b)) for a, b in zip(grams, rows[j], strict=True))
-                if similarity >= LEAST:
+                if similarity >= THRESHOLD:
                     pairs.append((i, j, similarity))
             found += pairs
             if not pairs:
@@ -95,7 +95,7 @@ def near_pairs(
     return found
 
 
-def _likeliest(digests: np.ndarray, i: int, proposals: Sequence[Sequence[int]]) -> list[int]:
+def _most_similar(digests: np.ndarray, i: int, proposals: Sequence[Sequence[int]]) -> list[int]:
     """Return the proposed rows whose least similar text agrees with row i's in the most hashes."""
     if not proposals:
         return []

@@ -42,7 +42,7 @@ _INSTRUCTION, _INPUT, _RESPONSE = "### Instruction:", "### Input:", "### Respons
 
 @dataclass
 class ParsedRow:
-    """A row's content in the normal form; the attributes are those of :class:`~mlx_lora.data.formats.Row`."""
+    """A row's content in the normal form; the attributes are those of :class:`~mlx_lora.data.formats.DataRow`."""
 
     dialect: str
     messages: list[dict[str, Any]]

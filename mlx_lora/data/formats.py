@@ -22,7 +22,7 @@ from .schema import Example, Span
 
 
 @dataclass
-class Row:
+class DataRow:
     """One row of a file.
 
     Attributes:
@@ -64,7 +64,7 @@ class Row:
         return Example(self.messages, self.weight, self.meta, self.spans, self.tools, self.template_kwargs)
 
 
-def read_rows(path: str | Path) -> Iterator[Row]:
+def read_rows(path: str | Path) -> Iterator[DataRow]:
     """Yield every row of a file or dataset; one that cannot be used has an ``error`` and no messages.
 
     An answer may be empty; ``refusal`` reports that.
@@ -76,7 +76,7 @@ def read_rows(path: str | Path) -> Iterator[Row]:
         yield _row(str(path), record)
 
 
-Reader = Callable[[Path], Iterable[Row]]
+Reader = Callable[[Path], Iterable[DataRow]]
 
 
 def remembering() -> Reader:
@@ -84,8 +84,8 @@ def remembering() -> Reader:
     return cache(lambda path: list(read_rows(path)))
 
 
-def _row(file: str, record: Record) -> Row:
-    row = Row(file, record.number, error=record.error, unit=record.unit)
+def _row(file: str, record: Record) -> DataRow:
+    row = DataRow(file, record.number, error=record.error, unit=record.unit)
     if record.error is None:
         try:
             parsed = parse_row(record.value)

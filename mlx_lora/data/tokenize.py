@@ -31,14 +31,14 @@ class EncodedExample:
         token_weights: float32 [length], a further factor of each token's loss: its message's weight times its
             span's, the latter with mean 1 over the supervised tokens; ``None`` where all are 1.
         span_tokens: the number of supervised tokens that a span touches.
-        cut: prompt tokens that were truncated to fit ``max_seq_length``.
+        truncated: prompt tokens that were truncated to fit ``max_seq_length``.
         dropped: the number of messages that the template does not print in full, by part, e.g. ``{"thoughts": 2}``.
     """
 
     ids: np.ndarray
     supervised: np.ndarray
     weight: float = 1.0
-    cut: int = 0
+    truncated: int = 0
     token_weights: np.ndarray | None = None
     span_tokens: int = 0
     dropped: dict[str, int] = field(default_factory=dict)

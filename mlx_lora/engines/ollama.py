@@ -59,7 +59,7 @@ def server_url(host: str | None = None) -> str:
         parts = urlsplit(given if mark else f"http://{given}")
         port = parts.port or ({"http": 80, "https": 443}[scheme] if mark else DEFAULT_PORT)
     except (ValueError, KeyError) as error:
-        raise UserError(f"{given}: this is no address of an Ollama server; use e.g. http://127.0.0.1:11434") from error
+        raise UserError(f"{given}: this is not an Ollama server's address; use e.g. http://127.0.0.1:11434") from error
     # A server that listens on all interfaces is reached at the loopback address.
     name = {None: "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname, parts.hostname)
     return f"{parts.scheme}://{f'[{name}]' if ':' in str(name) else name}:{port}{parts.path}"

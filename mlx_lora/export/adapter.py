@@ -17,14 +17,14 @@ from ..models.resolve import ResolvedModel, check_safetensors
 from ..user_files import read_text
 from .source import Source, read_source
 from .tensors import stored_tensors
-from .verification import Check, equal
+from .verification import ExportCheck, equal
 
 # (out, in) of each matrix, by the module's path.
 Shapes = dict[str, tuple[int, int]]
 
 
 @dataclass
-class Pair:
+class LoraWeights:
     """LoRA weights of one module, as MLX arrays in the dtype of the file.
 
     Attributes:
@@ -52,7 +52,7 @@ class Adapter:
     rank: int
     scale: float
     dropout: float
-    pairs: dict[str, Pair]
+    pairs: dict[str, LoraWeights]
 
     @property
     def alpha(self) -> float:
@@ -116,13 +116,13 @@ def read_arrays(file: Path) -> dict[str, Any]:
     return arrays
 
 
-def _pairs(file: Path, arrays: dict[str, Any]) -> dict[str, Pair]:
+def _pairs(file: Path, arrays: dict[str, Any]) -> dict[str, LoraWeights]:
     """Group the arrays by module; refuse experts and embeddings, which no export format here can hold."""
     found: dict[str, dict[str, Any]] = {}
     for name, value in arrays.items():
         path, _, part = name.rpartition(".")
         if part not in ("lora_a", "lora_b", "m"):
-            raise UserError(f"{file}: {name} is no part of a LoRA adapter; use `mlx-lora fuse` instead")
+            raise UserError(f"{file}: {name} is not part of a LoRA adapter; use `mlx-lora fuse` instead")
         found.setdefault(path, {})[part] = value
     for path, parts in found.items():
         if not {"lora_a", "lora_b"} <= set(parts):
@@ -131,10 +131,10 @@ def _pairs(file: Path, arrays: dict[str, Any]) -> dict[str, Pair]:
             raise UserError(f"{file}: {path} is a layer of experts, which no export here can hold")
     if not found:
         raise UserError(f"{file}: there is nothing in this adapter; train it first")
-    return {path: Pair(parts["lora_a"], parts["lora_b"], parts.get("m")) for path, parts in found.items()}
+    return {path: LoraWeights(parts["lora_a"], parts["lora_b"], parts.get("m")) for path, parts in found.items()}
 
 
-def check_fit(file: Path, pairs: dict[str, Pair], rank: int, base: ResolvedModel) -> None:
+def check_fit(file: Path, pairs: dict[str, LoraWeights], rank: int, base: ResolvedModel) -> None:
     """Raise UserError if a module is not in the base or has another shape there."""
     known = linear_layers(load_lazily(base))
     for path, pair in pairs.items():
@@ -149,7 +149,7 @@ def check_fit(file: Path, pairs: dict[str, Pair], rank: int, base: ResolvedModel
             )
 
 
-def check_range(file: Path, pairs: dict[str, Pair], scale: float, base: ResolvedModel) -> None:
+def check_range(file: Path, pairs: dict[str, LoraWeights], scale: float, base: ResolvedModel) -> None:
     """Raise UserError if a weight update (ΔW) overflows the dtype of the base's weights."""
     import mlx.core as mx
 
@@ -174,11 +174,11 @@ def _number(value: Any) -> float:
     return float(value.item())
 
 
-def differing(again: dict[str, Pair], wanted: dict[str, Pair]) -> int:
+def differing(again: dict[str, LoraWeights], wanted: dict[str, LoraWeights]) -> int:
     """Count the arrays that are not bitwise equal, including those that only one side has."""
     import mlx.core as mx
 
-    def arrays(pairs: dict[str, Pair]) -> dict[tuple[str, str], Any]:
+    def arrays(pairs: dict[str, LoraWeights]) -> dict[tuple[str, str], Any]:
         return {(path, part): getattr(pair, part) for path, pair in pairs.items() for part in ("a", "b", "m")}
 
     ours, theirs = arrays(wanted), arrays(again)
@@ -191,7 +191,7 @@ def differing(again: dict[str, Pair], wanted: dict[str, Pair]) -> int:
     return sum(not same(ours.get(key), theirs.get(key)) for key in set(ours) | set(theirs))
 
 
-def counted(adapter: Adapter, stored: int, complete: bool = True) -> list[Check]:
+def counted(adapter: Adapter, stored: int, complete: bool = True) -> list[ExportCheck]:
     """Check the number of parameters against the run's config, if that predicts it (an imported run's may not).
 
     Args:
@@ -205,9 +205,9 @@ def counted(adapter: Adapter, stored: int, complete: bool = True) -> list[Check]
     return [equal("parameters", stored, predicted)] if predicted is not None and complete else []
 
 
-def _known_keys(learned_from: dict[str, Any]) -> dict[str, Any]:
+def _known_keys(training_fingerprint: dict[str, Any]) -> dict[str, Any]:
     wanted = ("lora_rank", "fine_tune_type", "lora_target_modules", "num_layers")
-    return {key: learned_from[key] for key in wanted}
+    return {key: training_fingerprint[key] for key in wanted}
 
 
 def base_matrices(path: Path) -> dict[str, tuple[int, int]]:

@@ -22,7 +22,7 @@ from ..models.tokenizer import open_tokenizer
 from ..user_files import read_text
 from .hub_names import is_floating
 from .limits import limits_of
-from .logit_metrics import agreement
+from .logit_metrics import compare_logits
 from .merge import Changed, Weight
 from .merged_weights import read_weights
 from .prompts import TEXTS
@@ -30,7 +30,17 @@ from .reference import Questions, adapter_logits, questions_of
 from .resources import Step, check_memory, fuse_steps
 from .source import Source, read_source
 from .tensors import DTYPES, format_of, from_float32, make_header, stored_tensors, to_float32
-from .verification import Check, Report, at_least, at_most, check_space, equal, new_file, refuse_existing, settle
+from .verification import (
+    ExportCheck,
+    ExportReport,
+    at_least,
+    at_most,
+    check_space,
+    equal,
+    new_file,
+    publish_or_reject,
+    refuse_existing,
+)
 
 WEIGHTS_FILE, GENERATION = "model.safetensors", "generation_config.json"
 # Directory in which transformers keeps named chat templates.
@@ -46,7 +56,7 @@ def fuse(
     out: str | Path,
     progress: Callable[[float], None] = lambda share: None,
     announce: Callable[[list[Step]], None] = lambda steps: None,
-) -> Report:
+) -> ExportReport:
     """Fuse base and adapter into one model directory, in the base's dtype, and check it against the adapter in MLX.
 
     A quantized base is written dequantized. Only some rows of one tensor are in memory at a time while it is written.
@@ -74,7 +84,7 @@ def fuse(
     serving = serving_notes(tokenizer, source.run.get("system_prompt"))
     with new_file(out) as directory:
         checks, notes = write_fused(source, weights, directory, questions, tokenizer, progress)
-        report = settle(directory, out, checks, [*notes, *serving])
+        report = publish_or_reject(directory, out, checks, [*notes, *serving])
         report.plan = steps
         return report
 
@@ -86,7 +96,7 @@ def write_fused(
     questions: Questions,
     tokenizer: Any,
     progress: Callable[[float], None],
-) -> tuple[list[Check], list[str]]:
+) -> tuple[list[ExportCheck], list[str]]:
     """Write the fused directory; return the checks and the notes for the user."""
     directory.mkdir()
     total = sum(weight.nbytes for weight in weights.values())
@@ -162,7 +172,7 @@ def _piece(weight: Weight, first: int, last: int, changed: Changed) -> np.ndarra
     return values
 
 
-def _contents(weights: dict[str, Weight], directory: Path, total: int) -> list[Check]:
+def _contents(weights: dict[str, Weight], directory: Path, total: int) -> list[ExportCheck]:
     """Read the written file again and check its tensors."""
     stored = stored_tensors(directory)
     right = sum(
@@ -179,21 +189,21 @@ def _contents(weights: dict[str, Weight], directory: Path, total: int) -> list[C
 
 def _answers(
     source: Source, directory: Path, weights: dict[str, Weight], questions: Questions, tokenizer: Any
-) -> list[Check]:
+) -> list[ExportCheck]:
     """Load the fused model and compare its logits with those of the adapter on its base."""
-    asked = questions.prompts, questions.positions
+    inputs = questions.prompts, questions.positions
     try:
         fused = resolve_model(str(directory))
-        answers = streamed_logits(lambda: load_lazily(fused), *asked)
+        answers = streamed_logits(lambda: load_lazily(fused), *inputs)
         other = open_tokenizer(fused)
     except UserError as error:
-        return [Check("loads in mlx-lm", str(error), "yes", False)]
+        return [ExportCheck("loads in mlx-lm", str(error), "yes", False)]
     probes = [tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
     same = sum(other.encode(text, add_special_tokens=False) == ids for text, ids in zip(TEXTS, probes, strict=True))
-    found = agreement(adapter_logits(source, *asked), answers)
+    found = compare_logits(adapter_logits(source, *inputs), answers)
     limits = limits_of(main_dtype(weights).lower())
     return [
-        Check("loads in mlx-lm", "yes", "yes", True),
+        ExportCheck("loads in mlx-lm", "yes", "yes", True),
         equal("probe texts with the base's ids", same, len(probes)),
         equal("tokens that end an answer", _listed(other.base_facts.ends), _listed(tokenizer.base_facts.ends)),
         at_most("difference of logits (RMS, in their spread)", found.relative, limits.relative),

@@ -25,7 +25,7 @@ class Agreement:
     top1: float
 
 
-def agreement(reference: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Agreement:
+def compare_logits(reference: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Agreement:
     """Compare float32 [positions, vocabulary] logits, prompt by prompt; non-finite ones are infinitely far."""
     largest = squares = variances = divergence = 0.0
     same = positions = 0

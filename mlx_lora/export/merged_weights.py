@@ -155,7 +155,7 @@ def _by_module(file: Path, tensors: dict[str, Stored]) -> dict[str, dict[str, np
     for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
         if part not in PARTS:
-            raise UserError(f"{file}: {name} is no part of a LoRA adapter; train it again")
+            raise UserError(f"{file}: {name} is not part of a LoRA adapter; train it again")
         found.setdefault(module, {})[part] = to_float32(tensor.read(), tensor.dtype)
     return found
 

@@ -73,8 +73,10 @@ def reference_of(source: Source) -> Reference:
     """
     tokenizer = open_tokenizer(source.model)
     parameters = sum(tensor.size for tensor in stored_tensors(source.model.path).values())
-    asked = questions_of(source, tokenizer, parameters)
-    return Reference(asked.prompts, asked.positions, adapter_logits(source, asked.prompts, asked.positions))
+    questions = questions_of(source, tokenizer, parameters)
+    return Reference(
+        questions.prompts, questions.positions, adapter_logits(source, questions.prompts, questions.positions)
+    )
 
 
 def check_usable(name: str, logits: Sequence[np.ndarray]) -> None:
@@ -112,9 +114,9 @@ def questions_of(source: Source, tokenizer: Any, parameters: int) -> Questions:
     used = _within(budget - len(start), [*short[1:], short[0]], prompts)
     last = int(encoded[0].ids[encoded[0].supervised][-1])
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    asked = [prompts[i] for i in used], [positions[i] for i in used]
+    chosen = [prompts[i] for i in used], [positions[i] for i in used]
     end_of_turn = last if last in special or last in tokenizer.base_facts.ends else None
-    return Questions(chats, encoded, *asked, start, end_of_turn, held_out=bool(rows))
+    return Questions(chats, encoded, *chosen, start, end_of_turn, held_out=bool(rows))
 
 
 def _within(budget: int, order: list[int], prompts: list[list[int]]) -> list[int]:

@@ -16,7 +16,7 @@ from .resources import Step
 
 
 @dataclass
-class Check:
+class ExportCheck:
     """Result of one check.
 
     Attributes:
@@ -31,19 +31,19 @@ class Check:
     passed: bool
 
 
-def at_most(name: str, value: float, limit: float) -> Check:
+def at_most(name: str, value: float, limit: float) -> ExportCheck:
     """Check that a number is not above its limit; NaN fails."""
-    return Check(name, _finite(value), limit, bool(value <= limit))
+    return ExportCheck(name, _finite(value), limit, bool(value <= limit))
 
 
-def at_least(name: str, value: float, limit: float) -> Check:
+def at_least(name: str, value: float, limit: float) -> ExportCheck:
     """Check that a number is not below its limit; NaN fails."""
-    return Check(name, _finite(value), limit, bool(value >= limit))
+    return ExportCheck(name, _finite(value), limit, bool(value >= limit))
 
 
-def equal(name: str, value: Any, expected: Any) -> Check:
+def equal(name: str, value: Any, expected: Any) -> ExportCheck:
     """Check that two values are equal."""
-    return Check(name, value, expected, value == expected)
+    return ExportCheck(name, value, expected, value == expected)
 
 
 def _finite(value: float) -> float | str:
@@ -52,7 +52,7 @@ def _finite(value: float) -> float | str:
 
 
 @dataclass
-class Report:
+class ExportReport:
     """Report of an export.
 
     Attributes:
@@ -62,7 +62,7 @@ class Report:
     """
 
     file: str
-    checks: list[Check]
+    checks: list[ExportCheck]
     notes: list[str] = field(default_factory=list)
     plan: list[Step] = field(default_factory=list)
 
@@ -85,7 +85,7 @@ def refuse_existing(path: Path) -> None:
 
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path next to ``path`` for a file (or directory), removed unless :func:`settle` moved it.
+    """Yield a temporary path next to ``path`` (file or directory), removed unless :func:`publish_or_reject` moved it.
 
     Raises:
         UserError: ``path`` exists already, or the file system refuses.
@@ -103,14 +103,16 @@ def new_file(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
-def settle(temporary: Path, path: str | Path, checks: list[Check], notes: list[str] | None = None) -> Report:
+def publish_or_reject(
+    temporary: Path, path: str | Path, checks: list[ExportCheck], notes: list[str] | None = None
+) -> ExportReport:
     """Publish a file (or directory) under its name if every check passed, else set it aside as ``<name>.rejected``.
 
     Raises:
         UserError: the name is taken by now, or the file system refuses.
     """
     path = Path(path)
-    report = Report(str(path), checks, notes or [])
+    report = ExportReport(str(path), checks, notes or [])
     place = path if report.verdict == "verified" else _aside(path)
     report.file = str(place)
     with writing(place):

@@ -60,11 +60,12 @@ def read_run(directory: Path) -> dict[str, Any]:
             raise ValueError("it names no model")
         for key in ("learned_from", "data_sha256"):
             if not isinstance(content.get(key, {}), dict):
-                raise ValueError(f"its {key} is no object")
+                raise ValueError(f"its {key} is not an object")
         return content
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{directory}: this exists and is no run ({RUN_FILE} is missing or broken: {error}); choose another name"
+            f"{directory}: this exists and is not a run directory ({RUN_FILE} is missing or broken: {error}); "
+            "choose another name"
         ) from error
 
 
@@ -138,7 +139,7 @@ def check_place(out: Path, fresh: bool) -> None:
         read_run(out)
         return
     if not out.is_dir() or (any(out.iterdir()) and not is_run(out)):
-        raise UserError(f"{out}: --fresh replaces a run, and this is none; choose another --out")
+        raise UserError(f"{out}: --fresh replaces a run, and this is not a run directory; choose another --out")
     others = sorted(file.name for file in out.iterdir() if not _is_ours(file.name))
     if others:
         raise UserError(

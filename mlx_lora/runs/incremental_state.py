@@ -75,7 +75,7 @@ def read_state(path: str | Path) -> IncrementState:
         return IncrementState()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{path}: this is no state of incremental training ({type(error).__name__}: {error}); put a copy of it "
+            f"{path}: this is not a state of incremental training ({type(error).__name__}: {error}); put a copy of it "
             "back, or remove it to train on everything again"
         ) from None
 

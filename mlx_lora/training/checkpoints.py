@@ -15,6 +15,8 @@ from ..files import FORMAT, check_format, new_directory, set_aside, sha256_of, w
 from ..user_files import read_text
 
 STATE, ARRAYS = "state.json", "state.safetensors"
+# Keys of state.json that differ from the attributes of TrainerState.
+KEYS = {"evals_since_best": "worse"}
 
 
 @dataclass
@@ -26,7 +28,7 @@ class TrainerState:
     Attributes:
         step: optimizer steps done.
         best_step, best_loss: the step and value of the lowest validation loss.
-        worse: evaluations since then.
+        evals_since_best: evaluations since then; the key `worse` of state.json.
         tokens: supervised tokens trained on.
         seconds: time spent training, over all sessions.
         meter: sums since the last line of metrics.
@@ -38,7 +40,7 @@ class TrainerState:
     best_step: int = 0
     best_loss: float | None = None
     last_validation: float | None = None
-    worse: int = 0
+    evals_since_best: int = 0
     tokens: int = 0
     seconds: float = 0.0
     loss: float = 0.0
@@ -75,7 +77,8 @@ class Checkpoints:
         self._clean()
         with new_directory(self._path(state.step)) as directory:
             backend.save_state(directory / ARRAYS)
-            write_json(directory / STATE, {"format": FORMAT, **asdict(state), "sha256": sha256_of(directory / ARRAYS)})
+            content = {KEYS.get(name, name): value for name, value in asdict(state).items()}
+            write_json(directory / STATE, {"format": FORMAT, **content, "sha256": sha256_of(directory / ARRAYS)})
         others = [step for step in self._steps() if step not in (state.step, state.best_step)]
         for step in others[: max(0, len(others) + 1 - self.limit)]:
             shutil.rmtree(self._path(step))
@@ -99,7 +102,8 @@ class Checkpoints:
                 return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
-        known = {key: content[key] for key in (f.name for f in fields(TrainerState)) if key in content}
+        keys = ((f.name, KEYS.get(f.name, f.name)) for f in fields(TrainerState))
+        known = {name: content[key] for name, key in keys if key in content}
         fits = all(_fits(value, getattr(TrainerState(), key)) for key, value in known.items())
         return TrainerState(**known) if fits else None
 

@@ -11,7 +11,7 @@ from ..backends import Backend
 from ..backends.registry import choose
 from ..data.collate import Batch, collate
 from ..data.tokenize import EncodedExample
-from .setup import Prepared
+from .setup import TrainingSetup
 from .trainer import epoch_steps, total_steps, training_steps
 
 TIMED_STEPS = 3
@@ -40,7 +40,7 @@ class Timing:
     measured: str
 
 
-def time_steps(ready: Prepared, steps: int, advance: Callable[[int], None] = lambda done: None) -> Timing:
+def time_steps(ready: TrainingSetup, steps: int, advance: Callable[[int], None] = lambda done: None) -> Timing:
     """Time the first optimizer steps, or as much of them as fits in the budget, at a learning rate of 0.
 
     Parts of growing size come first, so that the time of the next is known before it starts; a step that is not
@@ -74,10 +74,10 @@ def time_steps(ready: Prepared, steps: int, advance: Callable[[int], None] = lam
 
 
 def _tokens(batches: list[Batch]) -> int:
-    return sum(batch.seen for batch in batches)
+    return sum(batch.padded_tokens for batch in batches)
 
 
-def dry_run(ready: Prepared, advance: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
+def dry_run(ready: TrainingSetup, advance: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
     """Return all facts about a run except its result; a few real steps are timed, and then discarded.
 
     Args:
@@ -99,7 +99,7 @@ def dry_run(ready: Prepared, advance: Callable[[int], None] = lambda done: None)
         "tokens": sum(lengths),
         "supervised_tokens": sum(int(e.supervised.sum()) for e in train),
         "longest": max(lengths),
-        "shortened_prompts": sum(e.cut > 0 for e in train),
+        "shortened_prompts": sum(e.truncated > 0 for e in train),
         "steps_per_epoch": epoch_steps(config, len(train)),
         "total_steps": steps,
         "estimated_seconds": timing.seconds * steps,

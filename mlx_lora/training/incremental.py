@@ -14,10 +14,10 @@ from ..data.mixture import datasets_of
 from ..errors import UserError
 from ..files import set_aside, writing
 from ..runs.directory import RUN_FILE, locked
+from ..runs.events import TrainingResult
 from ..runs.generations import publish
 from ..runs.incremental_state import Round, abandon_round, finish_round, item_id, read_state, start_round, state_path
 from .train import train
-from .trainer import TrainingResult
 
 ROUNDS = "rounds"
 

@@ -14,16 +14,16 @@ from ..config import TrainingConfig
 @contextmanager
 def interruption() -> Iterator[Callable[[], bool]]:
     """Handle Ctrl-C and SIGTERM: the run asks after each step and ends cleanly; a second Ctrl-C interrupts it."""
-    asked: list[int] = []
+    requested: list[int] = []
 
     def note(number: int, frame: Any) -> None:
-        if asked:
+        if requested:
             raise KeyboardInterrupt
-        asked.append(number)
+        requested.append(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(requested)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

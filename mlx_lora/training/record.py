@@ -15,10 +15,10 @@ from ..files import FORMAT, new_directory, write_atomic, write_json
 from ..models.fingerprint import another_base
 from ..runs.directory import RUN_FILE, TEMPLATE_FILE, WIDENED, read_run
 from ..user_files import read_bytes
-from .setup import Prepared
+from .setup import TrainingSetup
 
 
-def record(ready: Prepared) -> dict[str, Any]:
+def record(ready: TrainingSetup) -> dict[str, Any]:
     """Return the content of ``run.json``."""
     systems = {m["content"] for e in ready.examples for m in e.messages if m["role"] == "system"}
     return {
@@ -29,7 +29,7 @@ def record(ready: Prepared) -> dict[str, Any]:
         "base_fingerprint": ready.model.fingerprint,
         "data": record_of(ready.data, ready.mix),
         "data_sha256": ready.hashes,
-        "learned_from": ready.config.learned_from(),
+        "learned_from": ready.config.training_fingerprint(),
         # The system prompt that the adapter is trained with, if it was always the same.
         "system_prompt": systems.pop() if len(systems) == 1 else None,
         # The end-of-turn tokens, and the date that the chat template printed if it asked.
@@ -39,7 +39,7 @@ def record(ready: Prepared) -> dict[str, Any]:
     }
 
 
-def make_directory(ready: Prepared) -> None:
+def make_directory(ready: TrainingSetup) -> None:
     """Create the run directory with ``run.json`` and the given chat template."""
     with new_directory(ready.out) as directory:
         write_json(directory / RUN_FILE, {**record(ready), "result": None})
@@ -47,14 +47,14 @@ def make_directory(ready: Prepared) -> None:
             write_atomic(directory / TEMPLATE_FILE, ready.backend.base.given_template)
 
 
-def check_same(ready: Prepared, extend: bool) -> None:
+def check_same(ready: TrainingSetup, extend: bool) -> None:
     """Raise UserError, with the differences, if the directory's run is not the requested one."""
     run = read_run(ready.out)
     # A key that is newer than the run had its default's effect.
-    then = {**TrainingConfig().learned_from(), **run.get("learned_from", {})}
+    then = {**TrainingConfig().training_fingerprint(), **run.get("learned_from", {})}
     # Earlier versions recorded paths as they were typed.
     then |= located(then)
-    now = ready.config.learned_from()
+    now = ready.config.training_fingerprint()
     changed = [f"{key} was {then.get(key)!r} and is {now[key]!r}" for key in now if then.get(key) != now[key]]
     if extend:
         changed = [c for c in changed if not c.startswith(("num_epochs ", "max_steps "))]
@@ -68,14 +68,14 @@ def check_same(ready: Prepared, extend: bool) -> None:
     elif another_base(run.get("base_fingerprint"), ready.model.fingerprint):
         changed.append(f"the weights of {ready.model.name} are other ones")
     if changed:
+        longer = all(c.startswith(("num_epochs ", "max_steps ")) for c in changed)
         raise UserError(
             f"{ready.out}: a run is there already, and it is another: {'; '.join(changed)}; "
-            "choose another --out, or start over with --fresh"
-            + (", or go on with --extend" if all(c.startswith(("num_epochs ", "max_steps ")) for c in changed) else "")
+            f"choose another --out, or start over with --fresh{', or continue with --extend' if longer else ''}"
         )
 
 
-def _changed_data(ready: Prepared, recorded: dict[str, str]) -> list[str]:
+def _changed_data(ready: TrainingSetup, recorded: dict[str, str]) -> list[str]:
     """Return the changes in the dataset since its hashes were recorded, by file."""
     then = {_placed(split): sha for split, sha in recorded.items()}
     now = {_placed(split): split for split in ready.hashes}
@@ -92,6 +92,6 @@ def _placed(split: str) -> str:
     return str(Path(split).absolute())
 
 
-def _template_changed(ready: Prepared) -> bool:
+def _template_changed(ready: TrainingSetup) -> bool:
     given, file = ready.backend.base.given_template, ready.out / TEMPLATE_FILE
     return given is not None and not (file.exists() and read_bytes(file) == given.encode("utf-8"))

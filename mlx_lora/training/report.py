@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from functools import partial
@@ -15,20 +14,17 @@ from ..reporting import Line, Mark, line_chart, write_page
 from ..reporting.numbers import duration, rounded
 from ..reporting.pages import responsive_chart
 from ..runs.directory import METRICS_FILE, REPORT_FILE
-from ..user_files import read_text
-
-Event = dict[str, Any]
-
-
-def read_metrics(file: Path) -> list[Event]:
-    """Return the events of a run; a line truncated by a power cut is left out."""
-    events = []
-    for line in read_text(file, 2**30).splitlines():
-        try:
-            events.append(json.loads(line))
-        except ValueError:
-            continue
-    return events
+from ..runs.events import (
+    Checkpoint,
+    Evaluation,
+    Event,
+    Progress,
+    Start,
+    TrainingResult,
+    TrainingWarning,
+    of_kind,
+    read_events,
+)
 
 
 def write_report(
@@ -44,17 +40,17 @@ def write_report(
         samples: (prompt, reference answer, the adapter's answer).
         missing: the reason that there are none.
     """
-    by_kind = _by_kind(read_metrics(out / METRICS_FILE))
-    complete = (by_kind.get("complete") or [{}])[-1]
+    events = read_events(out / METRICS_FILE)
+    complete = next(iter(of_kind(events, TrainingResult)[-1:]), None)
     write_page(
         out / REPORT_FILE,
         "run.html",
         name=out.name,
         model=record["model"],
         ending=_ending(complete),
-        cards=_cards(by_kind, complete),
-        warnings=[event["message"] for event in by_kind.get("warning", [])],
-        charts=_charts(by_kind),
+        cards=_cards(events, complete),
+        warnings=[event.message for event in of_kind(events, TrainingWarning)],
+        charts=_charts(events),
         commands=_commands(out),
         samples=samples,
         missing=missing,
@@ -63,76 +59,60 @@ def write_report(
     )
 
 
-def _ending(complete: Event) -> str:
-    if not complete:
+def _ending(complete: TrainingResult | None) -> str:
+    if complete is None:
         return ""
-    early = f", ended early: {complete['stopped']}" if complete.get("stopped") else ""
-    return f"{complete['steps']:,} steps{early}."
+    early = f", ended early: {complete.stopped}" if complete.stopped else ""
+    return f"{complete.steps:,} steps{early}."
 
 
-def _cards(by_kind: dict[str, list[Event]], complete: Event) -> list[tuple[str, str, str]]:
+def _cards(events: Sequence[Event], complete: TrainingResult | None) -> list[tuple[str, str, str]]:
     """Return (label, value, note) of the key figures."""
-    progress, evaluations = by_kind.get("progress", []), by_kind.get("evaluation", [])
-    start = (by_kind.get("start") or [{}])[-1]
+    progress, evaluations = of_kind(events, Progress), of_kind(events, Evaluation)
     cards = []
-    if "loss" in complete:
-        first = f"{rounded(progress[0]['loss'])} at the start" if progress else ""
-        cards.append(("training loss", rounded(complete["loss"]), first))
+    if complete is not None:
+        first = f"{rounded(progress[0].loss)} at the start" if progress else ""
+        cards.append(("training loss", rounded(complete.loss), first))
     if evaluations:
-        best = min(evaluations, key=lambda event: event["validation_loss"])
-        last = f"best, at step {best['step']:,}; last {rounded(evaluations[-1]['validation_loss'])}"
-        cards.append(("validation loss", rounded(best["validation_loss"]), last))
-    if complete.get("seconds"):
+        best = min(evaluations, key=lambda event: event.validation_loss)
+        last = f"best, at step {best.step:,}; last {rounded(evaluations[-1].validation_loss)}"
+        cards.append(("validation loss", rounded(best.validation_loss), last))
+    if complete is not None and complete.seconds:
         # Measured over steps alone; evaluations and checkpoints are in the time.
-        speeds = sorted(event["tokens_per_second"] for event in progress)
+        speeds = sorted(event.tokens_per_second for event in progress)
         speed = f"{speeds[len(speeds) // 2]:,.0f} tokens a second" if speeds else ""
-        cards.append(("time", duration(complete["seconds"]), speed))
+        cards.append(("time", duration(complete.seconds), speed))
     if progress:
-        peak = max(event["peak_memory_gb"] for event in progress)
-        cards.append(("peak memory", f"{rounded(peak, 3)} GB", ""))
-    if "train_examples" in start:
-        valid = f"and {start['valid_examples']:,} for validation"
-        cards.append(("examples", f"{start['train_examples']:,}", valid))
-    if "trainable_parameters" in start:
-        cards.append(("trained parameters", f"{start['trainable_parameters']:,}", start.get("trained_modules", "")))
+        cards.append(("peak memory", f"{rounded(max(event.peak_memory_gb for event in progress), 3)} GB", ""))
+    for start in of_kind(events, Start)[-1:]:
+        cards.append(("examples", f"{start.train_examples:,}", f"and {start.valid_examples:,} for validation"))
+        cards.append(("trained parameters", f"{start.trainable_parameters:,}", start.trained_modules))
     return cards
 
 
 def draw_loss(out: Path) -> Markup:
     """Return the loss of a run as an SVG file of its own."""
-    losses, marks = _losses(_by_kind(read_metrics(out / METRICS_FILE)))
+    losses, marks = _losses(read_events(out / METRICS_FILE))
     return line_chart("Loss", losses, unit="nats a token", marks=marks, standalone=True)
 
 
-def _by_kind(events: Sequence[Event]) -> dict[str, list[Event]]:
-    kinds: dict[str, list[Event]] = {}
-    for event in events:
-        kinds.setdefault(event["event"], []).append(event)
-    return kinds
+def _line(events: Sequence[Event], name: str, key: str) -> Line:
+    return Line(name, [(event.step, getattr(event, key)) for event in of_kind(events, Progress)])
 
 
-def _line(by_kind: dict[str, list[Event]], name: str, key: str) -> Line:
-    progress = by_kind.get("progress", [])
-    return Line(name, [(event["step"], event[key]) for event in progress if event.get(key) is not None])
-
-
-def _losses(by_kind: dict[str, list[Event]]) -> tuple[list[Line], list[Mark]]:
-    validation = [(event["step"], event["validation_loss"]) for event in by_kind.get("evaluation", [])]
+def _losses(events: Sequence[Event]) -> tuple[list[Line], list[Mark]]:
+    validation = [(event.step, event.validation_loss) for event in of_kind(events, Evaluation)]
     marks = [
-        *(Mark(event["step"], f"checkpoint of step {event['step']}") for event in by_kind.get("checkpoint", [])),
-        *(
-            Mark(event["step"], event["message"], "warning")
-            for event in by_kind.get("warning", [])
-            if event.get("step")
-        ),
+        *(Mark(event.step, f"checkpoint of step {event.step}") for event in of_kind(events, Checkpoint)),
+        *(Mark(event.step, event.message, "warning") for event in of_kind(events, TrainingWarning) if event.step),
     ]
-    return [_line(by_kind, "training", "loss"), Line("validation", validation, dots=True)], marks
+    return [_line(events, "training", "loss"), Line("validation", validation, dots=True)], marks
 
 
-def _charts(by_kind: dict[str, list[Event]]) -> list[Markup]:
+def _charts(events: Sequence[Event]) -> list[Markup]:
     """Return the loss first, then what explains it; a chart without anything to show is left out."""
-    line = partial(_line, by_kind)
-    losses, marks = _losses(by_kind)
+    line = partial(_line, events)
+    losses, marks = _losses(events)
     drawn = [
         responsive_chart("Loss", losses, unit="nats a token", marks=marks),
         responsive_chart("Gradient norm", [line("largest since the last report", "grad_norm")]),

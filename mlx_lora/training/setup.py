@@ -25,7 +25,7 @@ SAMPLES, SAMPLE_TOKENS = 3, 128
 
 
 @dataclass
-class Prepared:
+class TrainingSetup:
     """The inputs of a run, read and checked; nothing is written yet.
 
     Attributes:
@@ -57,9 +57,9 @@ class Prepared:
 
     def notes(self) -> list[str]:
         """Return notes for the user before the first step, a sentence each."""
-        cut = sum(example.cut > 0 for example in self.train)
+        truncated = sum(example.truncated > 0 for example in self.train)
         shortened = (
-            f"{cut} of {len(self.train)} prompts were longer than max_seq_length {self.config.max_seq_length} "
+            f"{truncated} of {len(self.train)} prompts were longer than max_seq_length {self.config.max_seq_length} "
             "and lost their middle"
         )
         inert = (
@@ -82,7 +82,7 @@ class Prepared:
             *self.backend.notes,
             *held,
             *([merged] if merged else []),
-            *([shortened] if cut else []),
+            *([shortened] if truncated else []),
             *([inert] if spans else []),
             *dropped,
         ]
@@ -96,7 +96,7 @@ class Prepared:
         }
 
 
-def prepare(config: TrainingConfig, wide: bool = True) -> Prepared:
+def prepare(config: TrainingConfig, wide: bool = True) -> TrainingSetup:
     """Read and check dataset and model.
 
     Args:
@@ -145,7 +145,7 @@ def prepare(config: TrainingConfig, wide: bool = True) -> Prepared:
 
     examples, held_out = ([example for rows in sets for example in rows] for sets in (train_sets, valid_sets))
     train_rows, valid_rows = encode(train_sets, "train"), encode(valid_sets, "valid")
-    return Prepared(config, data, out, model, examples, held_out, backend, train_rows, valid_rows, mix)
+    return TrainingSetup(config, data, out, model, examples, held_out, backend, train_rows, valid_rows, mix)
 
 
 def check_continues(adapter: Path, model: ResolvedModel) -> None:
@@ -157,7 +157,7 @@ def check_continues(adapter: Path, model: ResolvedModel) -> None:
         )
 
 
-def samples(ready: Prepared) -> list[tuple[str, str, str]]:
+def samples(ready: TrainingSetup) -> list[tuple[str, str, str]]:
     """Return (prompt, reference, answer) of a few validation examples, or training ones where there are none."""
     rows = (ready.held_out or ready.examples)[:SAMPLES]
     chats, prompts = [], []

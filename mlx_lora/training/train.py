@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..backends.adapter_format import ADAPTER_FILE
 from ..config import TrainingConfig
 from ..config.paths import located
 from ..errors import UserError, first_line
-from ..files import FORMAT, set_aside, write_atomic, write_json
+from ..files import set_aside, write_atomic, write_json
 from ..models.parameters import stored_parameters
 from ..runs.directory import (
     CONFIG_FILE,
@@ -29,14 +30,15 @@ from ..runs.directory import (
     read_run,
     remove_run,
 )
+from ..runs.events import Event, Listener, Start, TrainingResult, TrainingWarning, append_event, from_keys
 from ..user_files import read_bytes
 from .checkpoints import Checkpoints, TrainerState
 from .interrupts import deadline_of, interruption
-from .loggers import Listener, metrics_file, progress_bar, tensorboard
+from .loggers import progress_bar, tensorboard
 from .record import check_same, make_directory, record
 from .report import write_report
-from .setup import Prepared, prepare, samples
-from .trainer import Limits, Trainer, TrainingResult, total_steps
+from .setup import TrainingSetup, prepare, samples
+from .trainer import Trainer, TrainingLimits, total_steps
 
 
 def train(
@@ -45,7 +47,7 @@ def train(
     fresh: bool = False,
     extend: bool = False,
     quiet: bool = False,
-    announce: Callable[[Prepared], None] = lambda ready: None,
+    announce: Callable[[TrainingSetup], None] = lambda ready: None,
 ) -> tuple[Path, TrainingResult] | None:
     """Train one adapter, or resume the run in its directory, and return the directory and the last measurements.
 
@@ -69,7 +71,7 @@ def train(
     config = ready.config
     trainable = ready.backend.attach_lora(config)
     if ready.backend.rank > 0:
-        _follow(ready)
+        _run_worker(ready)
         return None
     out = ready.out
     board = [tensorboard(out / "tensorboard")] if config.tensorboard else []
@@ -81,7 +83,7 @@ def train(
         check_same(ready, extend)
         finished = None if extend else _result_of(read_run(out))
         if finished is not None:
-            ready.backend.from_leader(_message(ready, None))
+            ready.backend.broadcast(_message(ready, None))
             if not (out / REPORT_FILE).exists():
                 _report(ready)
             return out, finished
@@ -89,15 +91,15 @@ def train(
             announce(ready)
         write_atomic(out / CONFIG_FILE, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
         with progress_bar(quiet) as show:
-            listeners = [metrics_file(out / METRICS_FILE), show]
-            result = _lead(ready, trainable, listeners + board)
+            listeners: list[Listener] = [partial(append_event, out / METRICS_FILE), show, *board]
+            result = _run_rank0(ready, trainable, listeners)
         ended = result.stopped != "time budget"
         write_json(out / RUN_FILE, {**record(ready), "result": asdict(result) if ended else None})
         _report(ready)
     return out, result
 
 
-def _report(ready: Prepared) -> None:
+def _report(ready: TrainingSetup) -> None:
     """Write the report; the run is complete by now, so that a failed generation only costs the samples."""
     try:
         answers, missing = samples(ready), None
@@ -112,41 +114,39 @@ def _result_of(run: dict[str, Any]) -> TrainingResult | None:
     if not isinstance(stored, dict):
         return None
     try:
-        return TrainingResult(**{f.name: stored[f.name] for f in fields(TrainingResult) if f.name in stored})
+        return from_keys(TrainingResult, stored)
     except TypeError:
         return None
 
 
-def _lead(ready: Prepared, trainable: int, listeners: Sequence[Listener]) -> TrainingResult:
+def _run_rank0(ready: TrainingSetup, trainable: int, listeners: Sequence[Listener]) -> TrainingResult:
     """Train on rank 0, and write all files of the run."""
     config, out, backend = ready.config, ready.out, ready.backend
 
-    def emit(event: dict[str, Any]) -> None:
+    def emit(event: Event) -> None:
         for listener in listeners:
             listener(event)
 
     checkpoints = Checkpoints(out / "checkpoints", config.save_total_limit)
     state, damaged = _resume(backend, checkpoints, out / METRICS_FILE)
     emit(
-        {
-            "event": "start",
-            "format": FORMAT,
-            "step": state.step,
-            "model": ready.model.name,
-            "backend": backend.name,
-            "trainable_parameters": trainable,
-            "trained_modules": backend.coverage,
-            "train_examples": len(ready.train),
-            "valid_examples": len(ready.valid),
-            "total_steps": total_steps(config, len(ready.train)),
-            "processes": backend.ranks,
+        Start(
+            step=state.step,
+            model=ready.model.name,
+            backend=backend.name,
+            trainable_parameters=trainable,
+            trained_modules=backend.coverage,
+            train_examples=len(ready.train),
+            valid_examples=len(ready.valid),
+            total_steps=total_steps(config, len(ready.train)),
+            processes=backend.ranks,
             **ready.weighted(),
-        }
+        )
     )
     for message in [*ready.notes(), *damaged]:
-        emit({"event": "warning", "step": state.step, "message": message})
-    backend.from_leader(_message(ready, state))
-    backend.share_state()
+        emit(TrainingWarning(step=state.step, message=message))
+    backend.broadcast(_message(ready, state))
+    backend.broadcast_state()
     trainer = Trainer(
         *(backend, config, ready.train, ready.valid, checkpoints, state, emit),
         mix=ready.mix,
@@ -155,7 +155,7 @@ def _lead(ready: Prepared, trainable: int, listeners: Sequence[Listener]) -> Tra
     result = _until(trainer, config)
     backend.save_adapter(out, ready.model)
     _check_saved(out / ADAPTER_FILE, trainable)
-    emit({"event": "complete", **asdict(result)})
+    emit(result)
     return result
 
 
@@ -165,17 +165,17 @@ def _check_saved(file: Path, trainable: int) -> None:
     if stored != trainable:
         raise UserError(
             f"{file}: {trainable:,} parameters were trained and {stored:,} are in the file; "
-            "the same command goes on from the last checkpoint and saves it again"
+            "the same command resumes from the last checkpoint and saves it again"
         )
 
 
-def _follow(ready: Prepared) -> None:
+def _run_worker(ready: TrainingSetup) -> None:
     """Train on another rank, from the state of rank 0, and write nothing.
 
     Raises:
         UserError: its config or dataset is another.
     """
-    message = json.loads(ready.backend.from_leader(b""))
+    message = json.loads(ready.backend.broadcast(b""))
     if message["run"] != _same_everywhere(ready):
         raise UserError(
             f"process {ready.backend.rank}: config, dataset or model differ from the first process's; "
@@ -183,7 +183,7 @@ def _follow(ready: Prepared) -> None:
         )
     if message["state"] is None:
         return
-    ready.backend.share_state()
+    ready.backend.broadcast_state()
     checkpoints = Checkpoints(ready.out / "checkpoints", 0, writes=False)
     state = TrainerState(**message["state"])
     trainer = Trainer(
@@ -194,10 +194,10 @@ def _follow(ready: Prepared) -> None:
 
 def _until(trainer: Trainer, config: TrainingConfig) -> TrainingResult:
     with interruption() as interrupted:
-        return trainer.run(Limits(deadline_of(config, time.time()), interrupted))
+        return trainer.run(TrainingLimits(deadline_of(config, time.time()), interrupted))
 
 
-def _same_everywhere(ready: Prepared) -> dict[str, Any]:
+def _same_everywhere(ready: TrainingSetup) -> dict[str, Any]:
     everything = record(ready)
     keys = ("learned_from", "data_sha256", "model_revision", "base_fingerprint", WIDENED)
     same = {key: everything[key] for key in keys}
@@ -206,7 +206,7 @@ def _same_everywhere(ready: Prepared) -> dict[str, Any]:
     return json.loads(json.dumps(same))
 
 
-def _message(ready: Prepared, state: TrainerState | None) -> bytes:
+def _message(ready: TrainingSetup, state: TrainerState | None) -> bytes:
     """Return the broadcast message of rank 0: the run and its state (``None``: it is complete)."""
     content = {"run": _same_everywhere(ready), "state": None if state is None else asdict(state)}
     return json.dumps(content).encode()

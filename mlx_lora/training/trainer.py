@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
 from ..backends import Backend, StepResult
 from ..config import TrainingConfig
@@ -16,33 +15,14 @@ from ..data.parts import step_parts
 from ..data.sampler import epoch_plan, prefix_groups, steps_per_epoch
 from ..data.tokenize import EncodedExample
 from ..errors import UserError
+from ..runs.events import Checkpoint, Evaluation, Listener, Progress, TrainingResult, TrainingWarning
 from .checkpoints import Checkpoints, TrainerState
 from .diagnostics import Monitor, is_finite
 from .schedule import learning_rate
 
-Emit = Callable[[dict[str, Any]], None]
-
 
 @dataclass
-class TrainingResult:
-    """The last measurements of a run; losses are means over supervised tokens, in nats.
-
-    Attributes:
-        best_step: the optimizer step of the adapter that was written.
-        stopped: the reason for early termination, if any.
-    """
-
-    steps: int
-    loss: float
-    validation_loss: float | None
-    best_step: int
-    tokens: int
-    seconds: float
-    stopped: str | None = None
-
-
-@dataclass
-class Limits:
+class TrainingLimits:
     """Early termination: a deadline (``time.time()``), or a stop request, polled after each step."""
 
     deadline: float | None = None
@@ -92,7 +72,7 @@ def validation_loss(backend: Backend, examples: Sequence[EncodedExample], batch_
     for number, batch in enumerate(in_order(examples, batch_size)):
         if number % backend.ranks == backend.rank:
             total, tokens = total + backend.evaluate(batch), tokens + batch.tokens
-    total, counted = backend.summed([total, tokens])
+    total, counted = backend.all_reduce_sum([total, tokens])
     return total / counted
 
 
@@ -107,7 +87,7 @@ class Trainer:
         valid: Sequence[EncodedExample],
         checkpoints: Checkpoints,
         state: TrainerState,
-        emit: Emit,
+        emit: Listener,
         metrics_size: Callable[[], int] = lambda: 0,
         mix: Mix | None = None,
     ) -> None:
@@ -122,9 +102,9 @@ class Trainer:
         self.meter = Meter(state.meter)
 
     def _warn(self, message: str) -> None:
-        self.emit({"event": "warning", "step": self.state.step, "message": message})
+        self.emit(TrainingWarning(step=self.state.step, message=message))
 
-    def run(self, limits: Limits) -> TrainingResult:
+    def run(self, limits: TrainingLimits) -> TrainingResult:
         """Train until the last step or a limit; the best adapter is on the device afterwards.
 
         Raises:
@@ -144,7 +124,15 @@ class Trainer:
         else:
             best = self.state.step
         s = self.state
-        return TrainingResult(s.step, s.loss, s.last_validation, best, s.tokens, s.seconds, stopped)
+        return TrainingResult(
+            steps=s.step,
+            loss=s.loss,
+            validation_loss=s.last_validation,
+            best_step=best,
+            tokens=s.tokens,
+            seconds=s.seconds,
+            stopped=stopped,
+        )
 
     def _one_step(self, epoch: int, members: list[list[int]], micro_batches: list[Batch]) -> None:
         started, step = time.perf_counter(), self.state.step + 1
@@ -159,13 +147,10 @@ class Trainer:
         self.meter.add(result, seconds)
         self.monitor.after_step(step, result.grad_norm)
         if step == 1 or step % self.config.log_steps == 0 or step == self.total:
-            event = self.meter.progress()
-            self.state.loss = event["loss"]
             memory = self.backend.peak_memory() / 1e9
-            self.emit(
-                {"event": "progress", "step": step, "epoch": epoch, "learning_rate": rate, **event}
-                | {"peak_memory_gb": memory}
-            )
+            event = Progress(step=step, epoch=epoch, learning_rate=rate, peak_memory_gb=memory, **self.meter.progress())
+            self.state.loss = event.loss
+            self.emit(event)
 
     def _not_finite(self, step: int, members: list[list[int]], result: StepResult) -> str:
         rows = ", ".join(str(i + 1) for batch in members for i in batch)
@@ -179,7 +164,7 @@ class Trainer:
         begin = "the base with the init_adapter" if self.config.init_adapter else "the base itself"
         return f"{found} before anything was learned, so that {begin} gives it; {advice}"
 
-    def _after_step(self, limits: Limits) -> str | None:
+    def _after_step(self, limits: TrainingLimits) -> str | None:
         """Log, evaluate and save after a step; return a reason if the run is to end here."""
         step = self.state.step
         stopped = None
@@ -188,7 +173,7 @@ class Trainer:
         if self.valid and (step % (self.config.eval_steps or self.per_epoch) == 0 or step == self.total):
             stopped = self._evaluate()
         # All processes must act on a limit that one of them reaches.
-        memory, interrupted, expired = self.backend.summed(
+        memory, interrupted, expired = self.backend.all_reduce_sum(
             [
                 self.monitor.over_memory(self.backend.peak_memory()),
                 limits.interrupted(),
@@ -216,23 +201,23 @@ class Trainer:
         best_before = state.best_loss
         state.last_validation = loss
         if state.best_loss is None or loss < state.best_loss:
-            state.best_step, state.best_loss, state.worse = state.step, loss, 0
+            state.best_step, state.best_loss, state.evals_since_best = state.step, loss, 0
         else:
-            state.worse += 1
+            state.evals_since_best += 1
         epoch = -(-state.step // self.per_epoch)
-        self.emit({"event": "evaluation", "step": state.step, "epoch": epoch, "validation_loss": loss})
+        self.emit(Evaluation(step=state.step, epoch=epoch, validation_loss=loss))
         self.monitor.after_evaluation(state.step, state.loss, loss, best_before)
-        if state.worse == 0:
+        if state.evals_since_best == 0:
             self._save()
         patience = self.config.early_stopping_patience
-        return "early stopping" if patience is not None and state.worse >= patience else None
+        return "early stopping" if patience is not None and state.evals_since_best >= patience else None
 
     def _save(self) -> None:
         """Write a checkpoint of this state, unless there is one."""
         if self.checkpoints.intact(self.state.step):
             return
         self.state.meter, self.state.monitor = self.meter.sums, self.monitor.state
-        self.emit({"event": "checkpoint", "step": self.state.step})
+        self.emit(Checkpoint(step=self.state.step))
         self.state.metrics_bytes = self.metrics_size()
         self.checkpoints.save(self.backend, self.state)
 
@@ -251,7 +236,7 @@ class Meter:
         s["plain"] += result.plain_loss * supervised
         s["norm"] = max(s["norm"], result.grad_norm)
         s["supervised"] += supervised
-        s["seen"] += result.seen
+        s["seen"] += result.padded_tokens
         s["seconds"] += seconds
         s["epoch_loss"] += result.loss * supervised
         s["epoch_tokens"] += supervised
@@ -265,7 +250,7 @@ class Meter:
     def progress(self) -> dict[str, float]:
         """Return the means, the largest gradient norm and the speed since the last call, and reset them."""
         s = self.sums
-        event = {
+        means = {
             "loss": s["loss"] / s["supervised"],
             "unweighted_loss": s["plain"] / s["supervised"],
             "grad_norm": s["norm"],
@@ -273,4 +258,4 @@ class Meter:
             "supervised_tokens_per_second": s["supervised"] / s["seconds"],
         }
         s.update(dict.fromkeys(("loss", "plain", "norm", "supervised", "seen", "seconds"), 0.0))
-        return event
+        return means

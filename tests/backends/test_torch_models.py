@@ -91,7 +91,7 @@ def test_experts_that_the_backends_name_differently_are_one_sentence(tmp_path):
     assert steps(theirs, [3]) == pytest.approx(steps(ours, [3]), rel=1e-5)
     for one, other in (("torch", "mlx"), ("mlx", "torch")):
         fresh(one, path, fine_tune_type="full").save_state(file)
-        with pytest.raises(UserError, match=r"does not fit this run .* go on with the backend that wrote it"):
+        with pytest.raises(UserError, match=r"does not fit this run .* continue with the backend that wrote it"):
             fresh(other, path, fine_tune_type="full").load_state(file)
 
 

@@ -1,4 +1,4 @@
-"""MLX and torch: one config, the same numbers; and what one has begun, the other goes on with."""
+"""MLX and torch: one config, the same numbers; and a run of one resumes on the other."""
 
 from __future__ import annotations
 

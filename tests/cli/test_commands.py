@@ -103,8 +103,8 @@ def test_a_locked_database(refused, tmp_path, anima):
 def test_an_output_that_exists(refused, tmp_path, eisv_data):
     (tmp_path / "d").mkdir()
     assert "exists already" in refused("data", "eisv", "--out", tmp_path / "d")
-    assert "is no run" in refused("train", "--data", eisv_data, "--out", tmp_path / "d")
-    assert "no earlier quickstart" in refused("quickstart", "--out", tmp_path / "d")
+    assert "is not a run directory" in refused("train", "--data", eisv_data, "--out", tmp_path / "d")
+    assert "not an earlier quickstart" in refused("quickstart", "--out", tmp_path / "d")
     assert list((tmp_path / "d").iterdir()) == []
 
 
@@ -124,11 +124,11 @@ def test_no_room_to_write(command, tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's own full disk")
 def test_a_full_disk_is_named(tmp_path):
     from mlx_lora.errors import UserError
-    from mlx_lora.training.loggers import metrics_file
+    from mlx_lora.runs.events import Checkpoint, append_event
 
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(UserError, match="disk is full"):
-        metrics_file(tmp_path / "metrics.jsonl")({"event": "start"})
+        append_event(tmp_path / "metrics.jsonl", Checkpoint(step=1))
 
 
 def test_ctrl_c_leaves_nothing_half_written(tmp_path):

@@ -207,7 +207,7 @@ def test_help_says_what_the_exit_status_means(command):
 @pytest.mark.parametrize(
     ("host", "said"),
     [
-        ("127.0.0.1:notaport", "this is no address of an Ollama server"),
+        ("127.0.0.1:notaport", "this is not an Ollama server's address"),
         ("{html}", "what answers there is not Ollama"),
         ("{absent}", "no Ollama answers there"),
     ],

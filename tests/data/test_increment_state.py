@@ -120,7 +120,7 @@ def test_examples_without_an_id_are_named(meta):
 def test_a_broken_state_is_one_sentence(tmp_path, content):
     path = tmp_path / "state.json"
     path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(UserError, match=r"state\.json: this is no state"):
+    with pytest.raises(UserError, match=r"state\.json: this is not a state"):
         start_round(path, many(12))
     assert path.read_bytes() == content.encode("latin-1")
 

@@ -61,8 +61,8 @@ def test_the_config_names_several_datasets(tmp_path):
     config = load_config(tmp_path / "c.yaml")
     assert config.data == [{"path": "a", "weight": 2.0}, {"path": "b", "weight": 1.0}]
     assert config.waive_checks == ["secrets"]
-    assert config.learned_from()["data_weights"] == [2.0, 1.0]
-    assert "waive_checks" not in config.learned_from()
+    assert config.training_fingerprint()["data_weights"] == [2.0, 1.0]
+    assert "waive_checks" not in config.training_fingerprint()
     assert load_config(None, ["data=x"]).data == "x"
 
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from mlx_lora.data import jsonl
 from mlx_lora.data.dataset import Span
-from mlx_lora.data.formats import Row, read_rows
+from mlx_lora.data.formats import DataRow, read_rows
 from mlx_lora.errors import UserError
 
 USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
 
 
-def read(tmp_path, *lines) -> list[Row]:
+def read(tmp_path, *lines) -> list[DataRow]:
     """Rows of a file of these lines: bytes and text as they are, all else as JSON."""
     raw = [x if isinstance(x, bytes) else (x if isinstance(x, str) else json.dumps(x)).encode() for x in lines]
     (tmp_path / "f.jsonl").write_bytes(b"\n".join(raw))
@@ -173,7 +173,7 @@ def test_any_bytes_give_rows_or_named_errors(tmp_path_factory, lines):
     try:
         rows = list(read_rows(file))
     except UserError as error:  # bytes that begin as a compressed file or as Parquet
-        rows = [Row("any.jsonl", 0, error=str(error))]
+        rows = [DataRow("any.jsonl", 0, error=str(error))]
     for row in rows:
         assert (row.error is None) == bool(row.messages)
         assert row.error is None or "\n" not in row.error

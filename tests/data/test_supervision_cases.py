@@ -327,7 +327,7 @@ def test_the_longest_prompts_are_truncated_and_no_answer(tiny, tmp_path):
     whole, cut = (encode_example(tiny, Example(row), size) for size in (10**9, 220))
     text = tiny.decode(cut.ids)
     assert len(cut) == 220
-    assert cut.cut == len(whole) - 220
+    assert cut.truncated == len(whole) - 220
     assert tiny.decode(cut.ids[cut.supervised]) == tiny.decode(whole.ids[whole.supervised])
     for kept in (SYSTEM["content"], ASK["content"], "begin word", "word end", "start word", "word stop"):
         assert kept in text
@@ -336,7 +336,7 @@ def test_the_longest_prompts_are_truncated_and_no_answer(tiny, tmp_path):
     words = [len(part.split(" word")) for part in (text.split("begin")[1].split("end")[0], text.split("start")[1])]
     assert abs(words[0] - words[1]) <= 2
     said = findings(dataset(tmp_path / "data", row), tiny, 220)["too_long"].examples[0]
-    assert f"{len(whole)} tokens; the prompt loses {cut.cut} of them" in said
+    assert f"{len(whole)} tokens; the prompt loses {cut.truncated} of them" in said
 
 
 def test_an_answer_of_weight_0_is_cut_before_a_row_is_refused(tiny):

@@ -34,7 +34,7 @@ def test_every_answer_is_supervised_with_its_end_of_turn(tokenizer):
     encoded = encode_example(tokenizer, Example(MESSAGES, 0.5), 512)
     assert supervised_text(tokenizer, encoded) == "EISV_TOKENS: ~stillness~<|eot_id|>no<|eot_id|>"
     assert encoded.weight == 0.5
-    assert encoded.cut == 0
+    assert encoded.truncated == 0
     prompt = encode_prompt(tokenizer, MESSAGES[:2])
     assert list(encoded.ids[: len(prompt)]) == prompt
     assert not encoded.supervised[: len(prompt)].any()
@@ -46,7 +46,7 @@ def test_a_long_prompt_loses_its_middle_and_the_answer_nothing(tokenizer):
     whole = encode_example(tokenizer, Example(messages), 1000)
     cut = encode_example(tokenizer, Example(messages), 64)
     assert len(cut) == 64
-    assert cut.cut == len(whole) - 64
+    assert cut.truncated == len(whole) - 64
     assert supervised_text(tokenizer, cut) == supervised_text(tokenizer, whole)
     assert list(cut.ids[:5]) == list(whole.ids[:5])
     answer = int(whole.supervised.sum())

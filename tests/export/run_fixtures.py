@@ -50,7 +50,7 @@ def make_run(base: Path | str, out: Path, system_prompt: str | None = None, data
         "model_revision": None,
         "data": data,
         "data_sha256": {},
-        "learned_from": training.learned_from(),
+        "learned_from": training.training_fingerprint(),
         "system_prompt": system_prompt,
         "result": None,
     }

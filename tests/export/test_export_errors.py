@@ -44,7 +44,7 @@ def change_config(base, **changes):
 def test_the_commands(refused, command, run, tmp_path):
     assert "this exists already" in refused("export", "gguf", "--run", run, "--out", run)
     assert "no such type" in refused("export", "gguf", "--run", run, "--out", tmp_path / "x.gguf", "--type", "q5")
-    assert "this is no run directory" in refused("fuse", "--run", "builtin/tiny-lumen", "--out", tmp_path / "x")
+    assert "this is not a run directory" in refused("fuse", "--run", "builtin/tiny-lumen", "--out", tmp_path / "x")
     done = command("export", "gguf", "--run", run, "--out", tmp_path / "x.gguf", "--json")
     report = json.loads(done.stdout)
     assert list(report) == ["file", "checks", "verdict", "plan"]
@@ -74,7 +74,7 @@ def test_nothing_rejected_is_overwritten(tmp_path):
     for name in ("a.gguf.rejected", "a.gguf.rejected-2"):
         with verification.new_file(tmp_path / "a.gguf") as temporary:
             temporary.write_text("weights")
-            report = verification.settle(
+            report = verification.publish_or_reject(
                 temporary, tmp_path / "a.gguf", [verification.at_most("error", float("nan"), 1.0)]
             )
         assert report.file == str(tmp_path / name)

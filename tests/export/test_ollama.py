@@ -195,7 +195,7 @@ def test_addresses(monkeypatch, given, url):
 
 @pytest.mark.parametrize("given", ["http://box:port", "ftp://box", "http://[::1"])
 def test_addresses_that_are_none(given):
-    with pytest.raises(UserError, match="this is no address of an Ollama server"):
+    with pytest.raises(UserError, match="this is not an Ollama server's address"):
         server_url(given)
 
 
@@ -306,7 +306,7 @@ def test_weights_made_for_a_rejected_model_are_put_aside(server, run, exported, 
     def already(name, out, kind, progress):
         out.parent.mkdir()
         out.write_bytes(exported.read_bytes())
-        return publish.Report(str(out), [])
+        return publish.ExportReport(str(out), [])
 
     monkeypatch.setattr(publish, "export_gguf", already)
     report = export_ollama(Wish(str(run), "lumen", "f16", server.url, tmp_path / "out"))
@@ -443,7 +443,7 @@ def test_adapters_that_do_not_fit(server, run, exported, tmp_path):
     lora = tmp_path / "lora.gguf"
     assert "there is no such file" in said(exported, lora)
     export_gguf_lora(run, lora)
-    assert "it needs its base besides" in said(None, lora)
+    assert "it needs its base as well" in said(None, lora)
     assert "this is another model" in said(weights(tmp_path), lora)
     assert "this GGUF file is no LoRA adapter" in said(exported, exported)
     assert server.requests == []

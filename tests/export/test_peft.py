@@ -249,7 +249,7 @@ FOREIGN = {
     "rank_pattern is": {"rank_pattern": {"q_proj": 8}},
     "modules_to_save is": {"modules_to_save": ["lm_head"]},
     "holds no biases": {"bias": "all"},
-    "missing or no number": {"r": "many"},
+    "missing or not a number": {"r": "many"},
     "use_dora does not agree": {"use_dora": True},
     "--base MODEL names another": {"base_model_name_or_path": "/nowhere/at/all"},
     "it names no base model": {"base_model_name_or_path": None},
@@ -284,7 +284,7 @@ def test_broken_peft_directories(llama, make_model, tmp_path):
     mx.save_safetensors(
         str(file), {**weights, "base_model.model.model.embed_tokens.lora_embedding_A": mx.zeros((4, 9))}
     )
-    assert "is no matrix of a LoRA on a linear layer" in said()
+    assert "is not a matrix of a LoRA on a linear layer" in said()
     mx.save_safetensors(
         str(file), {k: v for k, v in weights.items() if not k.endswith("0.self_attn.q_proj.lora_A.weight")}
     )

@@ -10,7 +10,7 @@ from mlx_lm.models.rope_utils import Llama3RoPE
 from mlx_lora.export.gguf.architectures import architectures, gguf_name, heads_of, permute_rows, unpermute_rows
 from mlx_lora.export.gguf.encoding import made_in_order
 from mlx_lora.export.gguf.rope import rope_divisors
-from mlx_lora.export.logit_metrics import agreement, same_greedy
+from mlx_lora.export.logit_metrics import compare_logits, same_greedy
 from mlx_lora.export.tensors import from_float32, make_header, read_header, to_float32
 
 
@@ -65,11 +65,11 @@ def test_llama3_divisors_are_mlx_lms():
 
 def test_agreement_of_a_shifted_and_a_broken_model():
     logits = np.random.default_rng(1).standard_normal((5, 50)).astype(np.float32)
-    same = agreement([logits], [logits + 3])
+    same = compare_logits([logits], [logits + 3])
     assert same.relative < 1e-6
     assert same.divergence < 1e-9
     assert same.top1 == 1
-    broken = agreement([logits], [logits * np.nan])
+    broken = compare_logits([logits], [logits * np.nan])
     assert broken.divergence == float("inf")
     assert broken.top1 == 0
 

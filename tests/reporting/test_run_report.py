@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
 
 import pytest
 
+from mlx_lora.runs.events import (
+    Checkpoint,
+    Evaluation,
+    Progress,
+    Start,
+    TrainingResult,
+    TrainingWarning,
+    append_event,
+)
 from mlx_lora.training.report import write_report
 
 RECORD = {"model": "m <of mine>", "data": "d", "data_sha256": {"train": "abc"}}
-PROGRESS = {"event": "progress", "learning_rate": 0.1, "tokens_per_second": 9000.4, "peak_memory_gb": 1.23456}
+SPEEDS = {"tokens_per_second": 9000.4, "supervised_tokens_per_second": 3.0, "peak_memory_gb": 1.23456}
 EVENTS = [
-    {
-        "event": "start",
-        "step": 0,
-        "train_examples": 288,
-        "valid_examples": 36,
-        "trainable_parameters": 180224,
-        "trained_modules": "4 of 4 layers, 7 modules",
-    },
-    {**PROGRESS, "step": 1, "loss": 2.51234567, "grad_norm": 1, "supervised_tokens_per_second": 3},
-    {**PROGRESS, "step": 2, "loss": 1.51234567, "grad_norm": 2, "supervised_tokens_per_second": 3},
-    {"event": "evaluation", "step": 2, "validation_loss": 1.7},
-    {"event": "checkpoint", "step": 2},
-    {"event": "warning", "step": 2, "message": "mind the <gap>"},
-    {"event": "complete", "steps": 2, "loss": 1.51234567, "seconds": 75.0, "stopped": None},
+    Start(
+        step=0,
+        model="m",
+        train_examples=288,
+        valid_examples=36,
+        trainable_parameters=180224,
+        trained_modules="4 of 4 layers, 7 modules",
+        total_steps=2,
+    ),
+    *(
+        Progress(step=step, epoch=1, learning_rate=0.1, loss=loss, unweighted_loss=loss, grad_norm=1.0, **SPEEDS)
+        for step, loss in ((1, 2.51234567), (2, 1.51234567))
+    ),
+    Evaluation(step=2, epoch=1, validation_loss=1.7),
+    Checkpoint(step=2),
+    TrainingWarning(step=2, message="mind the <gap>"),
+    TrainingResult(steps=2, loss=1.51234567, validation_loss=1.7, best_step=2, tokens=9, seconds=75.0),
 ]
 
 
 @pytest.fixture
 def page(tmp_path):
-    lines = "".join(json.dumps(event) + "\n" for event in EVENTS) + '{"event": "cut sh'
-    (tmp_path / "metrics.jsonl").write_text(lines)
+    for event in EVENTS:
+        append_event(tmp_path / "metrics.jsonl", event)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"event": "cut sh')
     write_report(tmp_path, {"lora_rank": 4}, RECORD, [("a <prompt>", "reference", "answer")])
     return tmp_path / "report.html"
 

@@ -110,8 +110,8 @@ BAD_FILES = {
     "not UTF-8": (b'[{"prompt": "\xff"}]', "not UTF-8 text .byte 14."),
     "a number": (b"3", "neither"),
     "other object": (b'{\n"a": 1}', "neither"),
-    "deep": (b"[" * 200_000, "no experience buffer|broken"),
-    "digits": (b"[" + b"9" * 5000 + b"]", "no experience buffer"),
+    "deep": (b"[" * 200_000, "not an experience buffer|broken"),
+    "digits": (b"[" + b"9" * 5000 + b"]", "not an experience buffer"),
 }
 
 
@@ -164,9 +164,9 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
         "no prompt and response": 1,
         "no text in its response": 1,
         "response of more than 100,000 characters": 1,
-        "a salience that is no number from 0 to 1": 1,
+        "a salience that is not a number from 0 to 1": 1,
         "half a character (a lone surrogate), or a number that is not finite": 2,
-        "metadata that is no object": 1,
+        "metadata that is not an object": 1,
     }
     assert report.left_out["no JSON object"] == [f"{tmp_path / 'b.json'}, row 2"]
     lines = ImportReport("salience")

@@ -160,7 +160,7 @@ def test_the_builder(tmp_path, buffer):
     assert builder.get_stats(loaded) == builder.get_stats(training_set)
     with pytest.raises(UserError, match=r"ends in \.json"):
         builder.save_training_set(training_set, tmp_path / "s.pt")
-    with pytest.raises(UserError, match="no training set"):
+    with pytest.raises(UserError, match="not a training set"):
         builder.load_training_set(path)
 
 

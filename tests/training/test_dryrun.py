@@ -33,7 +33,7 @@ class Slow:
         self.seconds, self.now, self.calls = seconds, 0.0, []
 
     def train_step(self, batches, step, learning_rate):
-        tokens = sum(batch.seen for batch in batches)
+        tokens = sum(batch.padded_tokens for batch in batches)
         self.calls.append(tokens)
         self.now += tokens * self.seconds
 

@@ -350,7 +350,7 @@ def test_fresh_removes_nothing_but_a_run(refused, arguments, tmp_path):
     out = tmp_path / "thesis"
     out.mkdir()
     (out / "chapter.txt").write_text("a year's work")
-    assert "--fresh replaces a run, and this is none" in refused(*arguments, out, "--fresh")
+    assert "--fresh replaces a run, and this is not a run directory" in refused(*arguments, out, "--fresh")
     (out / "run.json").write_text("{}")
     assert "chapter.txt in this directory is not of a run" in refused(*arguments, out, "--fresh")
     assert (out / "chapter.txt").read_text() == "a year's work"

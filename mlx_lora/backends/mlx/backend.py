@@ -31,7 +31,7 @@ from ..adapter_format import (
 )
 from ..errors import beginning_from, fitting_its_base, going_on_from
 from . import SLOW_BLAS
-from .distributed import message_from_leader, summed
+from .distributed import all_reduce_sum, broadcast_bytes
 from .generation import answer_in_turn, answer_together, can_batch
 from .gradient_checkpointing import checkpoint_layers
 from .lora import add_adapter, layer_modules, load_weights, start_adapter
@@ -124,15 +124,15 @@ class MLXBackend:
             raise RuntimeError("attach_lora must be called before training")
         return self._step
 
-    def summed(self, values: Sequence[float]) -> list[float]:
+    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
         """Return the all-reduce sums of values over all processes."""
-        return summed(values, self._group)
+        return all_reduce_sum(values, self._group)
 
-    def from_leader(self, message: bytes) -> bytes:
+    def broadcast(self, message: bytes) -> bytes:
         """Broadcast the message of rank 0."""
-        return message_from_leader(message, self._group)
+        return broadcast_bytes(message, self._group)
 
-    def share_state(self) -> None:
+    def broadcast_state(self) -> None:
         """Broadcast the trained parameters and optimizer state of rank 0."""
         self._training.share()
 

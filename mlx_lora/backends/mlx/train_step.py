@@ -16,7 +16,7 @@ from ...data.collate import Batch
 from .. import StepResult
 from ..adapter_format import check_shapes
 from ..loss_plan import LossPath
-from .distributed import from_leader, summed
+from .distributed import all_reduce_sum, broadcast
 from .gradients import Gradients
 
 
@@ -65,12 +65,12 @@ class TrainStep:
             mx.eval(total, loss, plain)
         if total is None:  # this process has no example of the step
             total = tree_map(mx.zeros_like, self.model.trainable_parameters())
-        counts = [sum(batch.tokens for batch in micro_batches), sum(batch.seen for batch in micro_batches)]
-        tokens, seen, *sums = summed([*counts, float(loss), float(plain)], self.group)
+        counts = [sum(batch.tokens for batch in micro_batches), sum(batch.padded_tokens for batch in micro_batches)]
+        tokens, padded_tokens, *sums = all_reduce_sum([*counts, float(loss), float(plain)], self.group)
         share = tokens / self.group.size()
         total = tree_map(lambda g: g / share, nn.utils.average_gradients(total, self.group))
         total, norm = optim.clip_grad_norm(total, self.config.grad_clip or float("inf"))
-        result = StepResult(sums[0] / tokens, sums[1] / tokens, float(norm), int(tokens), int(seen))
+        result = StepResult(sums[0] / tokens, sums[1] / tokens, float(norm), int(tokens), int(padded_tokens))
         if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
             self.optimizer.learning_rate = learning_rate
             self.optimizer.update(self.model, total)
@@ -106,4 +106,4 @@ class TrainStep:
         """Broadcast the state of rank 0."""
         if self.group.size() > 1:
             # Same order on every process: a loaded state orders its names differently from a fresh one.
-            self.set_state({name: from_leader(value, self.group) for name, value in sorted(self.state().items())})
+            self.set_state({name: broadcast(value, self.group) for name, value in sorted(self.state().items())})

@@ -30,7 +30,7 @@ from ..adapter_format import (
 )
 from ..errors import beginning_from, fitting_its_base, going_on_from
 from .device import explained, find_device, peak_memory, usable_memory
-from .distributed import join, message_from_leader, summed
+from .distributed import all_reduce_sum, broadcast_bytes, join
 from .lora import add_adapter, layer_modules, load_weights, start_adapter, stored_weights, trained
 from .loss import BatchArrays, find_path, in_base_dtype, loss_sums
 from .model_loading import load_model
@@ -108,15 +108,15 @@ class TorchBackend:
             raise RuntimeError("attach_lora must be called before training")
         return self._step
 
-    def summed(self, values: Sequence[float]) -> list[float]:
+    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
         """Return the all-reduce sums of values over all processes."""
-        return summed(values, self._processes)
+        return all_reduce_sum(values, self._processes)
 
-    def from_leader(self, message: bytes) -> bytes:
+    def broadcast(self, message: bytes) -> bytes:
         """Broadcast the message of rank 0."""
-        return message_from_leader(message, self._processes)
+        return broadcast_bytes(message, self._processes)
 
-    def share_state(self) -> None:
+    def broadcast_state(self) -> None:
         """Broadcast the trained parameters and optimizer state of rank 0."""
         self._training.share()
 

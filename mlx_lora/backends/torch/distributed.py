@@ -48,7 +48,7 @@ def _join(size: int) -> Processes:
     return Processes(distributed.get_rank(), distributed.get_world_size())
 
 
-def summed(values: Sequence[float], processes: Processes) -> list[float]:
+def all_reduce_sum(values: Sequence[float], processes: Processes) -> list[float]:
     """Return the all-reduce sums over all processes, in float64."""
     if processes.size == 1:
         return list(values)
@@ -68,7 +68,7 @@ def sum_all(tensors: Iterable[torch.Tensor], processes: Processes) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
-def from_leader(tensor: torch.Tensor, processes: Processes) -> torch.Tensor:
+def broadcast(tensor: torch.Tensor, processes: Processes) -> torch.Tensor:
     """Broadcast the tensor of rank 0; return it on the host. Shape and dtype are the same on every process."""
     if processes.size > 1:
         tensor = tensor.contiguous()
@@ -77,10 +77,10 @@ def from_leader(tensor: torch.Tensor, processes: Processes) -> torch.Tensor:
     return tensor
 
 
-def message_from_leader(message: bytes, processes: Processes) -> bytes:
+def broadcast_bytes(message: bytes, processes: Processes) -> bytes:
     """Broadcast the bytes of rank 0; those that other processes pass are ignored."""
     if processes.size == 1:
         return message
-    length = int(from_leader(torch.tensor(len(message)), processes))
+    length = int(broadcast(torch.tensor(len(message)), processes))
     own = list(message) if processes.rank == 0 else [0] * length
-    return bytes(from_leader(torch.tensor(own, dtype=torch.uint8), processes).tolist())
+    return bytes(broadcast(torch.tensor(own, dtype=torch.uint8), processes).tolist())

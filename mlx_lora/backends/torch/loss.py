@@ -189,7 +189,7 @@ class BatchArrays:
         return cls(prefix.long(), ids.long(), positions.long(), targets.long(), weights)
 
 
-class HeadSums(torch.autograd.Function):
+class FusedLinearCrossEntropy(torch.autograd.Function):
     """Fused linear cross-entropy of a frozen head: (weighted, plain) sums, N positions at a time.
 
     A chunk's gradient is computed while its logits are in memory, so that none are kept or recomputed.
@@ -246,7 +246,7 @@ def loss_sums(
             spoken = _hidden(model, path, _with_prefix(batch), positions, None)
     head = model.get_output_embeddings()
     rows = max(LEAST_POSITIONS, LOGITS_AT_ONCE[spoken.device.type] // head.out_features)
-    return HeadSums.apply(spoken.to(head.weight.dtype), head, batch.targets, batch.weights, rows)
+    return FusedLinearCrossEntropy.apply(spoken.to(head.weight.dtype), head, batch.targets, batch.weights, rows)
 
 
 def _with_prefix(batch: BatchArrays) -> torch.Tensor:

@@ -13,7 +13,7 @@ from ...config import TrainingConfig
 from ...data.collate import Batch, with_same_prefix
 from .. import StepResult
 from ..loss_plan import LossPath
-from .distributed import Processes, from_leader, sum_all, summed
+from .distributed import Processes, all_reduce_sum, broadcast, sum_all
 from .lora import decoder_layers, load_weights, stored_weights, trained
 from .loss import BatchArrays, SharedPrefix, loss_sums
 from .optimizers import eight_bit_of, make_optimizer, set_state, state_of
@@ -55,13 +55,13 @@ class TrainStep:
         sums = torch.zeros(2, device=parameters[0].device)
         for together in with_same_prefix(micro_batches):
             sums += self._backward([BatchArrays.of(batch, parameters[0].device) for batch in together])
-        counts = [sum(batch.tokens for batch in micro_batches), sum(batch.seen for batch in micro_batches)]
-        tokens, seen, *losses = summed([*counts, *sums.tolist()], self.processes)
+        counts = [sum(batch.tokens for batch in micro_batches), sum(batch.padded_tokens for batch in micro_batches)]
+        tokens, padded_tokens, *losses = all_reduce_sum([*counts, *sums.tolist()], self.processes)
         gradients = [parameter.grad for parameter in parameters]
         sum_all(gradients, self.processes)
         torch._foreach_div_(gradients, tokens)
         norm = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip or math.inf)
-        result = StepResult(losses[0] / tokens, losses[1] / tokens, float(norm), int(tokens), int(seen))
+        result = StepResult(losses[0] / tokens, losses[1] / tokens, float(norm), int(tokens), int(padded_tokens))
         if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
@@ -103,4 +103,4 @@ class TrainStep:
     def share(self) -> None:
         """Broadcast the state of rank 0."""
         if self.processes.size > 1:
-            self.set_state({n: from_leader(value, self.processes) for n, value in sorted(self.state().items())})
+            self.set_state({n: broadcast(value, self.processes) for n, value in sorted(self.state().items())})

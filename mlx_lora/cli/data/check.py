@@ -10,7 +10,7 @@ import click
 from ..output import json_option, print_json, print_table, progress, say
 
 if TYPE_CHECKING:
-    from ...data.checks import Finding, Table
+    from ...data.checks import DataFinding, Table
 
 # With fewer rows the check ends before a bar could be read.
 MANY_ROWS = 2000
@@ -103,7 +103,7 @@ def _notes(table: Table) -> list[str]:
     return [*table.tokenizer.base_facts.notes, *([merged] if merged else [])]
 
 
-def _checked(table: Table, quiet: bool) -> list[Finding]:
+def _checked(table: Table, quiet: bool) -> list[DataFinding]:
     """Return all findings, with a progress bar on standard error."""
     from ...data.checks import check_table
 
@@ -122,7 +122,7 @@ def _checked(table: Table, quiet: bool) -> list[Finding]:
         return check_table(table)
 
 
-def _print(table: Table, findings: list[Finding], fixed: object) -> None:
+def _print(table: Table, findings: list[DataFinding], fixed: object) -> None:
     if findings:
         rows = [(f.check, f.severity, f"{f.count:,}", f.means) for f in findings]
         print_table("Findings", ("check", "severity", "count", "what"), rows)

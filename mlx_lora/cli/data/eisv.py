@@ -20,7 +20,7 @@ from ..output import finite, json_option, print_json, print_table, say
     type=click.IntRange(0),
     default=50,
     show_default=True,
-    help="Synthetic windows are added until each of the nine shapes has so many.",
+    help="Synthetic windows are added until each of the nine shapes has N.",
 )
 @click.option(
     "--labels",

@@ -14,7 +14,7 @@ from ...user_files import read_text
 from ..output import json_option, print_json
 
 if TYPE_CHECKING:
-    from ...data.formats import Row
+    from ...data.formats import DataRow
     from ...data.segments import Segment
     from ...data.tokenize import EncodedExample
 
@@ -62,7 +62,7 @@ def show(
         _print(row, split, base, example, parts)
 
 
-def find_row(path: Path, number: int, split: str | None) -> tuple[str, Row]:
+def find_row(path: Path, number: int, split: str | None) -> tuple[str, DataRow]:
     """Return the Nth row of a split, rows that training refuses included, and its split.
 
     Raises:
@@ -96,7 +96,7 @@ def _card_base(path: Path) -> str | None:
         return None
 
 
-def _facts(row: Row, split: str, base: str, example: EncodedExample, parts: list[Segment]) -> dict[str, Any]:
+def _facts(row: DataRow, split: str, base: str, example: EncodedExample, parts: list[Segment]) -> dict[str, Any]:
     return {
         "file": row.file,
         "line": row.line,
@@ -104,19 +104,19 @@ def _facts(row: Row, split: str, base: str, example: EncodedExample, parts: list
         "base": base,
         "tokens": len(example),
         "supervised_tokens": int(example.supervised.sum()),
-        "cut": example.cut,
+        "cut": example.truncated,
         "weight": example.weight,
         "segments": [asdict(part) for part in parts],
     }
 
 
-def _print(row: Row, split: str, base: str, example: EncodedExample, parts: list[Segment]) -> None:
+def _print(row: DataRow, split: str, base: str, example: EncodedExample, parts: list[Segment]) -> None:
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
     learned = int(example.supervised.sum())
-    cut = f", {example.cut} of the prompt left out" if example.cut else ""
+    cut = f", {example.truncated} of the prompt left out" if example.truncated else ""
     console.print(Text(visible(f"{row.where} ({split}), as {base} sees it")))
     console.print(
         Text(f"{len(example)} tokens, {learned} of them learned{cut}; the example's weight is {row.weight:g}")

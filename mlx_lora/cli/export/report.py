@@ -9,10 +9,10 @@ from ..output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from ...export.resources import Step
-    from ...export.verification import Report
+    from ...export.verification import ExportReport
 
 
-def conclude(report: Report, as_json: bool) -> None:
+def conclude(report: ExportReport, as_json: bool) -> None:
     """Print a report and its verdict; a rejected one ends the command with status 1."""
     for note in report.notes:
         say(f"note: {note}", err=as_json)

@@ -1,13 +1,13 @@
 """Data checks before training: each has a name, a severity, and findings that name file and line."""
 
-from .base import Check, Finding, Hit
+from .base import DataCheck, DataFinding, Hit
 from .dataset_table import Table, read_table
 from .registry import CHECKS, check_table, errors_that_stop, stop_sentence
 
 __all__ = [
     "CHECKS",
-    "Check",
-    "Finding",
+    "DataCheck",
+    "DataFinding",
     "Hit",
     "Table",
     "check_table",

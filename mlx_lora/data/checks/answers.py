@@ -33,7 +33,7 @@ def short(table: Table) -> Iterator[Hit]:
             yield Hit(f"{item.where}: the answer is only {brief(item.answer.strip())}")
 
 
-def cut(table: Table) -> Iterator[Hit]:
+def truncated(table: Table) -> Iterator[Hit]:
     """Yield training rows whose answer looks truncated; a guess, so ``--fix`` keeps them."""
     for item in table.trained:
         last = [message for message in item.row.messages if message["role"] == "assistant"][-1]

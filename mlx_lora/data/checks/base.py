@@ -27,7 +27,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Check:
+class DataCheck:
     """One check.
 
     Attributes:
@@ -51,7 +51,7 @@ class Check:
 
 
 @dataclass
-class Finding:
+class DataFinding:
     """The result of a check.
 
     Attributes:
@@ -73,10 +73,10 @@ class Finding:
         return {"check": self.check, "severity": self.severity, "count": self.count, "examples": self.examples}
 
 
-def run_check(check: Check, table: Table) -> Finding | None:
+def run_check(check: DataCheck, table: Table) -> DataFinding | None:
     """Return the check's finding, or ``None`` if there are no hits."""
     hits = list(check.find(table))
     if not hits:
         return None
     said = [hit.said for hit in hits[:NAMED]]
-    return Finding(check.name, check.severity, len(hits), said, check.means, check.unfixable, hits)
+    return DataFinding(check.name, check.severity, len(hits), said, check.means, check.unfixable, hits)

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import UserError
 from ...files import new_directory, write_atomic
 from ..dataset import SPLITS, Example, write_dataset
-from .base import Finding, run_check
+from .base import DataFinding, run_check
 from .control_text import strip_table
 from .dataset_table import Table
 from .registry import CHECKS, check_table
@@ -19,7 +19,7 @@ LOG = "fixed.jsonl"
 COPIES = ("exact_duplicates", "near_leaks", "near_duplicates")
 
 
-def write_fixed(out: str | Path, table: Table, findings: Sequence[Finding], strip: bool = False) -> dict[str, int]:
+def write_fixed(out: str | Path, table: Table, findings: Sequence[DataFinding], strip: bool = False) -> dict[str, int]:
     """Write the rows without an error, each once, as a new dataset directory.
 
     ``fixed.jsonl`` in it has a line for each dropped row, ``{"file", "line", "check", "why"}``, with the first check
@@ -60,14 +60,14 @@ def write_fixed(out: str | Path, table: Table, findings: Sequence[Finding], stri
     return {"kept": sum(map(len, splits.values())), "dropped": len(log), "stripped": stripped}
 
 
-def _dropped(table: Table, findings: Sequence[Finding]) -> tuple[list[dict[str, Any]], set[int]]:
+def _dropped(table: Table, findings: Sequence[DataFinding]) -> tuple[list[dict[str, Any]], set[int]]:
     """Return the log, and the ids (Python's) of the items that are dropped."""
     log: list[dict[str, Any]] = [
         {"file": row.file, "line": row.line, "check": "malformed", "why": row.error} for row in table.malformed
     ]
     dropped: set[int] = set()
 
-    def drop(finding: Finding) -> None:
+    def drop(finding: DataFinding) -> None:
         for hit in finding.hits:
             for item in hit.drop:
                 if id(item) not in dropped:

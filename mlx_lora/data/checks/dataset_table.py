@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import UserError
 from ..dataset import HELD_OUT, split_files, split_of
-from ..formats import Reader, Row, read_rows, stem_of
+from ..formats import DataRow, Reader, read_rows, stem_of
 
 __all__ = ["HELD_OUT", "Item", "Table", "read_table", "split_of"]
 
@@ -30,7 +30,7 @@ class Item:
         answer: the last answer as it stands, tool calls included.
     """
 
-    row: Row
+    row: DataRow
     split: str
     prompt: str = ""
     answer: str = ""
@@ -112,7 +112,7 @@ class Table:
     """
 
     items: list[Item]
-    malformed: list[Row] = field(default_factory=list)
+    malformed: list[DataRow] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     plan: Mapping[str, int] | None = None
     stated_total: int | None = None
@@ -185,7 +185,7 @@ def read_table(paths: Sequence[str | Path], read: Reader = read_rows) -> Table:
     return table
 
 
-def _add(table: Table, rows: Iterable[Row], split: str) -> None:
+def _add(table: Table, rows: Iterable[DataRow], split: str) -> None:
     for row in rows:
         if row.error:
             table.malformed.append(row)

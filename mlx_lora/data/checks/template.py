@@ -29,7 +29,7 @@ class Encoded:
 
     Attributes:
         tokens: its length.
-        cut: the texts that are truncated to fit ``max_seq_length``, and how many tokens they have.
+        truncated: the texts that are truncated to fit ``max_seq_length``, and how many tokens they have.
         too_long: why the row's answers do not fit.
         refused: why the row cannot be encoded.
         ends: every answer's last supervised token is a special one, but for those with ``open_end``.
@@ -39,8 +39,8 @@ class Encoded:
 
     item: Item
     tokens: int = 0
-    cut: str = ""
-    cut_tokens: int = 0
+    truncated: str = ""
+    truncated_tokens: int = 0
     too_long: str | None = None
     refused: str | None = None
     ends: bool = True
@@ -95,7 +95,7 @@ def _encode(table: Table, item: Item, ends: set[int]) -> Encoded:
     fact.tokens = len(tokens.ids)
     try:
         kept = truncate(tokens, table.max_seq_length)
-        fact.cut_tokens, fact.cut = int((~kept).sum()), _removed_text(tokenizer, tokens.ids, kept)
+        fact.truncated_tokens, fact.truncated = int((~kept).sum()), _removed_text(tokenizer, tokens.ids, kept)
     except UserError as error:
         fact.too_long = str(error)
     last = {int(owner): int(number) for owner, number in zip(tokens.owner[learned], tokens.ids[learned], strict=True)}
@@ -163,8 +163,8 @@ def answer_too_long(table: Table) -> Iterator[Hit]:
 def too_long(table: Table) -> Iterator[Hit]:
     """Yield rows whose prompts are truncated in the middle."""
     for fact in encoded(table):
-        if fact.cut_tokens:
-            said = f"{fact.tokens} tokens; the prompt loses {fact.cut_tokens} of them: {brief(fact.cut)}"
+        if fact.truncated_tokens:
+            said = f"{fact.tokens} tokens; the prompt loses {fact.truncated_tokens} of them: {brief(fact.truncated)}"
             yield Hit(f"{fact.item.where}: {said}")
 
 

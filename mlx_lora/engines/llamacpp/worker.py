@@ -75,6 +75,6 @@ def quantize(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    found = {"evaluate": evaluate, "quantize": quantize}[asked["action"]](asked)
+    requested = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    found = {"evaluate": evaluate, "quantize": quantize}[requested["action"]](requested)
     Path(sys.argv[1]).with_suffix(".answer").write_text(json.dumps(found), encoding="utf-8")

@@ -15,7 +15,7 @@ from ..merge import Weight
 from ..reference import adapter_logits, questions_of
 from ..resources import Step, check_memory
 from ..source import Source, read_source
-from ..verification import Check, Report, check_space, new_file, refuse_existing, settle
+from ..verification import ExportCheck, ExportReport, check_space, new_file, publish_or_reject, refuse_existing
 from .converter import HOW_TO_GET, find_converter
 from .encoding import TYPES
 from .llamacpp_checks import run_checks
@@ -25,7 +25,7 @@ from .reader import content_checks, open_gguf, type_checks
 from .resources import gguf_steps
 from .tokenizer import check_size, read_vocabulary
 from .upstream import export_upstream
-from .writer import HEADER_BYTES, Plan, plan, refused_here, write_gguf
+from .writer import HEADER_BYTES, GGUFPlan, plan, refused_here, write_gguf
 
 
 def export_gguf(
@@ -35,7 +35,7 @@ def export_gguf(
     progress: Callable[[float], None] = lambda share: None,
     announce: Callable[[list[Step]], None] = lambda steps: None,
     converter: str | None = None,
-) -> Report:
+) -> ExportReport:
     """Write the model of a run (or a base model) as GGUF, and verify it in llama.cpp against the adapter in MLX.
 
     Args:
@@ -79,7 +79,7 @@ def export_gguf(
     with new_file(out) as temporary:
         # The other file's name ends like this one's, so that it is removed as well if the block fails.
         full = temporary if kind in TYPES else temporary.with_name(f"{temporary.name}.{BETWEEN}")
-        checks: list[Check] = []
+        checks: list[ExportCheck] = []
         notes = [*_notes(source, planned), *serving_notes(tokenizer, source.run.get("system_prompt"))]
         try:
             write_gguf(planned, vocabulary, full, lambda done: progress(0.6 * done / planned.weight_bytes))
@@ -102,19 +102,19 @@ def export_gguf(
                 found, said = error_checks(errors, kind, planned.changed)
                 checks, notes = [*checks, *found], [*notes, *said]
         except LlamaCppFailed as error:
-            checks.append(Check("llama.cpp quantizes it", str(error), "yes", False))
+            checks.append(ExportCheck("llama.cpp quantizes it", str(error), "yes", False))
             if not temporary.exists():
                 full.rename(temporary)
         finally:
             if full != temporary:
                 full.unlink(missing_ok=True)
         progress(1.0)
-        report = settle(temporary, out, checks, notes)
+        report = publish_or_reject(temporary, out, checks, notes)
         report.plan = steps
         return report
 
 
-def _notes(source: Source, planned: Plan) -> list[str]:
+def _notes(source: Source, planned: GGUFPlan) -> list[str]:
     if any(weight is not None and _is_quantized(weight) for _, _, weight in planned.tensors):
         return [f"{source.model.name} is quantized itself: its weights were dequantized, with the error they have"]
     return []

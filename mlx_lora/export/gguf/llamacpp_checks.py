@@ -11,11 +11,11 @@ import numpy as np
 
 from ...data.chat_template import render
 from ...engines.llamacpp.run import Answer, LlamaCppFailed, Request, evaluated
-from ..limits import Limits, limits_of
-from ..logit_metrics import Agreement, agreement, same_greedy
+from ..limits import ExportLimits, limits_of
+from ..logit_metrics import Agreement, compare_logits, same_greedy
 from ..prompts import TEXTS
 from ..reference import GREEDY, Questions
-from ..verification import Check, at_least, at_most, equal
+from ..verification import ExportCheck, at_least, at_most, equal
 from .tokenizer import CONTROL, Vocabulary
 
 # llama.cpp rounds activations to 8 bits before it multiplies them with quantized weights.
@@ -54,7 +54,7 @@ def run_checks(
     adapter: Ask,
     own: Ask | None = None,
     others: bool = False,
-) -> tuple[list[Check], list[str]]:
+) -> tuple[list[ExportCheck], list[str]]:
     """Load the file in llama.cpp and compare it with the adapter; return the checks and the notes for the user.
 
     llama.cpp runs first, so that one forward pass of the adapter's model covers its greedy answer as well.
@@ -81,22 +81,22 @@ def run_checks(
     try:
         with evaluated(request) as answer:
             ids = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in probes]
-            checks = [Check("runs in llama.cpp", "yes", "yes", True)]
+            checks = [ExportCheck("runs in llama.cpp", "yes", "yes", True)]
             checks += _vocabulary(answer, vocabulary, ids, PROBES if others else 1.0)
             checks += _template(answer, questions, answer.tokens[len(probes) :]) if chats else []
             if own is not None:
                 expected = own([short], [list(range(len(short)))])
-                gap = agreement(expected, [answer.logits(0)[: len(short)]]).relative
+                gap = compare_logits(expected, [answer.logits(0)[: len(short)]]).relative
                 checks.append(at_most("difference of logits from the same weights in MLX (RMS)", gap, OWN_LIMIT))
             expected = adapter(*questions.with_answer(answer.greedy))
             logits = [answer.logits(i) for i in range(len(expected))]
             logits[0] = logits[0][[first.index(position) for position in questions.positions[0]]]
-            found = agreement(expected, logits)
+            found = compare_logits(expected, logits)
             limits = limits_of("f16" if others and kind == "f32" else kind)
             notes = [*_other_tokens(probes, ids, answer), *_notes(kind, found, questions)]
             return [*checks, *_answers(answer, expected[-1], found, limits)], notes
     except LlamaCppFailed as error:
-        return [Check("runs in llama.cpp", str(error), "yes", False)], []
+        return [ExportCheck("runs in llama.cpp", str(error), "yes", False)], []
 
 
 def _rendered(tokenizer: Any, chat: list[dict[str, Any]], template: str) -> str:
@@ -111,7 +111,9 @@ def _rendered(tokenizer: Any, chat: list[dict[str, Any]], template: str) -> str:
     return render(Carrier(), chat)
 
 
-def _vocabulary(answer: Answer, vocabulary: Vocabulary, ids: Sequence[Sequence[int]], needed: float) -> list[Check]:
+def _vocabulary(
+    answer: Answer, vocabulary: Vocabulary, ids: Sequence[Sequence[int]], needed: float
+) -> list[ExportCheck]:
     same = sum(list(ours) == theirs for ours, theirs in zip(ids, answer.tokens, strict=False))
     return [
         equal("vocabulary in llama.cpp", answer.vocabulary, vocabulary.rows),
@@ -129,7 +131,7 @@ def _other_tokens(texts: Sequence[str], ids: Sequence[Sequence[int]], answer: An
     return [f"llama.cpp makes other tokens than the tokenizer of {counted}"]
 
 
-def _template(answer: Answer, questions: Questions, tokens: list[list[int]]) -> list[Check]:
+def _template(answer: Answer, questions: Questions, tokens: list[list[int]]) -> list[ExportCheck]:
     """Check that file template and llama.cpp tokenizer give training's token ids, and its end token ends generation."""
     pairs = zip(questions.encoded, tokens, strict=True)
     same = sum(example.ids.tolist() == theirs for example, theirs in pairs)
@@ -137,11 +139,11 @@ def _template(answer: Answer, questions: Questions, tokens: list[list[int]]) -> 
     stops = sum(token in answer.ends for token in last)
     return [
         equal("conversations with training's own ids", same, len(tokens)),
-        Check("tokens trained to end an answer that end it", stops, len(last), stops == len(last) > 0),
+        ExportCheck("tokens trained to end an answer that end it", stops, len(last), stops == len(last) > 0),
     ]
 
 
-def _answers(answer: Answer, logits: np.ndarray, found: Agreement, limits: Limits) -> list[Check]:
+def _answers(answer: Answer, logits: np.ndarray, found: Agreement, limits: ExportLimits) -> list[ExportCheck]:
     """Compare logits and greedy text; ``logits`` are the adapter's before each token of llama.cpp's greedy answer."""
     expected = logits.argmax(axis=1).tolist()
     total = len(expected)
@@ -149,11 +151,11 @@ def _answers(answer: Answer, logits: np.ndarray, found: Agreement, limits: Limit
     # Given the largest logit difference, tokens may only differ where two logits were that close.
     explained = same_greedy(expected, answer.greedy, logits, 2 * found.largest)
     return [
-        Check("largest difference of a logit", _number(found.largest), "reported", True),
+        ExportCheck("largest difference of a logit", _number(found.largest), "reported", True),
         at_most("difference of logits (RMS, in their spread)", found.relative, limits.relative),
         at_most("KL divergence (nats)", found.divergence, limits.divergence),
         at_least("same likeliest token", found.top1, limits.top1),
-        Check("greedy text", f"{same} of {total} tokens", "the same, or until a near tie", explained == total),
+        ExportCheck("greedy text", f"{same} of {total} tokens", "the same, or until a near tie", explained == total),
     ]
 
 
@@ -167,7 +169,7 @@ def _notes(kind: str, found: Agreement, questions: Questions) -> list[str]:
         notes.append("no held-out prompts of a run were at hand: a conversation of ours was compared instead")
     if found.top1 < FAIR_TOP1 and kind not in ("f32", "f16", "bf16"):
         notes.append(
-            f"{kind} finds another likeliest token than the adapter in {1 - found.top1:.0%} of places; "
+            f"{kind} finds another top-1 token than the adapter in {1 - found.top1:.0%} of places; "
             "q5_k_m or q8_0 would be nearer"
         )
     return notes

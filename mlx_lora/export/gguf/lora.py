@@ -18,7 +18,16 @@ import numpy as np
 from ...errors import UserError, first_line, guarded
 from ..adapter import Adapter, counted, read_adapter
 from ..reference import reference_of
-from ..verification import Check, Report, at_most, check_space, equal, new_file, refuse_existing, settle
+from ..verification import (
+    ExportCheck,
+    ExportReport,
+    at_most,
+    check_space,
+    equal,
+    new_file,
+    publish_or_reject,
+    refuse_existing,
+)
 from .architectures import Architecture, find_architecture, gguf_name, heads_of, permute_rows, unpermute_rows
 from .header import read_gguf_header
 
@@ -34,7 +43,7 @@ class GGUFLora:
     tensors: dict[str, np.ndarray]
 
 
-def export_gguf_lora(run: str | Path, out: str | Path, base: str | Path | None = None) -> Report:
+def export_gguf_lora(run: str | Path, out: str | Path, base: str | Path | None = None) -> ExportReport:
     """Write a run's adapter as a GGUF LoRA, read it back and compare.
 
     Args:
@@ -61,7 +70,7 @@ def export_gguf_lora(run: str | Path, out: str | Path, base: str | Path | None =
     check_space(out, sum(values.nbytes for values in lora.tensors.values()))
     with new_file(out) as temporary:
         write_gguf_lora(temporary, lora)
-        return settle(temporary, out, _compared(adapter, architecture, config, temporary))
+        return publish_or_reject(temporary, out, _compared(adapter, architecture, config, temporary))
 
 
 def _names(adapter: Adapter, architecture: Architecture, config: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -142,12 +151,12 @@ def check_base(lora: GGUFLora, base: Path, name: str) -> None:
                 )
 
 
-def _compared(adapter: Adapter, architecture: Architecture, config: dict[str, Any], file: Path) -> list[Check]:
+def _compared(adapter: Adapter, architecture: Architecture, config: dict[str, Any], file: Path) -> list[ExportCheck]:
     """Read the file back with gguf, convert it to MLX's layout, and compare it with the adapter."""
     try:
         again = read_gguf_lora(file)
     except UserError as error:
-        return [Check("read back", str(error), "it can be", False)]
+        return [ExportCheck("read back", str(error), "it can be", False)]
     scale = float(np.float32(again.alpha)) / adapter.rank
     return [
         equal("architecture", again.architecture, architecture.name),

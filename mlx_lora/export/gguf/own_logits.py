@@ -10,11 +10,11 @@ import numpy as np
 
 from .architectures import heads_of, unpermute_rows
 from .reader import WeightErrors
-from .writer import Plan
+from .writer import GGUFPlan
 
 
 def own_logits(
-    plan: Plan, errors: WeightErrors, prompts: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
+    plan: GGUFPlan, errors: WeightErrors, prompts: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
 ) -> list[np.ndarray]:
     """Compute the logits of a quantized file's own weights in MLX, which llama.cpp has to reproduce.
 

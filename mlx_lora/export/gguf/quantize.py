@@ -10,7 +10,7 @@ from pathlib import Path
 from ...engines.llamacpp.run import LlamaCppFailed, quantize
 from ...errors import UserError
 from ..merge import Changed
-from ..verification import Check, at_most
+from ..verification import ExportCheck, at_most
 from .encoding import TYPES
 from .reader import Opened, WeightErrors, open_gguf, worst_error
 
@@ -55,7 +55,7 @@ def file_share(kind: str) -> float:
     return 1.25 * BITS.get(kind, OTHER_BITS) / {"f32": 32.0, "f16": 16.0}[BETWEEN]
 
 
-def quantized(full: Path, out: Path, kind: str) -> tuple[WeightErrors, list[Check], list[str]]:
+def quantized(full: Path, out: Path, kind: str) -> tuple[WeightErrors, list[ExportCheck], list[str]]:
     """Quantize a GGUF file; return the weight errors (of both files), the checks, and the notes for the user.
 
     Raises:
@@ -80,7 +80,7 @@ def quantized(full: Path, out: Path, kind: str) -> tuple[WeightErrors, list[Chec
     return WeightErrors(before, after), [at_most("bits a weight", after.bits, limit)], notes
 
 
-def error_checks(errors: WeightErrors, kind: str, changed: Changed) -> tuple[list[Check], list[str]]:
+def error_checks(errors: WeightErrors, kind: str, changed: Changed) -> tuple[list[ExportCheck], list[str]]:
     """Check the quantization error of every tensor against its type's; report it next to the adapter's change."""
     found, tensors = errors.all(), errors.quantized.tensors
     notes = []

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ..tensors import PIECE
-from ..verification import Check, at_most, equal
+from ..verification import ExportCheck, at_most, equal
 from .header import read_gguf_header
 from .tokenizer import Vocabulary
-from .writer import Plan
+from .writer import GGUFPlan
 
 
 @dataclass
@@ -87,7 +87,7 @@ def open_gguf(file: Path) -> Opened:
     return Opened(tensors, facts.get("tokenizer.ggml.tokens", []), facts.get("tokenizer.chat_template"), bits)
 
 
-def content_checks(opened: Opened, plan: Plan, vocabulary: Vocabulary) -> list[Check]:
+def content_checks(opened: Opened, plan: GGUFPlan, vocabulary: Vocabulary) -> list[ExportCheck]:
     """Check tensors, shapes and vocabulary against the plan; types as well unless the file was quantized afterwards."""
     shapes = {name: plan.shape(weight) for name, _, weight in plan.tensors}
     found = {name: tensor.shape for name, tensor in opened.tensors.items()}
@@ -101,7 +101,7 @@ def content_checks(opened: Opened, plan: Plan, vocabulary: Vocabulary) -> list[C
         equal("tokens in their places", same, plan.rows),
         equal("chat template", _length(opened.template), _length(vocabulary.chat_template))
         if opened.template == vocabulary.chat_template
-        else Check("chat template", "another", "the tokenizer's", False),
+        else ExportCheck("chat template", "another", "the tokenizer's", False),
     ]
 
 
@@ -109,14 +109,16 @@ def _length(template: str | None) -> str:
     return "none" if template is None else f"{len(template):,} characters"
 
 
-def type_checks(opened: Opened, plan: Plan) -> list[Check]:
+def type_checks(opened: Opened, plan: GGUFPlan) -> list[ExportCheck]:
     """Check the tensor types, and so the size, of a file that was written here."""
     expected = {name: kind for name, kind, _ in plan.tensors}
     found = {name: tensor.kind for name, tensor in opened.tensors.items()}
     right = sum(found.get(name) == kind for name, kind in expected.items())
     size = sum(tensor.data.nbytes for tensor in opened.tensors.values())
     return [
-        Check("types of tensors", opened.kinds(), f"{len(expected)} as planned", right == len(expected) == len(found)),
+        ExportCheck(
+            "types of tensors", opened.kinds(), f"{len(expected)} as planned", right == len(expected) == len(found)
+        ),
         equal("bytes of weights", size, plan.weight_bytes),
     ]
 
@@ -157,7 +159,7 @@ class WeightErrors:
         return self._found
 
 
-def worst_error(errors: dict[str, float], quantized: Opened, expected: dict[str, float]) -> Check:
+def worst_error(errors: dict[str, float], quantized: Opened, expected: dict[str, float]) -> ExportCheck:
     """Check the tensor whose error is the largest relative to its type's (``expected``)."""
     unknown = max(expected.values())
 

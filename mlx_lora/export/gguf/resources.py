@@ -9,10 +9,10 @@ from .architectures import heads_of
 
 if TYPE_CHECKING:
     from ..reference import Questions
-    from .writer import Plan
+    from .writer import GGUFPlan
 
 
-def gguf_steps(plan: Plan, questions: Questions, quantized: int | None) -> list[Step]:
+def gguf_steps(plan: GGUFPlan, questions: Questions, quantized: int | None) -> list[Step]:
     """Return the steps of a GGUF export.
 
     Args:
@@ -33,7 +33,7 @@ def gguf_steps(plan: Plan, questions: Questions, quantized: int | None) -> list[
     return steps
 
 
-def _llama_cpp(plan: Plan, questions: Questions) -> int:
+def _llama_cpp(plan: GGUFPlan, questions: Questions) -> int:
     """Return the bytes of llama.cpp's float32 KV cache, activations with logits of every token, and kept logits."""
     config = plan.source.config
     heads = int(config["num_attention_heads"])

@@ -20,7 +20,7 @@ from ..merged_weights import read_weights
 from ..reference import Questions, adapter_logits, questions_of
 from ..resources import Step, check_memory, fuse_steps, upstream_steps
 from ..source import Source
-from ..verification import Check, Report, at_least, check_space, new_file, settle
+from ..verification import ExportCheck, ExportReport, at_least, check_space, new_file, publish_or_reject
 from .converter import ConverterFailed, run_converter
 from .encoding import TYPES, bytes_of
 from .llamacpp_checks import run_checks
@@ -36,7 +36,7 @@ def export_upstream(
     command: Sequence[str],
     progress: Callable[[float], None],
     announce: Callable[[list[Step]], None],
-) -> Report:
+) -> ExportReport:
     """Fuse the model of a run, convert it to GGUF with upstream's converter, and verify the file in llama.cpp.
 
     Args:
@@ -63,13 +63,13 @@ def export_upstream(
         # Both names start like the file's, so that they are removed as well if the block fails.
         model = temporary.with_name(f"{temporary.name}.model")
         full = temporary if kind in TYPES else temporary.with_name(f"{temporary.name}.{BETWEEN}")
-        checks: list[Check] = []
+        checks: list[ExportCheck] = []
         notes: list[str] = []
         try:
             found, said = _directory(source, weights, model, questions, tokenizer, progress)
             checks, notes = [replace(check, name=f"fused: {check.name}") for check in found], [*said]
             if not all(check.passed for check in checks):
-                return settle(model, out, checks, notes)
+                return publish_or_reject(model, out, checks, notes)
             run_converter(command, model, full, kind if kind in TYPES else BETWEEN)
             shutil.rmtree(model)
             progress(0.7)
@@ -91,7 +91,7 @@ def export_upstream(
                 checks, notes = [*checks, *found], [*notes, *said]
         except (ConverterFailed, LlamaCppFailed, ValueError) as error:
             step = "upstream's converter takes it" if isinstance(error, ConverterFailed) else "llama.cpp takes it"
-            checks.append(Check(step, str(error), "yes", False))
+            checks.append(ExportCheck(step, str(error), "yes", False))
             if not temporary.exists():
                 # The checks of the fused model are still reported, with the converter's error.
                 (full if full.exists() else model).rename(temporary)
@@ -100,7 +100,9 @@ def export_upstream(
             if full != temporary:
                 full.unlink(missing_ok=True)
         progress(1.0)
-        report = settle(temporary, out, checks, [*notes, *serving_notes(tokenizer, source.run.get("system_prompt"))])
+        report = publish_or_reject(
+            temporary, out, checks, [*notes, *serving_notes(tokenizer, source.run.get("system_prompt"))]
+        )
         report.plan = steps
         return report
 
@@ -112,7 +114,7 @@ def _directory(
     questions: Questions,
     tokenizer: Any,
     progress: Callable[[float], None],
-) -> tuple[list[Check], list[str]]:
+) -> tuple[list[ExportCheck], list[str]]:
     """Create the directory to convert: fused and verified, or the base with links to its weights."""
     if source.adapter is not None:
         return write_fused(source, weights, model, questions, tokenizer, lambda share: progress(0.5 * share))
@@ -123,10 +125,10 @@ def _directory(
     return [], []
 
 
-def _contents(opened: Opened, vocabulary: Vocabulary, template: str | None) -> list[Check]:
+def _contents(opened: Opened, vocabulary: Vocabulary, template: str | None) -> list[ExportCheck]:
     return [
         at_least("vocabulary", len(opened.tokens), 1 + max(vocabulary.tokens, default=0)),
-        Check(
+        ExportCheck(
             "chat template",
             "the tokenizer's" if opened.template == template else "another",
             "the tokenizer's",

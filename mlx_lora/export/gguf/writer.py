@@ -27,7 +27,7 @@ HEADER_BYTES = 32 << 20
 
 
 @dataclass
-class Plan:
+class GGUFPlan:
     """Layout of a GGUF file before it is written.
 
     Attributes:
@@ -64,7 +64,7 @@ class Plan:
         return (head_size(self.source.config) // 2,) if weight is None else weight.shape
 
 
-def plan(source: Source, kind: str) -> Plan:
+def plan(source: Source, kind: str) -> GGUFPlan:
     """Plan a GGUF file: everything except the tensors' contents.
 
     Raises:
@@ -89,7 +89,7 @@ def plan(source: Source, kind: str) -> Plan:
     for name, weight in weights.items():
         if not name.endswith("rotary_emb.inv_freq"):
             tensors.append((gguf_name(architecture, layers, name), _type_of(weight, kind), weight))
-    return Plan(source, architecture, kind, tensors, weights[embedding].shape[0], sampled_change(weights.values()))
+    return GGUFPlan(source, architecture, kind, tensors, weights[embedding].shape[0], sampled_change(weights.values()))
 
 
 def refused_here(source: Source) -> str | None:
@@ -112,7 +112,7 @@ def _type_of(weight: Weight, kind: str) -> str:
 
 
 def write_gguf(
-    plan: Plan,
+    plan: GGUFPlan,
     vocabulary: Vocabulary,
     file: Path,
     advance: Callable[[int], None] = lambda done: None,
@@ -149,7 +149,7 @@ def write_gguf(
         writer.close()
 
 
-def _jobs(plan: Plan) -> Iterator[list[Callable[[], np.ndarray]]]:
+def _jobs(plan: GGUFPlan) -> Iterator[list[Callable[[], np.ndarray]]]:
     """Yield the jobs that compute the pieces of each tensor, in file order."""
     for _, kind, weight in plan.tensors:
         if weight is None:
@@ -164,7 +164,7 @@ def _divisors(config: dict[str, Any]) -> np.ndarray:
     return divisors
 
 
-def _add_model(writer: Any, plan: Plan) -> None:
+def _add_model(writer: Any, plan: GGUFPlan) -> None:
     """Write the model's hyperparameters into the metadata."""
     import gguf
 

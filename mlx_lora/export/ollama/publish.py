@@ -24,7 +24,7 @@ from ..prompts import CONVERSATION
 from ..reference import drafted_answer, held_out
 from ..resources import model_fits
 from ..source import Source, read_source
-from ..verification import Check, Report, equal, refuse_existing, settle
+from ..verification import ExportCheck, ExportReport, equal, publish_or_reject, refuse_existing
 from .go_template import go_template
 from .modelfile import OllamaModel, check_modelfile, stop_texts, write_modelfile
 
@@ -69,7 +69,7 @@ class Probe:
     ended: bool
 
 
-def export_ollama(wish: Wish, progress: Callable[[float], None] = lambda share: None) -> Report:
+def export_ollama(wish: Wish, progress: Callable[[float], None] = lambda share: None) -> ExportReport:
     """Create a model in Ollama, compare its answer with the adapter's in MLX, and only then give it its name.
 
     All input, and Ollama itself, is checked before the weights are written. If Ollama fails afterwards, the verified
@@ -110,7 +110,7 @@ def export_ollama(wish: Wish, progress: Callable[[float], None] = lambda share: 
             checks = _in_ollama(server, name, weights, model, probe, report, lambda share: progress(0.7 + 0.3 * share))
         except UserError as error:
             raise UserError(f"{error}; {weights} is complete, --gguf {weights} uses it again") from error
-    return _settled(wish, report, checks, weights, modelfile)
+    return _concluded(wish, report, checks, weights, modelfile)
 
 
 def _places(wish: Wish, source: Source, name: str) -> tuple[Path, Path]:
@@ -129,7 +129,7 @@ def _places(wish: Wish, source: Source, name: str) -> tuple[Path, Path]:
 
 def _check_adapter(adapter: Path, gguf: Path | None) -> None:
     if gguf is None:
-        raise UserError(f"--adapter {adapter}: it needs its base besides, as --gguf FILE")
+        raise UserError(f"--adapter {adapter}: it needs its base as well, as --gguf FILE")
     if not adapter.is_file():
         raise UserError(f"{adapter}: there is no such file; `mlx-lora export gguf-lora` makes one")
     check_base(read_gguf_lora(adapter), gguf, str(adapter))
@@ -145,13 +145,13 @@ def _checked_modelfile(wish: Wish, weights: Path, model: OllamaModel) -> list[st
         return [f"no Modelfile was written: {error}"]
 
 
-def _weights(wish: Wish, weights: Path, progress: Callable[[float], None]) -> Report:
+def _weights(wish: Wish, weights: Path, progress: Callable[[float], None]) -> ExportReport:
     if wish.gguf is not None:
-        return Report(str(weights), [])
+        return ExportReport(str(weights), [])
     return export_gguf(wish.run, weights, wish.kind, progress)
 
 
-def _with_modelfile(report: Report, modelfile: Path, model: OllamaModel, notes: list[str]) -> Report:
+def _with_modelfile(report: ExportReport, modelfile: Path, model: OllamaModel, notes: list[str]) -> ExportReport:
     """Write the Modelfile next to verified weights; an existing one with the same text is kept."""
     report.notes += notes
     if report.verdict == "rejected" or any(note.startswith("no Modelfile") for note in notes):
@@ -198,9 +198,9 @@ def _in_ollama(
     weights: Path,
     model: OllamaModel,
     probe: Probe,
-    report: Report,
+    report: ExportReport,
     progress: Callable[[float], None],
-) -> list[Check]:
+) -> list[ExportCheck]:
     """Create the model under a temporary name, query it, and copy it to its own name if it passed."""
     size = weights.stat().st_size
     body = {"files": {"model.gguf": server.upload(weights, lambda done: progress(0.5 * done / size))}}
@@ -244,7 +244,7 @@ def _passing_name(server: Ollama, name: str) -> Iterator[str]:
     server.delete(passing)
 
 
-def _compared(probe: Probe, reply: Reply) -> list[Check]:
+def _compared(probe: Probe, reply: Reply) -> list[ExportCheck]:
     """Compare Ollama's answer with the adapter's in MLX.
 
     Quantized weights may choose other words, so the agreement of the texts is only reported; the template and the end
@@ -254,7 +254,7 @@ def _compared(probe: Probe, reply: Reply) -> list[Check]:
     ours, theirs = probe.answer.strip(), (reply.text or "").strip()
     same = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     checks = [
-        Check("prompt tokens in Ollama", said, probe.prompt_tokens, said in ("not said", probe.prompt_tokens)),
+        ExportCheck("prompt tokens in Ollama", said, probe.prompt_tokens, said in ("not said", probe.prompt_tokens)),
         equal("Ollama answers", "yes" if theirs else "no", "yes" if ours else "no"),
     ]
     if probe.ended:
@@ -264,14 +264,16 @@ def _compared(probe: Probe, reply: Reply) -> list[Check]:
         ("tokens per second", reply.tokens_per_second or 0.0, "reported"),
         ("seconds to load", reply.load_s or 0.0, "reported"),
     ]
-    return checks + [Check(what, value, limit, True) for what, value, limit in reported]
+    return checks + [ExportCheck(what, value, limit, True) for what, value, limit in reported]
 
 
-def _settled(wish: Wish, report: Report, checks: list[Check], weights: Path, modelfile: Path) -> Report:
+def _concluded(
+    wish: Wish, report: ExportReport, checks: list[ExportCheck], weights: Path, modelfile: Path
+) -> ExportReport:
     """Build the final report; if the model failed in Ollama, reject the GGUF as well, unless it is the user's own."""
     everything = report.checks + checks
     if all(check.passed for check in checks):
-        return Report(report.file, everything, report.notes)
+        return ExportReport(report.file, everything, report.notes)
     notes = [note for note in report.notes if not note.startswith("the Modelfile is")]
     if len(notes) < len(report.notes):
         # It was just written, and a FROM without a file would make Ollama download a model.
@@ -280,5 +282,5 @@ def _settled(wish: Wish, report: Report, checks: list[Check], weights: Path, mod
     if "prompt tokens in Ollama" in failed:
         notes.append("Ollama's template makes another prompt than the one trained on; try --template auto")
     if wish.gguf is not None:
-        return Report(report.file, everything, notes)
-    return settle(weights, weights, everything, notes)
+        return ExportReport(report.file, everything, notes)
+    return publish_or_reject(weights, weights, everything, notes)

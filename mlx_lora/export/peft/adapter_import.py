@@ -13,16 +13,16 @@ from ...errors import UserError
 from ...files import FORMAT, sha256_of, write_json, writing
 from ...models.resolve import ResolvedModel, resolve_model
 from ...runs.directory import RUN_FILE
-from ..adapter import Pair, check_fit, check_range, differing, read_adapter
+from ..adapter import LoraWeights, check_fit, check_range, differing, read_adapter
 from ..reference import reference_of
 from ..source import read_source
-from ..verification import Check, Report, check_space, equal, new_file, refuse_existing, settle
+from ..verification import ExportCheck, ExportReport, check_space, equal, new_file, publish_or_reject, refuse_existing
 from .comparison import compare_with_peft
 from .module_names import LAYER, TextPart, mlx_names, text_part
 from .reader import PEFT_CONFIG, PEFT_FILE, PeftAdapter, read_peft
 
 
-def import_peft(directory: str | Path, out: str | Path, base: str | None = None) -> Report:
+def import_peft(directory: str | Path, out: str | Path, base: str | None = None) -> ExportReport:
     """Import a PEFT adapter as a run directory, for use with generate, eval, fuse and every export.
 
     Args:
@@ -53,7 +53,7 @@ def import_peft(directory: str | Path, out: str | Path, base: str | None = None)
             reference = reference_of(source)
             more, said = compare_with_peft(source, reference, directory)
             checks, notes = checks + more, notes + said
-        return settle(temporary, out, checks, notes)
+        return publish_or_reject(temporary, out, checks, notes)
 
 
 def _base(directory: Path, adapter: PeftAdapter, base: str | None) -> ResolvedModel:
@@ -69,8 +69,8 @@ def _base(directory: Path, adapter: PeftAdapter, base: str | None) -> ResolvedMo
 
 
 def _in_mlx_format(
-    directory: Path, adapter: PeftAdapter, model: ResolvedModel, adapted: dict[str, Pair], part: TextPart
-) -> tuple[dict[str, Any], dict[str, Pair]]:
+    directory: Path, adapter: PeftAdapter, model: ResolvedModel, adapted: dict[str, LoraWeights], part: TextPart
+) -> tuple[dict[str, Any], dict[str, LoraWeights]]:
     """Return mlx-lm's config and the LoRA weights that it implies: the same modules in each of the last N layers.
 
     PEFT may adapt any module of any layer. Modules that it left out get two zero matrices: they change nothing and
@@ -86,14 +86,14 @@ def _in_mlx_format(
     first, keys, pairs = min(int(m["layer"]) for m in places), sorted({m["within"] for m in places}), dict(adapted)
     for path in adapted:
         if path not in part.modules:
-            raise UserError(f"{file}: {path} is no linear layer of {model.name} in mlx-lm, which cannot adapt it")
+            raise UserError(f"{file}: {path} is not a linear layer of {model.name} in mlx-lm, which cannot adapt it")
     for path, (rows, columns) in part.modules.items():
         match = LAYER.match(path)
         if path in pairs or match is None or match["within"] not in keys or int(match["layer"]) < first:
             continue
         if adapter.kind == "dora":
             raise UserError(f"{file}: {path} is not adapted, and DoRA in mlx-lm's format needs it")
-        pairs[path] = Pair(mx.zeros((columns, adapter.rank)), mx.zeros((adapter.rank, rows)))
+        pairs[path] = LoraWeights(mx.zeros((columns, adapter.rank)), mx.zeros((adapter.rank, rows)))
     config = {
         "model": model.reference,
         "base_fingerprint": model.fingerprint,
@@ -135,7 +135,7 @@ def _record(directory: Path, adapter: PeftAdapter, model: ResolvedModel, config:
     }
 
 
-def _save(file: Path, pairs: dict[str, Pair]) -> None:
+def _save(file: Path, pairs: dict[str, LoraWeights]) -> None:
     import mlx.core as mx
 
     tensors: dict[str, Any] = {}
@@ -149,12 +149,12 @@ def _save(file: Path, pairs: dict[str, Pair]) -> None:
             raise OSError(str(error)) from error
 
 
-def _compared(directory: Path, pairs: dict[str, Pair], adapter: PeftAdapter) -> list[Check]:
+def _compared(directory: Path, pairs: dict[str, LoraWeights], adapter: PeftAdapter) -> list[ExportCheck]:
     """Read the run back as every export does, and compare it."""
     try:
         again = read_adapter(directory, "a run")
     except UserError as error:
-        return [Check("read back", str(error), "it can be", False)]
+        return [ExportCheck("read back", str(error), "it can be", False)]
     return [
         equal("modules", len(again.pairs), len(pairs)),
         equal("rank", again.rank, adapter.rank),
@@ -163,7 +163,7 @@ def _compared(directory: Path, pairs: dict[str, Pair], adapter: PeftAdapter) -> 
     ]
 
 
-def _notes(pairs: dict[str, Pair], adapter: PeftAdapter) -> list[str]:
+def _notes(pairs: dict[str, LoraWeights], adapter: PeftAdapter) -> list[str]:
     filled = len(pairs) - len(adapter.pairs)
     if not filled:
         return []

@@ -11,17 +11,17 @@ import numpy as np
 
 from ..adapter import is_quantized
 from ..limits import LIMITS
-from ..logit_metrics import agreement
+from ..logit_metrics import compare_logits
 from ..reference import Reference, adapter_logits
 from ..resources import fits_float32
 from ..source import Source
-from ..verification import Check, at_most
+from ..verification import ExportCheck, at_most
 from .process import PeftFailed, ask, has_peft
 
 NAME = "difference of PEFT's logits (RMS, in their spread)"
 
 
-def compare_with_peft(source: Source, reference: Reference, directory: Path) -> tuple[list[Check], list[str]]:
+def compare_with_peft(source: Source, reference: Reference, directory: Path) -> tuple[list[ExportCheck], list[str]]:
     """Run a PEFT directory in PEFT; return the checks and the notes for the user.
 
     Args:
@@ -50,7 +50,7 @@ def compare_with_peft(source: Source, reference: Reference, directory: Path) -> 
         if failed["base"]:
             return [], [f"PEFT itself was not asked, since transformers cannot load the base ({failed['base']})"]
         if failed["adapter"]:
-            return [Check("runs in PEFT", failed["adapter"], "yes", False)], []
+            return [ExportCheck("runs in PEFT", failed["adapter"], "yes", False)], []
         with_adapter, alone = (_answers(Path(folder), name, reference) for name in ("adapter", "base"))
     return _compared(source, reference, with_adapter, alone)
 
@@ -61,13 +61,13 @@ def _answers(folder: Path, name: str, reference: Reference) -> list[np.ndarray]:
 
 def _compared(
     source: Source, reference: Reference, with_adapter: Sequence[np.ndarray], alone: Sequence[np.ndarray]
-) -> tuple[list[Check], list[str]]:
-    found, limit = agreement(reference.logits, with_adapter).relative, LIMITS["f32"].relative
+) -> tuple[list[ExportCheck], list[str]]:
+    found, limit = compare_logits(reference.logits, with_adapter).relative, LIMITS["f32"].relative
     if found <= limit:
         return [at_most(NAME, found, limit)], []
     # The two libraries may differ on the base itself, which is not an error of the adapter.
     base = adapter_logits(replace(source, adapter=None), reference.prompts, reference.positions)
-    own = agreement(base, alone).relative
+    own = compare_logits(base, alone).relative
     if own <= limit:
         return [at_most(NAME, found, limit)], []
     note = f"transformers and mlx-lm differ by {own:.2g} on the base alone; PEFT's logits may differ by twice that"

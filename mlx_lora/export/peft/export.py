@@ -13,15 +13,24 @@ from typing import Any
 from ...errors import UserError
 from ...files import write_json, writing
 from ...models.parameters import stored_parameters
-from ..adapter import Adapter, Pair, base_matrices, counted, differing, is_quantized, read_adapter
+from ..adapter import Adapter, LoraWeights, base_matrices, counted, differing, is_quantized, read_adapter
 from ..reference import reference_of
-from ..verification import Check, Report, at_most, check_space, equal, new_file, refuse_existing, settle
+from ..verification import (
+    ExportCheck,
+    ExportReport,
+    at_most,
+    check_space,
+    equal,
+    new_file,
+    publish_or_reject,
+    refuse_existing,
+)
 from .comparison import compare_with_peft
 from .module_names import LAYER, transformers_names
 from .reader import PARTS, PEFT_CONFIG, PEFT_FILE, PREFIX, read_peft
 
 
-def export_peft(run: str | Path, out: str | Path) -> Report:
+def export_peft(run: str | Path, out: str | Path) -> ExportReport:
     """Write a run's adapter as a PEFT directory, read it back, and compare it in PEFT if that is installed.
 
     Raises:
@@ -44,14 +53,14 @@ def export_peft(run: str | Path, out: str | Path) -> Report:
         if all(check.passed for check in checks):
             more, said = compare_with_peft(adapter.source, reference, temporary)
             checks, notes = checks + more, notes + said
-        return settle(temporary, out, checks, notes)
+        return publish_or_reject(temporary, out, checks, notes)
 
 
 @dataclass
 class Named:
     """LoRA weights by the modules' paths in transformers; ``known`` are all linear layers there."""
 
-    pairs: dict[str, Pair]
+    pairs: dict[str, LoraWeights]
     known: set[str]
 
 
@@ -67,7 +76,7 @@ def in_peft(adapter: Adapter) -> Named:
     return Named({names[path]: pair for path, pair in pairs.items()}, known)
 
 
-def peft_tensors(pairs: dict[str, Pair]) -> dict[str, Any]:
+def peft_tensors(pairs: dict[str, LoraWeights]) -> dict[str, Any]:
     """Return the adapter as MLX arrays in PEFT's names and layout."""
     import mlx.core as mx
 
@@ -80,10 +89,10 @@ def peft_tensors(pairs: dict[str, Pair]) -> dict[str, Any]:
     return tensors
 
 
-def _not_empty(adapter: Adapter) -> dict[str, Pair]:
+def _not_empty(adapter: Adapter) -> dict[str, LoraWeights]:
     import mlx.core as mx
 
-    def empty(pair: Pair) -> bool:
+    def empty(pair: LoraWeights) -> bool:
         return pair.m is None and not bool(mx.any(pair.a)) and not bool(mx.any(pair.b))
 
     return {path: pair for path, pair in adapter.pairs.items() if not empty(pair)} or adapter.pairs
@@ -147,7 +156,7 @@ def _save(file: Path, tensors: dict[str, Any]) -> None:
             raise OSError(str(error)) from error
 
 
-def _compared(adapter: Adapter, named: Named, directory: Path) -> list[Check]:
+def _compared(adapter: Adapter, named: Named, directory: Path) -> list[ExportCheck]:
     """Read the directory back as the import does, and compare it with the adapter it was made from."""
     try:
         again = read_peft(directory)
@@ -155,7 +164,7 @@ def _compared(adapter: Adapter, named: Named, directory: Path) -> list[Check]:
         checks.append(at_most("difference of the scales", abs(again.scale - adapter.scale), 1e-15 * adapter.scale))
         checks.append(equal("values that differ", differing(again.pairs, named.pairs), 0))
     except UserError as error:
-        return [Check("read back", str(error), "it can be", False)]
+        return [ExportCheck("read back", str(error), "it can be", False)]
     return checks + counted(adapter, stored_parameters(directory / PEFT_FILE), len(named.pairs) == len(adapter.pairs))
 
 

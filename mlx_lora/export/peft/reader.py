@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import UserError, first_line
 from ...user_files import read_text
-from ..adapter import Pair, read_arrays
+from ..adapter import LoraWeights, read_arrays
 from .settings import check_selection, check_settings
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -28,7 +28,7 @@ class PeftAdapter:
     rank: int
     scale: float
     dropout: float
-    pairs: dict[str, Pair]
+    pairs: dict[str, LoraWeights]
 
 
 def read_peft(directory: Path) -> PeftAdapter:
@@ -50,7 +50,7 @@ def read_peft(directory: Path) -> PeftAdapter:
             raise ValueError(f"r is {rank} and lora_alpha {alpha}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"{file}: r, lora_alpha or lora_dropout is missing or no number ({first_line(error)})"
+            f"{file}: r, lora_alpha or lora_dropout is missing or not a number ({first_line(error)})"
         ) from error
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     pairs = _pairs(directory / PEFT_FILE)
@@ -83,7 +83,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _pairs(file: Path) -> dict[str, Pair]:
+def _pairs(file: Path) -> dict[str, LoraWeights]:
     """Group PEFT's tensors by module, in MLX's layout."""
     import mlx.core as mx
 
@@ -93,7 +93,7 @@ def _pairs(file: Path) -> dict[str, Pair]:
         plain = name.replace(".default", "")
         part = next((part for part, ending in PARTS.items() if plain.endswith(f".{ending}")), None)
         if part is None or not plain.startswith(PREFIX) or value.ndim != (1 if part == "m" else 2):
-            raise UserError(f"{file}: {name} is no matrix of a LoRA on a linear layer, so it cannot be imported")
+            raise UserError(f"{file}: {name} is not a matrix of a LoRA on a linear layer, so it cannot be imported")
         path = plain.removeprefix(PREFIX).removesuffix(f".{PARTS[part]}")
         found.setdefault(path, {})[part] = value if part == "m" else mx.contiguous(value.T)
     for path, parts in found.items():
@@ -103,4 +103,4 @@ def _pairs(file: Path) -> dict[str, Pair]:
             raise UserError(f"{file}: some modules have DoRA's magnitudes and some have not")
     if not found:
         raise UserError(f"{file}: there is nothing in this adapter")
-    return {path: Pair(parts["a"], parts["b"], parts.get("m")) for path, parts in found.items()}
+    return {path: LoraWeights(parts["a"], parts["b"], parts.get("m")) for path, parts in found.items()}

@@ -95,6 +95,6 @@ def _line(error: BaseException) -> str:
 
 if __name__ == "__main__":
     file = Path(sys.argv[1])
-    asked = json.loads(file.read_text(encoding="utf-8"))
-    answer = {"modules": modules, "logits": logits}[asked["action"]](asked)
+    requested = json.loads(file.read_text(encoding="utf-8"))
+    answer = {"modules": modules, "logits": logits}[requested["action"]](requested)
     file.with_suffix(".answer").write_text(json.dumps(answer), encoding="utf-8")

@@ -29,7 +29,7 @@ class Row:
     Attributes:
         bucket: its task_type, or else the name of its file.
         flags: those of ``FLAGS`` that the row sets.
-        dialect: as in :class:`~mlx_lora.data.formats.Row`.
+        dialect: as in :class:`~mlx_lora.data.formats.DataRow`.
         where: file and line.
     """
 
@@ -64,7 +64,7 @@ def read_rows(path: str | Path, report: ImportReport) -> Iterator[Row]:
                 report.leave_out(MALFORMED, f"{row.where}: {error}")
 
 
-def as_row(row: formats.Row) -> Row:
+def as_row(row: formats.DataRow) -> Row:
     """Convert a row of any file to a row with its bucket and flags.
 
     Raises:

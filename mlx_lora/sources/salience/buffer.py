@@ -51,7 +51,7 @@ def decode_json(path: str | Path, content: bytes) -> Any:
             "restore the file from a backup, or correct it"
         ) from None
     except (ValueError, RecursionError) as error:  # numbers with thousands of digits, and very deep nesting
-        raise UserError(f"{path}: this JSON is no experience buffer ({error}); check the path") from None
+        raise UserError(f"{path}: this JSON is not an experience buffer ({error}); check the path") from None
 
 
 def rows_of(path: str | Path, value: Any) -> list[Any]:

@@ -197,7 +197,7 @@ def load_training_set(path: str | Path) -> list[TrainingExample]:
             for row in content["training_examples"]
         ]
     except (LookupError, TypeError, ValueError, OverflowError):
-        raise UserError(f"{path}: this is no training set; save one with save_training_set") from None
+        raise UserError(f"{path}: this is not a training set; save one with save_training_set") from None
 
 
 def create_training_dataset_from_buffer(

@@ -58,7 +58,7 @@ def parse_experience(row: Any) -> Experience:
         raise ValueError("half a character (a lone surrogate), or a number that is not finite") from None
     metadata = row.get("metadata")
     if metadata is not None and not isinstance(metadata, dict):
-        raise ValueError("metadata that is no object")
+        raise ValueError("metadata that is not an object")
     identity = row.get("id")
     record = {
         "id": identity if isinstance(identity, str) and identity else experience_id(prompt, response),
@@ -94,7 +94,7 @@ def _salience(value: Any) -> dict[str, float] | None:
         scores = {**scores, "total": mean_salience(scores)}
     known = {name: scores[name] for name in (*DIMENSIONS, "total") if name in scores}
     if "total" not in known or not all(map(_is_score, known.values())):
-        raise ValueError("a salience that is no number from 0 to 1")
+        raise ValueError("a salience that is not a number from 0 to 1")
     return known
 
 

@@ -29,7 +29,7 @@ def amended_artifacts(directory: Path, store: ArtifactStore) -> tuple[set[str], 
         try:
             amendment = read_json(path)
             if not isinstance(amendment, dict):
-                raise Malformed("an amendment that is no object")
+                raise Malformed("an amendment that is not an object")
         except Malformed as error:
             refused.append((str(error), shown(path)))
             continue

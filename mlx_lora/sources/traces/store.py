@@ -157,7 +157,7 @@ def read_store(
     """
     path = Path(path)
     if not os.path.isdir(path / "objects"):
-        raise UserError(f"{path}: this is no artifact store, it has no directory objects/; give the store's own one")
+        raise UserError(f"{path}: this is not an artifact store: it has no directory objects/; give the store's own")
     if amendments is not None and not os.path.isdir(amendments):
         raise UserError(f"{amendments}: there is no such directory of amendments; check the path")
     unknown = sorted({str(name) for name in (sources or {}).values()} - set(SOURCE_NAMES))
