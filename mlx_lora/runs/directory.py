@@ -122,13 +122,18 @@ def locked(out: Path) -> AbstractContextManager[None]:
     return file_lock(out / LOCK_FILE, f"{out}: another process is training there; wait for it, or choose another --out")
 
 
-def check_place(out: Path, fresh: bool) -> None:
-    """Raise UserError if a run cannot resume, or with ``fresh`` start over, in an existing directory."""
+def check_place(out: Path, fresh: bool) -> dict[str, Any] | None:
+    """Return the ``run.json`` of the run that resumes in a directory; ``None`` where one starts, or starts over.
+
+    Raises:
+        UserError: a run can do neither there.
+    """
+    if not out.exists():
+        return None
     if (out / LIVE).is_symlink():
         raise UserError(f"{out}: this holds rounds of --increment; continue with --increment, or choose another --out")
     if not fresh:
-        read_run(out)
-        return
+        return read_run(out)
     if not out.is_dir() or (any(out.iterdir()) and not is_run(out)):
         raise UserError(f"{out}: --fresh replaces a run, and this is none; choose another --out")
     others = sorted(file.name for file in out.iterdir() if not _is_ours(file.name))
@@ -137,6 +142,7 @@ def check_place(out: Path, fresh: bool) -> None:
             f"{out}: --fresh replaces a run, and {others[0]} in this directory is not of a run; "
             "move it away, or choose another --out"
         )
+    return None
 
 
 def remove_run(out: Path) -> None:
