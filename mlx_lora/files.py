@@ -106,14 +106,31 @@ def _keep_mode(path: Path, new: int | Path) -> None:
         os.chmod(new, stat.S_IMODE(os.stat(path).st_mode))
 
 
-def open_lock(path: Path) -> int:
-    """Return the descriptor of a lock file, created if absent; its content is kept, and no link is followed.
+@contextmanager
+def file_lock(path: Path, held: str, timeout: float = 0) -> Iterator[None]:
+    """Hold a lock while the block runs; it ends with the process, however that ends.
+
+    Args:
+        path: the lock file, created if absent; it stays, since another process may be waiting for this very file.
+        held: the error where another process holds the lock.
+        timeout: seconds to wait for it.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: it is held, or the file cannot be opened.
     """
+    from filelock import FileLock, Timeout
+
+    # The fallback of file systems without locks would outlive a killed process.
+    lock = FileLock(path, timeout=timeout, poll_interval=0.001, fallback_to_soft=False)
     with writing(path):
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(held) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:

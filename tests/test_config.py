@@ -1,9 +1,11 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from mlx_lora.config import TrainingConfig, load_config
+from mlx_lora.config import DefaultModules, TrainingConfig, load_config
 from mlx_lora.errors import UserError
 
 PRESETS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -60,6 +62,12 @@ def test_yaml_json_and_overrides(tmp_path):
         ("lr_schedule: cosin", "lr_schedule must be one of constant, linear, cosine"),
         ("lora_target_modules: q_proj", "lora_target_modules must be a list of names"),
         ("lora_target_modules: []", "lora_target_modules is empty"),
+        ("lora_target_modules: [1]", "lora_target_modules must be a list of names or one of auto, not [1]"),
+        ("num_layers: all", "num_layers must be a whole number or null, not 'all'"),
+        ("max_minutes: -1", "max_minutes must be above 0 and at most 1e+06, not -1"),
+        ("data: [{path: a}, {path: b, wait: 2}]", "{path: DIR, weight: a number above 0}, not {'path': 'b', "),
+        ("data: [{path: a}, {path: a}]", "data names 'a' twice"),
+        ("until: 25:00", "until must be a time of day such as 06:00, not '25:00'"),
         ("- a", "a config is a mapping"),
         ("a: [", "line 2"),
     ],
@@ -72,6 +80,27 @@ def test_bad_configs_are_one_sentence(tmp_path, text, said):
     assert said in str(error.value)
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("moment", ["23:00", "6:30", "00:05", "06:00"])
+def test_a_time_of_day_is_no_number(tmp_path, moment):
+    """YAML 1.1 reads 23:00 as 1380, in base 60."""
+    file = tmp_path / "c.yaml"
+    file.write_text(f"until: {moment}\n")
+    hour, minute = map(int, moment.split(":"))
+    assert [int(part) for part in load_config(file).until.split(":")] == [hour, minute]
+
+
+def test_the_default_modules_stay_recognisable():
+    """A base without q, k, v and o gets others only where the config named none."""
+    assert isinstance(load_config(None, ["seed=1"]).lora_target_modules, DefaultModules)
+    named = load_config(None, ["lora_target_modules=[q_proj, k_proj, v_proj, o_proj]"]).lora_target_modules
+    assert not isinstance(named, DefaultModules)
+
+
+def test_the_config_is_imported_without_pydantic():
+    code = "import sys, mlx_lora, mlx_lora.config; sys.exit('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_bad_places_and_overrides(tmp_path):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
-from mlx_lora.files import new_directory, temporary_beside, write_atomic
+from mlx_lora.errors import UserError
+from mlx_lora.files import file_lock, new_directory, temporary_beside, write_atomic
 from mlx_lora.sources.salience import ExperienceCollector
 
 
@@ -84,3 +87,34 @@ def test_a_buffer_keeps_its_permissions_and_its_lock_is_no_link(tmp_path, victim
     with pytest.raises(Exception, match="cannot be written"):
         ExperienceCollector(tmp_path / "other.json", 0.0).add_exchange("a", response, 1, "x")
     assert not (victim.parent / "made").exists()
+
+
+HOLDERS = {
+    "ours": "from mlx_lora.files import file_lock\nheld = file_lock(Path(sys.argv[1]), 'held')\nheld.__enter__()",
+    "an earlier version": "import fcntl\nfile = open(sys.argv[1], 'r+b')\nfcntl.flock(file, fcntl.LOCK_EX)",
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_a_lock_ends_with_its_process(tmp_path, holder):
+    lock = tmp_path / ".lock"
+    lock.write_text("of another program")
+    code = f"import sys\nfrom pathlib import Path\n{HOLDERS[holder]}\nprint('locked', flush=True)\nsys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "locked\n"
+        for timeout in (0, 0.05):
+            with pytest.raises(UserError, match="it is in use"), file_lock(lock, "it is in use", timeout):
+                pass
+        process.kill()
+        process.wait()
+        with file_lock(lock, "it is in use"):
+            pass
+    assert lock.read_text() == "of another program"
+
+
+def test_a_lock_is_not_taken_through_a_link(tmp_path, victim):
+    (tmp_path / ".lock").symlink_to(victim)
+    with pytest.raises(UserError, match="it cannot be written"), file_lock(tmp_path / ".lock", "held"):
+        pass

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from dataclasses import replace
+from typing import Any
 
 import click
 
-from .output import backend_option, json_option, print_json, print_table, progress, say
-
-if TYPE_CHECKING:
-    from ..config import TrainingConfig
-    from ..training.setup import TrainingSetup
+from .output import backend_option, json_option, print_json, say
 
 
 @click.command()
@@ -39,19 +37,7 @@ if TYPE_CHECKING:
 @backend_option
 @json_option
 def train(
-    config_path: str | None,
-    data: str | None,
-    out: str | None,
-    overrides: tuple[str, ...],
-    fresh: bool,
-    extend: bool,
-    increment: bool,
-    min_new: int,
-    max_minutes: float | None,
-    until: str | None,
-    dry_run: bool,
-    backend: str | None,
-    as_json: bool,
+    config_path: str | None, overrides: tuple[str, ...], increment: bool, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
     """Train a LoRA adapter, or resume an interrupted run with the same command, bit for bit.
 
@@ -63,96 +49,22 @@ def train(
     mlx-lora train --data data/eisv --out adapters/lumen-1b --set model_name=meta-llama/Llama-3.2-1B-Instruct
     mlx-lora train --data data/eisv --out adapters/lumen-base --set model_name=models/base --set chat_template=chatml
     """
-    from dataclasses import asdict, replace
-
     from ..config import load_config
-    from ..errors import UserError
-    from ..training.incremental import progress_of, train_increment
+    from ..training.incremental import outcome, train_increment
     from ..training.train import train as run
+    from .dry_run import print_dry_run, print_exports
 
-    limits = {"max_minutes": max_minutes, "until": None if until is None else f'"{until}"', "backend": backend}
-    given = [f"{key}={value}" for key, value in limits.items() if value is not None]
-    config = load_config(config_path, [*overrides, *given])
-    config = replace(config, data=data or config.data, output_dir=out or config.output_dir)
-    if increment and dry_run:
-        raise UserError("--dry-run shows a whole run, not a round of --increment; leave one of them out")
+    given = {key: options[key] for key in ("max_minutes", "until", "backend") if options[key] is not None}
+    config = load_config(config_path, [*overrides, *(f"{key}={json.dumps(value)}" for key, value in given.items())])
+    config = replace(config, data=options["data"] or config.data, output_dir=options["out"] or config.output_dir)
     if dry_run:
-        _dry_run(config, as_json)
+        print_dry_run(config, increment, as_json)
         return
+    flags: Any = {"fresh": options["fresh"], "extend": options["extend"], "quiet": as_json}
     if increment:
-        if extend:
-            raise UserError("--increment resumes by itself: leave out --extend, or start in another --out")
-        trained = train_increment(config, min_new, fresh=fresh, quiet=as_json)
+        trained = train_increment(config, options["min_new"], **flags)
     else:
-        trained = run(config, fresh=fresh, extend=extend, quiet=as_json, announce=_say_exports)
-    if trained is None:
-        return
-    if isinstance(trained, str):
-        _say(as_json, config, trained)
-        return
-    directory, result = trained
-    rounds = progress_of(directory) if increment else {}
-    if as_json:
-        print_json({"path": str(directory), **asdict(result), **rounds})
-        return
-    validation = "" if result.validation_loss is None else f", validation loss {result.validation_loss:.4f}"
-    if result.stopped:
-        validation += f", stopped by {result.stopped}"
-    say(f"{directory}: loss {result.loss:.4f}{validation}, {result.steps} steps in {result.seconds:.0f} s")
-
-
-def _exports(ready: TrainingSetup) -> str | None:
-    """Return the exports that a base allows, in one line; ``None`` without MLX, which exports need."""
-    try:
-        from ..export.possible import possible_exports
-    except ImportError:
-        return None
-    return possible_exports(ready.model, ready.config)
-
-
-def _say_exports(ready: TrainingSetup) -> None:
-    if (line := _exports(ready)) is not None:
-        say(f"exports of this base: {line}", err=True)
-
-
-def _say(as_json: bool, config: TrainingConfig, sentence: str) -> None:
-    if as_json:
-        print_json({"path": config.output_dir, "trained": False, "reason": sentence})
-    else:
-        say(sentence)
-
-
-def _dry_run(config: TrainingConfig, as_json: bool) -> None:
-    from dataclasses import replace
-
-    from ..training.dry_run import BUDGET_SECONDS, WHOLE_STEPS, dry_run
-    from ..training.setup import prepare
-
-    # Nothing is written, so that a name for the run is not needed yet.
-    ready = prepare(replace(config, output_dir=config.output_dir or "adapters/none"))
-    with progress("timing the first steps", int(BUDGET_SECONDS)) as advance:
-        report = {**dry_run(ready, advance), "exports": _exports(ready)}
-    if as_json:
-        print_json(report)
-        return
-    whole = report["estimated_from"] == WHOLE_STEPS
-    rows = [
-        ("model", report["model"]),
-        ("backend", f"{report['backend']}: {report['backend_why']}"),
-        ("trainable parameters", f"{report['trainable_parameters']:,}: {report['trained_modules']}"),
-        ("examples", f"{report['train_examples']} to train on, {report['valid_examples']} to validate"),
-        ("tokens", f"{report['tokens']:,}, of which {report['supervised_tokens']:,} supervised"),
-        ("longest example", f"{report['longest']} tokens; {report['shortened_prompts']} prompts lose their middle"),
-        ("steps", f"{report['total_steps']} ({report['steps_per_epoch']} an epoch)"),
-        ("time", f"about {report['estimated_seconds'] / 60:.1f} minutes, from {report['estimated_from']}"),
-        (
-            "peak memory",
-            f"{'' if whole else 'at least '}{report['estimated_peak_memory_gb']:.2f} of "
-            f"{report['machine_memory_gb']:.0f} GB",
-        ),
-        ("exports", report["exports"] or "none without MLX"),
-    ]
-    print_table("A dry run: nothing was written", ("", ""), rows)
-    for note in report["notes"]:
-        say(f"note: {note}")
-    say(f"The first example, its supervised tokens between ⟦ and ⟧:\n{report['example']}")
+        trained = run(config, announce=print_exports, **flags)
+    if trained is not None:
+        content, line = outcome(trained, config.output_dir, increment)
+        print_json(content) if as_json else say(line)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..config import TrainingConfig
 from ..models.inspection import read_object
 from ..models.resolve import ResolvedModel
-from .gguf.converter import PACKAGE, find_converter
-from .gguf.writer import refused_here
-from .merged_weights import foreign_quantization
-from .source import Source
+
+if TYPE_CHECKING:
+    from .source import Source
 
 
-def possible_exports(model: ResolvedModel, config: TrainingConfig) -> str:
-    """Return one line: the exports that a run on a base allows, and what the others need."""
+def possible_exports(model: ResolvedModel, config: TrainingConfig) -> str | None:
+    """Return one line: the exports that a run on a base allows, and what the others need; ``None`` without MLX."""
+    try:
+        from .merged_weights import foreign_quantization
+        from .source import Source
+    except ImportError:
+        return None
     source = Source(
         model.name, model, {**read_object(model.path / "config.json"), **model.config_overrides}, None, {}, {}
     )
@@ -23,6 +29,9 @@ def possible_exports(model: ResolvedModel, config: TrainingConfig) -> str:
 
 
 def _gguf(source: Source) -> str:
+    from .gguf.converter import PACKAGE, find_converter
+    from .gguf.writer import refused_here
+
     if refused_here(source) is None:
         return "with the own writer"
     converter = find_converter(None)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE, LIVE, base_recorded
 from ..errors import UserError
-from ..files import check_format, open_lock, remove_any, temporary_beside, writing
+from ..files import check_format, file_lock, remove_any, temporary_beside, writing
 from ..models.fingerprint import another_base
 from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
 from ..user_files import read_text
@@ -116,28 +114,27 @@ def other_base(run: dict[str, Any], directory: Path, model: ResolvedModel) -> st
     )
 
 
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Lock the run directory; the lock ends with the process, however that ends.
+def locked(out: Path) -> AbstractContextManager[None]:
+    """Lock the run directory while a block runs.
 
     Raises:
         UserError: another process trains there.
     """
-    with open(open_lock(out / LOCK_FILE), "r+b", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{out}: another process is training there; wait for it, or choose another --out") from None
-        yield
+    return file_lock(out / LOCK_FILE, f"{out}: another process is training there; wait for it, or choose another --out")
 
 
-def check_place(out: Path, fresh: bool) -> None:
-    """Raise UserError if a run cannot resume, or with ``fresh`` start over, in an existing directory."""
+def check_place(out: Path, fresh: bool) -> dict[str, Any] | None:
+    """Return the ``run.json`` of the run that resumes in a directory; ``None`` where one starts, or starts over.
+
+    Raises:
+        UserError: a run can do neither there.
+    """
+    if not out.exists():
+        return None
     if (out / LIVE).is_symlink():
         raise UserError(f"{out}: this holds rounds of --increment; continue with --increment, or choose another --out")
     if not fresh:
-        read_run(out)
-        return
+        return read_run(out)
     if not out.is_dir() or (any(out.iterdir()) and not is_run(out)):
         raise UserError(f"{out}: --fresh replaces a run, and this is not a run directory; choose another --out")
     others = sorted(file.name for file in out.iterdir() if not _is_ours(file.name))
@@ -146,6 +143,7 @@ def check_place(out: Path, fresh: bool) -> None:
             f"{out}: --fresh replaces a run, and {others[0]} in this directory is not of a run; "
             "move it away, or choose another --out"
         )
+    return None
 
 
 def remove_run(out: Path) -> None:

@@ -77,6 +77,28 @@ def _tokens(batches: list[Batch]) -> int:
     return sum(batch.padded_tokens for batch in batches)
 
 
+def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows, name and value, of the table that shows a dry run.
+
+    Args:
+        report: of :func:`dry_run`, with the line of ``exports`` (``None``: they need MLX).
+    """
+    bound = "" if report["estimated_from"] == WHOLE_STEPS else "at least "
+    memory = f"{report['estimated_peak_memory_gb']:.2f} of {report['machine_memory_gb']:.0f} GB"
+    return [
+        ("model", report["model"]),
+        ("backend", f"{report['backend']}: {report['backend_why']}"),
+        ("trainable parameters", f"{report['trainable_parameters']:,}: {report['trained_modules']}"),
+        ("examples", f"{report['train_examples']} to train on, {report['valid_examples']} to validate"),
+        ("tokens", f"{report['tokens']:,}, of which {report['supervised_tokens']:,} supervised"),
+        ("longest example", f"{report['longest']} tokens; {report['shortened_prompts']} prompts lose their middle"),
+        ("steps", f"{report['total_steps']} ({report['steps_per_epoch']} an epoch)"),
+        ("time", f"about {report['estimated_seconds'] / 60:.1f} minutes, from {report['estimated_from']}"),
+        ("peak memory", f"{bound}{memory}"),
+        ("exports", report["exports"] or "none without MLX"),
+    ]
+
+
 def dry_run(ready: TrainingSetup, advance: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
     """Return all facts about a run except its result; a few real steps are timed, and then discarded.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ ROUNDS = "rounds"
 
 
 def train_increment(
-    config: TrainingConfig, minimum: int, *, fresh: bool = False, quiet: bool = False
+    config: TrainingConfig, minimum: int, *, fresh: bool = False, extend: bool = False, quiet: bool = False
 ) -> tuple[Path, TrainingResult] | str | None:
     """Train one round in ``output_dir/rounds/N``; when it is complete, its adapter becomes that of ``output_dir``.
 
@@ -33,6 +33,7 @@ def train_increment(
     Args:
         minimum: new items that a round needs.
         fresh: discard an interrupted round, and restart it.
+        extend: refused, since each round is a run of its own.
 
     Returns:
         The run's directory and measurements, or the sentence that says that there is too little to train on, or
@@ -41,6 +42,8 @@ def train_increment(
     Raises:
         UserError: an example without an id, or see ``train``.
     """
+    if extend:
+        raise UserError("--increment goes on by itself: leave out --extend, or start in another --out")
     if not config.data or not config.output_dir:
         raise UserError("--increment needs a dataset and a directory: give --data DIR and --out adapters/NAME")
     out = Path(config.output_dir)
@@ -115,7 +118,22 @@ def _adopt(out: Path, rounds: int) -> None:
         publish(run, out, rounds)
 
 
-def progress_of(out: Path) -> dict[str, Any]:
-    """Return the progress of the rounds in a directory, for ``--json``."""
-    done = read_state(state_path(out))
-    return {"rounds": done.rounds, "trained_items": len(done.trained)}
+def outcome(trained: tuple[Path, TrainingResult] | str, out: str | None, increment: bool) -> tuple[dict[str, Any], str]:
+    """Return the end of a training run as the object of ``--json`` and as a line.
+
+    Args:
+        trained: of :func:`train_increment` or :func:`~mlx_lora.training.train.train`.
+        out: the requested run directory.
+        increment: True for a round.
+    """
+    if isinstance(trained, str):
+        return {"path": out, "trained": False, "reason": trained}, trained
+    directory, result = trained
+    rounds: dict[str, Any] = {}
+    if increment:
+        done = read_state(state_path(directory))
+        rounds = {"rounds": done.rounds, "trained_items": len(done.trained)}
+    validation = "" if result.validation_loss is None else f", validation loss {result.validation_loss:.4f}"
+    stopped = f", stopped by {result.stopped}" if result.stopped else ""
+    line = f"{directory}: loss {result.loss:.4f}{validation}{stopped}, {result.steps} steps in {result.seconds:.0f} s"
+    return {"path": str(directory), **asdict(result), **rounds}, line

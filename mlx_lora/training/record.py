@@ -13,7 +13,7 @@ from ..data.mixture import record_of
 from ..errors import UserError
 from ..files import FORMAT, new_directory, write_atomic, write_json
 from ..models.fingerprint import another_base
-from ..runs.directory import RUN_FILE, TEMPLATE_FILE, WIDENED, read_run
+from ..runs.directory import RUN_FILE, TEMPLATE_FILE, WIDENED
 from ..user_files import read_bytes
 from .setup import TrainingSetup
 
@@ -47,9 +47,12 @@ def make_directory(ready: TrainingSetup) -> None:
             write_atomic(directory / TEMPLATE_FILE, ready.backend.base.given_template)
 
 
-def check_same(ready: TrainingSetup, extend: bool) -> None:
-    """Raise UserError, with the differences, if the directory's run is not the requested one."""
-    run = read_run(ready.out)
+def check_same(ready: TrainingSetup, run: dict[str, Any], extend: bool) -> None:
+    """Raise UserError, with the differences, if the directory's run is not the requested one.
+
+    Args:
+        run: its ``run.json``.
+    """
     # A key that is newer than the run had its default's effect.
     then = {**TrainingConfig().training_fingerprint(), **run.get("learned_from", {})}
     # Earlier versions recorded paths as they were typed.

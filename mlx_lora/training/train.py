@@ -62,12 +62,9 @@ def train(
     Raises:
         UserError: bad input (nothing is written then), another run in the directory, or see ``Trainer.run``.
     """
-    out = Path(config.output_dir) if config.output_dir else None
-    there = out is not None and out.exists()
-    if out is not None and there:
-        check_place(out, fresh)
+    before = check_place(Path(config.output_dir), fresh) if config.output_dir else None
     # A run resumes in the data type that it started in; the runs of earlier versions used the base's own.
-    ready = prepare(config, wide=out is None or not there or fresh or bool(read_run(out).get(WIDENED)))
+    ready = prepare(config, wide=before is None or bool(before.get(WIDENED)))
     config = ready.config
     trainable = ready.backend.attach_lora(config)
     if ready.backend.rank > 0:
@@ -80,8 +77,10 @@ def train(
     if not out.exists():
         make_directory(ready)
     with locked(out):
-        check_same(ready, extend)
-        finished = None if extend else _result_of(read_run(out))
+        # Again: until the lock was held, another process could have trained here.
+        run = read_run(out)
+        check_same(ready, run, extend)
+        finished = None if extend else _result_of(run)
         if finished is not None:
             ready.backend.broadcast(_message(ready, None))
             if not (out / REPORT_FILE).exists():

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...files import open_lock, write_atomic, writing
+from ...files import file_lock, write_atomic, writing
 from .buffer import decode_json, read_bytes, rows_of
 from .schema import Experience, parse_experience
 
@@ -55,26 +52,11 @@ class BufferStore:
         """
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Never removed: another process may be waiting for this very file.
-            lock = open_lock(self.path.with_name(f".{self.path.name}.lock"))
-        try:
-            self._wait_for(lock)
+        held = (
+            f"{self.path}: another program has kept it locked for {LOCK_TIMEOUT_S} seconds; try again when that is done"
+        )
+        with file_lock(self.path.with_name(f".{self.path.name}.lock"), held, LOCK_TIMEOUT_S):
             yield
-        finally:
-            os.close(lock)
-
-    def _wait_for(self, lock: int) -> None:
-        deadline = time.monotonic() + LOCK_TIMEOUT_S
-        while True:
-            try:
-                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise UserError(
-                        f"{self.path}: another program has kept it locked for {LOCK_TIMEOUT_S} seconds; "
-                        "try again when that is done"
-                    ) from None
-                time.sleep(0.001)
 
     def refresh(self) -> list[Experience]:
         """Return the usable experiences that were added since the last read, in the file's order.

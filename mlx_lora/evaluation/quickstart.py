@@ -1,0 +1,106 @@
+"""Quickstart: a dataset, the base's answers, an adapter and its answers, judged by Gate 1."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..config import TrainingConfig, load_config
+from ..errors import UserError
+from ..files import write_json
+from ..sources.eisv import make_eisv_dataset
+from ..training.train import train
+from .eisv_gate1 import read_cases, run_gate1
+from .targets import load_target
+
+RESULTS = "quickstart.json"
+SHOWN = 5
+# Enough for the adapter to keep the format when it is sampled, and few enough for minutes.
+PER_SHAPE = 80
+NAMES = {"base": "base", "adapter": "adapter", "adapter_sampled": "adapter, sampled"}
+
+Reports = dict[str, dict[str, Any]]
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+def make_data(out: Path) -> dict[str, Any]:
+    """Make the dataset in ``out/data``, in place of an earlier quickstart in ``out``, and return its card.
+
+    Raises:
+        UserError: ``out`` is something else.
+    """
+    if out.exists():
+        if not (out / RESULTS).exists():
+            raise UserError(f"{out}: this exists and is not an earlier quickstart; choose another --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    write_json(out / RESULTS, {})
+    return make_eisv_dataset(out / "data", min_per_shape=PER_SHAPE)
+
+
+def quickstart_config(out: Path, backend: str) -> TrainingConfig:
+    """Return the config of the quickstart in a directory."""
+    config = load_config("quickstart", [f"backend={backend}"])
+    return replace(config, data=str(out / "data"), output_dir=str(out / "run"))
+
+
+def train_and_judge(
+    config: TrainingConfig, out: Path, progress: Progress, announce: Callable[[], None], quiet: bool
+) -> Reports:
+    """Judge the base, train the adapter and judge it, and write the reports.
+
+    Args:
+        out: the directory that :func:`make_data` filled.
+        progress: makes a progress bar of a description and a number of cases.
+        announce: called before the training.
+        quiet: train without a progress bar.
+
+    Returns:
+        The reports of ``base``, ``adapter``, and ``adapter_sampled`` at temperature 1.
+    """
+    cases = read_cases(out / "data" / "test.jsonl")
+
+    def judge(name: str, *temperatures: float) -> list[dict[str, Any]]:
+        target, reports = load_target(name, config.backend), []
+        for temperature in temperatures:
+            with progress(f"asking {target.name}", len(cases)) as advance:
+                reports.append(run_gate1(target, cases, temperature=temperature, advance=advance))
+        return reports
+
+    base = judge(config.model_name, 0.0)
+    announce()
+    train(config, quiet=quiet)
+    reports = dict(zip(NAMES, base + judge(str(out / "run"), 0.0, 1.0), strict=True))
+    for name, report in reports.items():
+        write_json(out / f"{name}.json", report)
+    write_json(out / RESULTS, summary(reports))
+    return reports
+
+
+def summary(reports: Reports) -> Reports:
+    """Return the reports without the answers."""
+    return {name: {key: value for key, value in report.items() if key != "answers"} for name, report in reports.items()}
+
+
+def answer_rows(reports: Reports) -> list[tuple[str, str, str]]:
+    """Return (shape, answer before, answer after) of a few shapes."""
+    pairs = zip(reports["base"]["answers"], reports["adapter"]["answers"], strict=True)
+    shown = {before["shape"]: (before["answer"], after["answer"]) for before, after in pairs}
+    return [(shape, *answers) for shape, answers in list(shown.items())[:SHOWN]]
+
+
+def score_rows(reports: Reports) -> list[tuple[str, ...]]:
+    """Return the metrics of each report: coherence, balanced, valid, tokens in use, Gate 1."""
+    return [
+        (
+            NAMES[name],
+            *(f"{report[key]:.3f}" for key in ("mean_coherence", "balanced_coherence", "valid_rate")),
+            f"{report['tokens_in_use']} of 15",
+            "passed" if report["gate_passed"] else "failed",
+        )
+        for name, report in reports.items()
+    ]
