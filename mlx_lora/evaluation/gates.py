@@ -161,7 +161,7 @@ def _inconsistent(report: Mapping[str, Any]) -> str | None:
     again = "; run the evaluation again"
     if passed + failed != total:
         return f"passed {passed} and failed {failed} are not {total} cases together{again}"
-    marks = [row.get("passed") for row in report["results"] if isinstance(row, dict)]
+    marks: list[Any] = [row.get("passed") for row in report["results"] if isinstance(row, dict)]
     if len(marks) != total or any(type(mark) is not bool for mark in marks):
         return f"a result does not say if its case passed{again}"
     if sum(marks) != passed:
