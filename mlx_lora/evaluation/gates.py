@@ -111,7 +111,7 @@ def _name_of(report: Any) -> str:
 def _result(report: Any, expected: Mapping[str, str] | None, on_inconclusive: str) -> GateResult:
     name = _name_of(report)
     wrong = incomplete(report)
-    if expected is not None and name not in expected:
+    if not wrong and expected is not None and name not in expected:
         wrong = f"this report is of another suite; the suites are {', '.join(expected)}"
     if wrong:
         # A report that cannot be read might be a ship suite's.
