@@ -111,7 +111,7 @@ def _name_of(report: Any) -> str:
 def _result(report: Any, expected: Mapping[str, str] | None, on_inconclusive: str) -> GateResult:
     name = _name_of(report)
     wrong = incomplete(report)
-    if expected is not None and name not in expected:
+    if not wrong and expected is not None and name not in expected:
         wrong = f"this report is of another suite; the suites are {', '.join(expected)}"
     if wrong:
         # A report that cannot be read might be a ship suite's.
@@ -161,7 +161,7 @@ def _inconsistent(report: Mapping[str, Any]) -> str | None:
     again = "; run the evaluation again"
     if passed + failed != total:
         return f"passed {passed} and failed {failed} are not {total} cases together{again}"
-    marks = [row.get("passed") for row in report["results"] if isinstance(row, dict)]
+    marks: list[Any] = [row.get("passed") for row in report["results"] if isinstance(row, dict)]
     if len(marks) != total or any(type(mark) is not bool for mark in marks):
         return f"a result does not say if its case passed{again}"
     if sum(marks) != passed:
