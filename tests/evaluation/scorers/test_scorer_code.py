@@ -11,7 +11,11 @@ RULE = {"code": {"language": "typescript", "rule": "empty_constructor"}}
     [
         ("super(1); // base", "", ""),
         ("constructor() {\n    super(1); // base\n  }\n", "", ""),
-        ("super(1);", "super(1); this.x = null;", "class A (line 1): its constructor does more than super(...): line 4"),
+        (
+            "super(1);",
+            "super(1); this.x = null;",
+            "class A (line 1): its constructor does more than super(...): line 4",
+        ),
         ("super(1);", "super.init();", "class A (line 1): its constructor does more than super(...): line 4"),
         ("super(1);", "super(1); super(2);", "class A (line 1): its constructor calls super(...) more than once"),
         (
@@ -26,7 +30,11 @@ RULE = {"code": {"language": "typescript", "rule": "empty_constructor"}}
         ("init(x: C): this { this.x = x; return this; }", "init = async (x: C) => { this.x = x; };", ""),
         ("class A", "export default abstract class A", ""),
         ("class A", "const A = class", "class without a name (line 1): its constructor does more"),
-        ("class A extends B", "class D {}\nclass A extends B", "class D (line 1): it has no init() that holds the set-up"),
+        (
+            "class A extends B",
+            "class D {}\nclass A extends B",
+            "class D (line 1): it has no init() that holds the set-up",
+        ),
         ("class A extends B", "class E extends A { constructor() { super(); } }\nclass A extends B", ""),
         ("class A extends B", "interface A", "does not parse"),
     ],

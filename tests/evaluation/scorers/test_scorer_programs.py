@@ -24,7 +24,7 @@ def test_a_command_reads_the_case_and_the_answer(judge, tmp_path):
     score = judge(check, "no", folder=tmp_path, expect="yes", tags=["t"])
     assert score.reason.endswith(": exit status 1: wanted yes as ['t']")
     assert [file.name for file in tmp_path.iterdir()] == ["guard.py"]
-    script.write_text("#!/bin/sh\ngrep -q good \"$1\"\n")
+    script.write_text('#!/bin/sh\ngrep -q good "$1"\n')
     script.chmod(0o755)
     assert judge({"command": "./guard.py"}, "good", folder=tmp_path).passed
     assert judge({"command": "./guard.py"}, "bad", folder=tmp_path).reason == "guard.py: exit status 1"
@@ -52,7 +52,9 @@ def test_a_command_prints_100_megabytes(judge):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     score = judge({"command": {"run": [*WRITTEN, code]}}, "x")
     assert score.reason.endswith("exit status 1: the end")
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 * (2**10 if sys.platform == "linux" else 2**20)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 * (
+        2**10 if sys.platform == "linux" else 2**20
+    )
 
 
 def test_a_case_that_a_command_does_not_read(judge):
