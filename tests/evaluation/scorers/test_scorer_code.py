@@ -2,7 +2,14 @@ from collections import Counter
 
 import pytest
 
-GOOD = "class A extends B {\n  x: C;\n  constructor() {\n    super(1); // base\n  }\n  init(x: C): this { this.x = x; return this; }\n}\n"
+GOOD = """class A extends B {
+  x: C;
+  constructor() {
+    super(1); // base
+  }
+  init(x: C): this { this.x = x; return this; }
+}
+"""
 RULE = {"code": {"language": "typescript", "rule": "empty_constructor"}}
 
 

@@ -17,7 +17,8 @@ def test_a_command_reads_the_case_and_the_answer(judge, tmp_path):
         "case = json.load(sys.stdin)\n"
         "answer = open(sys.argv[1], encoding='utf-8').read()\n"
         "assert os.path.exists('guard.py') and sys.argv[1].endswith('.md')\n"
-        "sys.exit(0 if answer == case['expect'] + '; touch x \\u00e9' else f\"wanted {case['expect']} as {case['tags']}\")\n"
+        "sys.exit(0 if answer == case['expect'] + '; touch x \\u00e9'\n"
+        "         else f\"wanted {case['expect']} as {case['tags']}\")\n"
     )
     check = {"command": {"run": [sys.executable, "guard.py"], "suffix": ".md"}}
     assert judge(check, "yes; touch x é", folder=tmp_path, expect="yes", tags=["t"]).passed
@@ -48,7 +49,7 @@ def test_a_command_that_hangs_or_dies(judge, code, reason):
 
 
 def test_a_command_prints_100_megabytes(judge):
-    code = "import sys\nfor _ in range(100): sys.stdout.write('x' * 2**20)\nprint('\\nthe end', file=sys.stderr)\nsys.exit(1)"
+    code = "import sys\nfor _ in range(100): sys.stdout.write('x' * 2**20)\nsys.exit('\\nthe end')"
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     score = judge({"command": {"run": [*WRITTEN, code]}}, "x")
     assert score.reason.endswith("exit status 1: the end")

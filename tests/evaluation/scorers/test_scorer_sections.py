@@ -1,6 +1,9 @@
 import pytest
 
-SEED = "## Objective\nGoal.\n\n## Plan\nA.\n## Do\nB.\n## Check\nC.\n## Act\nD.\n\nPRECEDES: [next](b.md)\nFOLLOWS: [last](a.md)\n"
+SEED = (
+    "## Objective\nGoal.\n\n## Plan\nA.\n## Do\nB.\n## Check\nC.\n## Act\nD.\n\n"
+    "PRECEDES: [next](b.md)\nFOLLOWS: [last](a.md)\n"
+)
 V3 = (
     "# 📋 **PDCA Cycle: X**\n## **📋 PLAN**\nA.\n## **🔧 DO**\n```bash\nls\n```\n"
     "## **✅ CHECK**\nC.\n## **🎯 ACT**\nD.\n[GitHub](https://h/a) | [§/a.md](./a.md)\n"

@@ -88,7 +88,8 @@ CALL = {"tool_calls": [{"name": "read_file", "parameters": {"path": "a.ts", "n":
         ("Sure.\n```json\n" + json.dumps(CALL, indent=2) + "\n```", ""),
         ('<tool_call>\n{"name": "read_file", "arguments": {"path": " a.ts", "n": 1.0, "x": 0}}\n</tool_call>', ""),
         (
-            '{"tool_calls": [{"function": {"name": "read_file", "arguments": "{\\"path\\": \\"a.ts\\", \\"n\\": 1}"}}]}',
+            '{"tool_calls": [{"function": {"name": "read_file", '
+            '"arguments": "{\\"path\\": \\"a.ts\\", \\"n\\": 1}"}}]}',
             "",
         ),
         ("I read a.ts.", 'the answer holds no tool call {"tool_calls": [{"name", "parameters"}]}'),
