@@ -44,17 +44,11 @@ def test_texts_come_from_the_case(judge):
 
 
 def test_a_catastrophic_pattern_ends(judge):
-    start = time.monotonic()
-    answer = "x" * 40 + "!" + "ab" * 5000
-    for check in (
-        {"regex": {"pattern": r"^(x+x+)+y", "time_limit": 0.2}},
-        {"regex": {"pattern": r"(.*,){20}z", "time_limit": 0.2}},
-        {"json_schema": {"schema": {"pattern": r"^(x|x|xx)+y$"}}},
-    ):
-        text = json.dumps("x" * 60) if "json_schema" in check else answer + "," * 30
-        score = judge(check, text)
-        assert not score.passed
-        assert "took more than" in score.reason or "is not found" in score.reason
+    text, start = "a" * 60 + "!", time.monotonic()
+    score = judge({"regex": {"pattern": "^(a|a|aa)+$", "time_limit": 0.2}}, text)
+    assert score.reason == "the pattern '^(a|a|aa)+$' took more than 0.2 seconds on this answer"
+    score = judge({"json_schema": {"schema": {"pattern": "^(a|a|aa)+$"}}}, json.dumps(text))
+    assert "took more than 2 seconds" in score.reason
     assert time.monotonic() - start < 60
 
 
