@@ -92,5 +92,9 @@ def test_a_missing_parser(monkeypatch):
         make_scorer(CheckSpec("code", None, "s:1"), None, Path())
 
 
-def test_summaries_are_of_scorers():
+def test_the_docs_name_every_check():
+    docs = Path(__file__).parents[3] / "docs" / "evaluation.md"
+    rows = [line for line in docs.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    named = {name.strip(" `") for row in rows for name in row.split("|")[1].split(",")}
+    assert named == set(SCORERS)
     assert set(SUMMARIES) < set(SCORERS)

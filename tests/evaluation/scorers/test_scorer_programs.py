@@ -17,14 +17,15 @@ def test_a_command_reads_the_case_and_the_answer(judge, tmp_path):
         "case = json.load(sys.stdin)\n"
         "answer = open(sys.argv[1], encoding='utf-8').read()\n"
         "assert os.path.exists('guard.py') and sys.argv[1].endswith('.md')\n"
-        "sys.exit(0 if answer == case['expect'] + '; touch x \\u00e9' else f\"wanted {case['expect']} as {case['tags']}\")\n"
+        "sys.exit(0 if answer == case['expect'] + '; touch x \\u00e9'\n"
+        "         else f\"wanted {case['expect']} as {case['tags']}\")\n"
     )
     check = {"command": {"run": [sys.executable, "guard.py"], "suffix": ".md"}}
     assert judge(check, "yes; touch x é", folder=tmp_path, expect="yes", tags=["t"]).passed
     score = judge(check, "no", folder=tmp_path, expect="yes", tags=["t"])
     assert score.reason.endswith(": exit status 1: wanted yes as ['t']")
     assert [file.name for file in tmp_path.iterdir()] == ["guard.py"]
-    script.write_text("#!/bin/sh\ngrep -q good \"$1\"\n")
+    script.write_text('#!/bin/sh\ngrep -q good "$1"\n')
     script.chmod(0o755)
     assert judge({"command": "./guard.py"}, "good", folder=tmp_path).passed
     assert judge({"command": "./guard.py"}, "bad", folder=tmp_path).reason == "guard.py: exit status 1"
@@ -48,11 +49,13 @@ def test_a_command_that_hangs_or_dies(judge, code, reason):
 
 
 def test_a_command_prints_100_megabytes(judge):
-    code = "import sys\nfor _ in range(100): sys.stdout.write('x' * 2**20)\nprint('\\nthe end', file=sys.stderr)\nsys.exit(1)"
+    code = "import sys\nfor _ in range(100): sys.stdout.write('x' * 2**20)\nsys.exit('\\nthe end')"
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     score = judge({"command": {"run": [*WRITTEN, code]}}, "x")
     assert score.reason.endswith("exit status 1: the end")
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 * (2**10 if sys.platform == "linux" else 2**20)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 * (
+        2**10 if sys.platform == "linux" else 2**20
+    )
 
 
 def test_a_case_that_a_command_does_not_read(judge):

@@ -1,6 +1,9 @@
 import pytest
 
-SEED = "## Objective\nGoal.\n\n## Plan\nA.\n## Do\nB.\n## Check\nC.\n## Act\nD.\n\nPRECEDES: [next](b.md)\nFOLLOWS: [last](a.md)\n"
+SEED = (
+    "## Objective\nGoal.\n\n## Plan\nA.\n## Do\nB.\n## Check\nC.\n## Act\nD.\n\n"
+    "PRECEDES: [next](b.md)\nFOLLOWS: [last](a.md)\n"
+)
 V3 = (
     "# 📋 **PDCA Cycle: X**\n## **📋 PLAN**\nA.\n## **🔧 DO**\n```bash\nls\n```\n"
     "## **✅ CHECK**\nC.\n## **🎯 ACT**\nD.\n[GitHub](https://h/a) | [§/a.md](./a.md)\n"
@@ -15,7 +18,12 @@ def test_profiles(judge):
     assert not judge({"sections": None}, V3).passed
     assert judge({"sections": FULL}, V3, profile="template_v3").passed
     assert not judge({"sections": None}, SEED, profile="template_v3").passed
-    for text in (SEED, V3, V3.lower().replace("📋 plan", "1. plan phase"), "# Plan\n**Do:**\n### C - Check\n#### ⚡ ACT\n"):
+    for text in (
+        SEED,
+        V3,
+        V3.lower().replace("📋 plan", "1. plan phase"),
+        "# Plan\n**Do:**\n### C - Check\n#### ⚡ ACT\n",
+    ):
         assert judge({"sections": {"profile": "relaxed"}}, text).passed, text
     assert judge({"sections": {"profile": "relaxed"}}, SEED.replace("## Do", "## Done")).reason == (
         "the answer lacks '## Do' (profile relaxed)"
@@ -50,7 +58,11 @@ def test_headings_are_headings(judge):
         ("D.", "", "the section '## Act' is empty"),
         ("[next](b.md)", "", "the link 'PRECEDES:' is missing or empty"),
         ("[next](b.md)", "[]()", "the link 'PRECEDES:' is missing or empty"),
-        ("[next](b.md)", "{{NEXT}}", "line 13 still has the placeholder {{NEXT}}; the link 'PRECEDES:' is missing or empty"),
+        (
+            "[next](b.md)",
+            "{{NEXT}}",
+            "line 13 still has the placeholder {{NEXT}}; the link 'PRECEDES:' is missing or empty",
+        ),
         ("[next](b.md)", "none yet, this is the last", ""),
         (": [next](b.md)", ":\n- [next](b.md)", ""),
         ("PRECEDES: [next](b.md)\n", "PRECEDES: b.md, ", ""),

@@ -10,11 +10,9 @@ from mlx_lora.evaluation.cases import Case
 from mlx_lora.evaluation.eisv_gate1 import measure_cases, read_cases
 from mlx_lora.evaluation.eisv_scoring import evaluate_predictions
 from mlx_lora.evaluation.scorers import SUMMARIES, CheckSpec, make_scorer
-from mlx_lora.sources.claims import SciFact
 from mlx_lora.sources.claims import validation
-from mlx_lora.sources.claims.examples import format_chat_messages
 from mlx_lora.sources.eisv import parse_model_output
-from mlx_lora.sources.salience import Filters, answer_fault, read_buffer
+from mlx_lora.sources.salience import read_buffer
 
 STILL = "EISV_TOKENS: ~stillness~\nLUMEN_TOKENS: quiet\nPATTERN: SINGLE"
 
@@ -59,20 +57,6 @@ def test_expressions_are_summed_up_as_gate1_does(eisv_data):
     assert {key: found[key] for key in wanted} == wanted
 
 
-@pytest.fixture
-def scifact(realdata):
-    citint = realdata / "claims"
-    return SciFact.load, citint
-
-
-def _claims_cases(realdata):
-    samples = SciFact(next(p.parent for p in (realdata / "claims").rglob("corpus.jsonl"))).load("train", 40)
-    return [
-        Case(str(i), [user], gold["content"])
-        for i, (user, gold) in enumerate(map(format_chat_messages, samples))
-    ]
-
-
 PROMPT = "Claim: cats purr\n\nDocument 12: Cats. Cats purr when content.\nDocument 13: Dogs. Dogs bark at night."
 GOLD = "CLAIM[c1]: cats purr (citing 12)"
 
@@ -114,7 +98,9 @@ def test_claims_are_summed_up_over_claims(judge):
     scorer = make_scorer(CheckSpec("claims", None, "s:1"), None, Path())
     scores = [scorer(case, answer) for case, answer in zip(cases, answers, strict=True)]
     found = SUMMARIES["claims"](cases, answers, scores)
-    judged = [validation.Case.from_messages([*c.messages, {"content": GOLD}], a) for c, a in zip(cases, answers)]
+    judged = [
+        validation.Case.from_messages([*c.messages, {"content": GOLD}], a) for c, a in zip(cases, answers, strict=True)
+    ]
     report = validation.validate_cases(judged)
     for stage in validation.TARGETS:
         assert found[stage] == pytest.approx(getattr(report, stage)), stage
@@ -128,7 +114,7 @@ def test_claims_are_summed_up_over_claims(judge):
         ("I tend the garden in the morning, and I read in the evening.", ""),
         ("I see it now. " * 30, "repeated"),
         ("What do you think about it?", "questions"),
-        ("<think>I wonder", "think"),
+        ("<think>I wonder what it is like there", "think"),
         ("User: and then? Assistant: it was so.", "roles"),
         ("Yes.", "short"),
         ("Tell me how you spend a day in the garden with your friends", "echo"),
@@ -149,11 +135,16 @@ def test_degeneration(judge, answer, fault):
 
 def test_stock_phrases_are_of_the_whole_suite():
     loops = [f"As my process responds, the response is generated, whatever is asked {i}." for i in range(4)]
-    others = [f"Number {i} of the list is word{i} with thing{i} near place{i}." for i in range(12)]
+    others = [" ".join(f"w{i}x{j}" for j in range(9)) for i in range(12)]
     assert SUMMARIES["degeneration"]([], loops + others, [])["stock_phrases"] == 0.25
     assert SUMMARIES["degeneration"]([], [], []) == {"stock_phrases": 0.0}
 
 
 def test_real_answers_before_and_after_the_removal_of_collapsed_ones(judge, realdata):
-    for file in sorted((realdata / "salience").glob("*.json")):
-        print(file)
+    """All that a person removed is found. Of what was kept, 15 are as evasive or as many questions as those."""
+    before, after = (read_buffer(realdata / "salience" / f"{name}_removal.json") for name in ("before", "after"))
+    kept = {experience["id"] for experience in after}
+    scores = [(e["id"] in kept, judge({"degeneration": None}, e["response"], prompt=e["prompt"])) for e in before]
+    assert [score.passed for of_kept, score in scores if not of_kept] == [False] * 24
+    assert sum(score.passed for of_kept, score in scores if of_kept) == 141
+    assert len(kept) == 156

@@ -44,17 +44,11 @@ def test_texts_come_from_the_case(judge):
 
 
 def test_a_catastrophic_pattern_ends(judge):
-    start = time.monotonic()
-    answer = "x" * 40 + "!" + "ab" * 5000
-    for check in (
-        {"regex": {"pattern": r"^(x+x+)+y", "time_limit": 0.2}},
-        {"regex": {"pattern": r"(.*,){20}z", "time_limit": 0.2}},
-        {"json_schema": {"schema": {"pattern": r"^(x|x|xx)+y$"}}},
-    ):
-        text = json.dumps("x" * 60) if "json_schema" in check else answer + "," * 30
-        score = judge(check, text)
-        assert not score.passed
-        assert "took more than" in score.reason or "is not found" in score.reason
+    text, start = "a" * 60 + "!", time.monotonic()
+    score = judge({"regex": {"pattern": "^(a|a|aa)+$", "time_limit": 0.2}}, text)
+    assert score.reason == "the pattern '^(a|a|aa)+$' took more than 0.2 seconds on this answer"
+    score = judge({"json_schema": {"schema": {"pattern": "^(a|a|aa)+$"}}}, json.dumps(text))
+    assert "took more than 2 seconds" in score.reason
     assert time.monotonic() - start < 60
 
 
@@ -64,7 +58,9 @@ def test_json_schema(judge, tmp_path):
     for answer in ('{"n": 3}', 'Here:\n```json\n{"n": 3}\n```', 'It is {"n": 3}, as asked.'):
         assert judge(check, answer).passed
     assert judge(check, "three").reason == "the answer holds no JSON"
-    assert judge(check, '{"n": 9}').reason == "the answer's JSON is not valid at $.n: '9 is greater than the maximum of 5'"
+    assert (
+        judge(check, '{"n": 9}').reason == "the answer's JSON is not valid at $.n: '9 is greater than the maximum of 5'"
+    )
     assert not judge(check, '{"n": 3').passed
     (tmp_path / "s.json").write_text(json.dumps(schema))
     assert judge({"json_schema": "s.json"}, '{"n": 1}', folder=tmp_path).passed
@@ -85,9 +81,16 @@ CALL = {"tool_calls": [{"name": "read_file", "parameters": {"path": "a.ts", "n":
         (json.dumps(CALL), ""),
         ("Sure.\n```json\n" + json.dumps(CALL, indent=2) + "\n```", ""),
         ('<tool_call>\n{"name": "read_file", "arguments": {"path": " a.ts", "n": 1.0, "x": 0}}\n</tool_call>', ""),
-        ('{"tool_calls": [{"function": {"name": "read_file", "arguments": "{\\"path\\": \\"a.ts\\", \\"n\\": 1}"}}]}', ""),
+        (
+            '{"tool_calls": [{"function": {"name": "read_file", '
+            '"arguments": "{\\"path\\": \\"a.ts\\", \\"n\\": 1}"}}]}',
+            "",
+        ),
         ("I read a.ts.", 'the answer holds no tool call {"tool_calls": [{"name", "parameters"}]}'),
-        ('{"tool_calls": [{"name": "read_file"', 'the answer holds no tool call {"tool_calls": [{"name", "parameters"}]}'),
+        (
+            '{"tool_calls": [{"name": "read_file"',
+            'the answer holds no tool call {"tool_calls": [{"name", "parameters"}]}',
+        ),
         ('{"name": "rm", "parameters": {}}', "the answer calls 'rm', and read_file is expected"),
         ('{"tool_calls": []}', "the answer calls 'no tool', and read_file is expected"),
         ('{"name": "read_file", "parameters": {"n": 1}}', "read_file: the parameter 'path' is missing"),
