@@ -1,4 +1,4 @@
-"""``mlx-lora eval``, ``gate`` and ``baseline``: measure a model and judge the results."""
+"""``mlx-lora eval``: measure a target on suites; ``eval check``: run a suite's checks over documents."""
 
 from __future__ import annotations
 
@@ -8,144 +8,87 @@ from typing import Any
 
 import click
 
-from .output import (
-    backend_option,
-    finite,
-    json_option,
-    print_json,
-    print_notes,
-    print_table,
-    print_warnings,
-    progress,
-    say,
-)
+from .evaluation_output import print_documents, print_evaluation, print_report, print_suites
+from .output import backend_option, finite, json_option, print_json, print_notes, progress
 
-SUITES = ["eisv_gate1"]
 file_path = click.Path(path_type=Path)
+suite_option = click.option(
+    "--suite", "--suites", "suites", metavar="NAMES", help="Suites by name, group (coder) or FILE.yaml, with commas."
+)
 
 
-@click.command()
-@click.option("--suite", type=click.Choice(SUITES), required=True)
+@click.group(invoke_without_command=True)
+@suite_option
 @click.option(
-    "--target", required=True, metavar="RUN_OR_MODEL", help="A run directory, or a base model by name or directory."
+    "--target", metavar="TARGET", help="A run, a base, FILE.gguf, ollama:NAME, http://HOST/v1#MODEL, answers:FILE."
 )
 @click.option(
-    "--cases", type=file_path, required=True, metavar="FILE.jsonl", help="Dataset rows, or trajectory windows."
+    "--cases",
+    type=file_path,
+    metavar="FILE.jsonl",
+    help="Cases in place of the suite's own: {id, prompt, expect}, or dataset rows.",
 )
 @click.option(
-    "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, callback=finite, help="0 is greedy."
+    "--temperature", type=click.FloatRange(0), callback=finite, help="0 is greedy; by default the suite's own."
 )
-@click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Longest answer.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
-@click.option("--hide-shape", is_flag=True, help="Ask without the shape's name: it must be inferred from the numbers.")
-@click.option("--out", type=file_path, help="Write the results, with every answer, to this JSON file.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Longest answer; by default the suite's own.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default the suite's own.")
+@click.option(
+    "--hide-shape", is_flag=True, help="eisv_gate1: ask without the shape's name, to be inferred from the numbers."
+)
+@click.option(
+    "--out", type=file_path, help="Directory for reports, samples and report.html; or a file, for one suite's report."
+)
+@click.option("--list", "listed", is_flag=True, help="List the published suites.")
 @backend_option
 @json_option
-def evaluate(
-    suite: str,
-    target: str,
-    cases: Path,
-    temperature: float,
-    max_tokens: int,
-    seed: int,
-    hide_shape: bool,
-    out: Path | None,
-    backend: str | None,
-    as_json: bool,
-) -> None:
-    """Measure a model or an adapter; `mlx-lora gate` judges what this writes.
+@click.pass_context
+def evaluate(ctx: click.Context, **options: Any) -> None:
+    """Measure a model on suites of cases; `mlx-lora gate` judges the reports, `compare` two targets.
 
     \b
+    mlx-lora eval --suites coder --target adapters/coder --out eval/coder
     mlx-lora eval --suite eisv_gate1 --target adapters/lumen --cases data/eisv/test.jsonl --out results.json
+    mlx-lora eval --list
     """
-    from ..evaluation.eisv_gate1 import read_cases, run_gate1, with_shape
-    from ..evaluation.targets import load_target
-    from ..files import check_writable, write_json
-
-    if out is not None:
-        check_writable(out)
-    found = read_cases(cases)
-    if hide_shape:
-        found = with_shape(found, named=False)
-    loaded = load_target(target, backend or "auto")
-    print_notes(loaded.backend.precision)
-    with progress(f"{suite}: {target}", len(found)) as advance:
-        report = run_gate1(loaded, found, temperature=temperature, seed=seed, max_tokens=max_tokens, advance=advance)
-    report |= {"cases": str(cases), "hide_shape": hide_shape}
-    if out is not None:
-        write_json(out, report)
-    summary = {key: value for key, value in report.items() if key != "answers"}
-    if as_json:
-        print_json(summary)
-    else:
-        print_results(summary)
+    if ctx.invoked_subcommand is None:
+        _evaluate(**options)
 
 
-def print_results(report: dict[str, Any]) -> None:
-    """Print a report of ``eval`` as a table, and its warnings."""
-    constant = report["best_constant"]
-    rows = [
-        ("mean coherence", f"{report['mean_coherence']:.3f}"),
-        ("balanced coherence (mean over shapes)", f"{report['balanced_coherence']:.3f}"),
-        ("best constant answer", f"{constant['score']:.3f} ({constant['answer']})"),
-        ("distinct answers", f"{report['distinct_answers']} of {report['n_total']}"),
-        ("valid", f"{report['n_valid']} of {report['n_total']} ({report['valid_rate']:.3f})"),
-        ("pattern accuracy", f"{report['pattern_accuracy']:.3f}"),
-        ("diversity", f"{report['diversity']:.3f}"),
-        ("tokens in use", f"{report['tokens_in_use']} of 15"),
-        *((f"  {shape}", f"{value:.3f}") for shape, value in sorted(report["per_shape_coherence"].items())),
-        ("Gate 1", "passed" if report["gate_passed"] else "FAILED"),
-    ]
-    print_table(f"{report['suite']}: {report['target']} on {report['cases']}", ("measure", "reached"), rows)
-    print_warnings(report["warnings"])
+def _evaluate(listed: bool, suites: str | None, target: str | None, as_json: bool, **options: Any) -> None:
+    from ..evaluation.session import evaluate_suites, list_suites
 
-
-@click.command()
-@click.argument("results", type=file_path)
-@json_option
-def gate(results: Path, as_json: bool) -> None:
-    """Judge RESULTS.json, written by `mlx-lora eval --out`: exit status 0 passed, 1 failed, 2 unreadable."""
-    from ..evaluation.eisv_gate1 import criteria, read_results
-    from ..sources.eisv import check_gate1
-
-    report, measured = read_results(results)
-    passed, reasons = check_gate1(measured)
-    rows = criteria(measured)
-    warnings = report["warnings"]
-    if as_json:
-        keys = ("criterion", "asked", "reached", "met")
-        print_json(
-            {
-                "suite": report.get("suite"),
-                "target": report.get("target"),
-                "gate_passed": passed,
-                "reasons": reasons,
-                "warnings": warnings,
-                "criteria": [dict(zip(keys, row, strict=True)) for row in rows],
-            }
-        )
-    else:
-        table = [(name, asked, reached, "yes" if met else "NO") for name, asked, reached, met in rows]
-        print_table(f"Gate 1: {report.get('target')}", ("criterion", "asked for", "reached", "met"), table)
-        say("passed" if passed else "FAILED: " + "; ".join(reasons))
-        print_warnings(warnings)
-    sys.exit(0 if passed else 1)
-
-
-@click.command()
-@click.option(
-    "--cases", type=file_path, required=True, metavar="FILE.jsonl", help="Dataset rows, or trajectory windows."
-)
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
-@json_option
-def baseline(cases: Path, seed: int, as_json: bool) -> None:
-    """Show what the same cases score without a model: chance, prompted guessing, the rules, and the best possible."""
-    from ..evaluation.eisv_baselines import run_baselines
-    from ..evaluation.eisv_gate1 import read_cases
-
-    found = run_baselines([case.shape for case in read_cases(cases)], seed)
-    if as_json:
-        print_json({"cases": str(cases), "seed": seed, "baselines": found})
+    if listed:
+        print_suites(list_suites(), as_json)
         return
-    rows = [(b["condition"], f"{b['mean_coherence']:.3f}") for b in found]
-    print_table(f"Baselines on {cases}", ("condition", "mean coherence"), rows)
+    for name, value in (("--suite", suites), ("--target", target)):
+        if value is None:
+            raise click.UsageError(f"Missing option '{name}'.")
+    result = evaluate_suites(suites or "", target or "", progress=progress, notes=print_notes, **options)
+    if as_json:
+        print_json(result.summary)
+    elif len(result.reports) == 1:
+        print_report(result.reports[0])
+    else:
+        print_evaluation(result.summary, result.reports)
+    sys.exit(0 if len(result.reports) == 1 or result.summary["cleared_for_deployment"] else 1)
+
+
+@evaluate.command("check")
+@click.argument("files", nargs=-1, required=True, type=file_path)
+@suite_option
+@click.option("--profile", help="Profile of checks that have several, such as seed, template_v3 or relaxed.")
+@json_option
+def check(files: tuple[Path, ...], suites: str | None, profile: str | None, as_json: bool) -> None:
+    """Run a suite's checks over FILES that exist already: exit status 0 all pass, 1 some fail.
+
+    \b
+    mlx-lora eval check docs/*.md --suite pdca_schema --profile template_v3
+    """
+    from ..evaluation.documents import check_documents
+
+    if suites is None:
+        raise click.UsageError("Missing option '--suite'.")
+    report = check_documents(files, suites, profile)
+    print_documents(report, as_json)
+    sys.exit(0 if report["passed"] == report["files"] else 1)

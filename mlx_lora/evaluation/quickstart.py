@@ -14,7 +14,8 @@ from ..errors import UserError
 from ..files import write_json
 from ..sources.eisv import make_eisv_dataset
 from ..training.train import train
-from .eisv_gate1 import read_cases, run_gate1
+from .runner import prepare, run_suite
+from .suite import load_suite
 from .targets import load_target
 
 RESULTS = "quickstart.json"
@@ -62,13 +63,14 @@ def train_and_judge(
     Returns:
         The reports of ``base``, ``adapter``, and ``adapter_sampled`` at temperature 1.
     """
-    cases = read_cases(out / "data" / "test.jsonl")
+    suite = prepare(load_suite("eisv_gate1"), out / "data" / "test.jsonl")
 
     def judge(name: str, *temperatures: float) -> list[dict[str, Any]]:
         target, reports = load_target(name, config.backend), []
         for temperature in temperatures:
-            with progress(f"asking {target.name}", len(cases)) as advance:
-                reports.append(run_gate1(target, cases, temperature=temperature, advance=advance))
+            generation = replace(suite.suite.generation, temperature=temperature)
+            with progress(f"asking {target.name}", len(suite.cases)) as advance:
+                reports.append(run_suite(suite, target, generation=generation, advance=advance))
         return reports
 
     base = judge(config.model_name, 0.0)
@@ -82,14 +84,14 @@ def train_and_judge(
 
 
 def summary(reports: Reports) -> Reports:
-    """Return the reports without the answers."""
-    return {name: {key: value for key, value in report.items() if key != "answers"} for name, report in reports.items()}
+    """Return the reports without the single results."""
+    return {name: {key: value for key, value in report.items() if key != "results"} for name, report in reports.items()}
 
 
 def answer_rows(reports: Reports) -> list[tuple[str, str, str]]:
     """Return (shape, answer before, answer after) of a few shapes."""
-    pairs = zip(reports["base"]["answers"], reports["adapter"]["answers"], strict=True)
-    shown = {before["shape"]: (before["answer"], after["answer"]) for before, after in pairs}
+    pairs = zip(reports["base"]["results"], reports["adapter"]["results"], strict=True)
+    shown = {before["tags"][0]: (before["answer"], after["answer"]) for before, after in pairs}
     return [(shape, *answers) for shape, answers in list(shown.items())[:SHOWN]]
 
 

@@ -1,65 +1,130 @@
-"""Evaluation targets: a base model, or a run's adapter on its base."""
+"""Evaluation targets: open one by its name; a base or a run is loaded in this process."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from ..backends import Backend, load_backend
-from ..backends.adapter_format import published
 from ..data.chat_template import encode_prompt
+from ..engines.reply import Reply
 from ..errors import UserError
-from ..models.resolve import resolve_model
-from ..runs.directory import base_of, check_exists, is_run, other_base, read_trained
+from ..files import sha256_of
+from ..runs.resolve import Reference, resolve, resolve_model_or_run
+from .remote_targets import open_remote
+from .suite import Generation
+from .target import Messages, Target
 
 # Batch size of generation: large enough to use the hardware, small enough to show progress.
 GROUP = 32
 
-Messages = list[dict[str, Any]]
-
 
 @dataclass
-class Target:
-    """Model loaded for generation.
+class ModelTarget:
+    """Base model or run, loaded on a backend.
 
     Attributes:
-        system_prompt: the one its run was trained with, if any.
-        warnings: what a reader of the answers should know, a sentence each.
+        load_s: seconds that loading took.
     """
 
     name: str
     backend: Backend
     system_prompt: str | None = None
     warnings: list[str] = field(default_factory=list)
+    identity: str = ""
+    group: int = GROUP
+    load_s: float | None = None
+    _tokens: int = 0
+    _seconds: float = 0.0
+    _first_token_s: float | None = None
+
+    def answer(self, conversations: Sequence[Messages], ids: Sequence[str], settings: Generation) -> list[Reply]:
+        """Answer conversations as one batch.
+
+        Raises:
+            UserError: see ``encode_prompt``, or a prompt fills the model's context.
+        """
+        prompts = [
+            self._encode(messages, f"the prompt of case {case}")
+            for case, messages in zip(ids, conversations, strict=True)
+        ]
+        if self._first_token_s is None:
+            started = time.perf_counter()
+            self.backend.generate(prompts[:1], 1, settings.temperature, settings.seed)
+            self._first_token_s = time.perf_counter() - started
+        started = time.perf_counter()
+        texts = self.backend.generate(prompts, settings.max_tokens, settings.temperature, settings.seed)
+        seconds = time.perf_counter() - started
+        encode = self.backend.tokenizer.backend_tokenizer.encode
+        # The end of turn, which is generated too, is not part of the text.
+        counts = [len(encode(text, add_special_tokens=False).ids) + 1 for text in texts]
+        self._tokens, self._seconds = self._tokens + sum(counts), self._seconds + seconds
+        return [
+            Reply(text, None, len(prompt), count, seconds / len(texts))
+            for text, prompt, count in zip(texts, prompts, counts, strict=True)
+        ]
+
+    def _encode(self, messages: Messages, what: str) -> list[int]:
+        ids = encode_prompt(self.backend.tokenizer, messages)
+        context = self.backend.base.context
+        if context is not None and len(ids) >= context:
+            raise UserError(
+                f"{what} has {len(ids):,} tokens, and {self.name} has a context of {context:,} "
+                "(max_position_embeddings); shorten it, or use a model with a longer context"
+            )
+        return ids
+
+    def performance(self) -> dict[str, float | None]:
+        """Return the measurements of this process."""
+        return {
+            "load_s": self.load_s,
+            "first_token_s": self._first_token_s,
+            "tokens_per_s": self._tokens / self._seconds if self._seconds else None,
+            "peak_memory_bytes": self.backend.peak_memory(),
+        }
 
 
-def load_target(name: str, asked: str = "auto") -> Target:
+def load_target(name: str, requested: str = "auto") -> ModelTarget:
     """Load a run directory (base and adapter), or a base model by name or directory.
 
     Args:
-        asked: the backend; see ``load_backend``.
+        requested: the backend; see ``load_backend``.
 
     Raises:
         UserError: there is no such run or model, or the run has no adapter yet.
     """
-    directory = Path(name)
-    if not is_run(directory):
-        check_exists(name)
-        return Target(name, load_backend(resolve_model(name), asked, wide=True))
-    directory = published(directory)
-    run = read_trained(directory)
-    in_4bit = bool(run.get("learned_from", {}).get("load_in_4bit"))
-    model = base_of(run, directory)
-    backend = load_backend(model, asked, in_4bit, wide=True)
-    backend.load_adapter(directory)
-    other = other_base(run, directory, model)
-    return Target(name, backend, run.get("system_prompt"), [f"{name}: {other}"] if other else [])
+    return _load(resolve_model_or_run(name), requested)
+
+
+def open_target(name: str, requested: str = "auto") -> Target:
+    """Open a target of any kind, by the names of ``runs.resolve``.
+
+    Raises:
+        UserError: the name names nothing, or the target cannot be loaded or reached.
+    """
+    reference = resolve(name)
+    if reference.kind in ("base", "run"):
+        return _load(reference, requested)
+    return open_remote(reference)
+
+
+def _load(reference: Reference, requested: str) -> ModelTarget:
+    started = time.perf_counter()
+    in_4bit = bool(reference.run.get("learned_from", {}).get("load_in_4bit"))
+    backend = load_backend(reference.base, requested, in_4bit, wide=True)
+    identity = reference.base.fingerprint
+    if reference.adapter is not None:
+        backend.load_adapter(reference.adapter)
+        identity += f"+{sha256_of(reference.adapter / 'adapters.safetensors')}"
+    warnings = [f"{reference.name}: {reference.other_base}"] if reference.other_base else []
+    system = reference.run.get("system_prompt")
+    seconds = time.perf_counter() - started
+    return ModelTarget(reference.name, backend, system, warnings, f"{backend.name}:{identity}", load_s=seconds)
 
 
 def answer(
-    target: Target,
+    target: ModelTarget,
     prompts: Sequence[Messages],
     *,
     max_tokens: int = 128,
@@ -70,18 +135,13 @@ def answer(
     """Generate one answer per prompt, batched; temperature 0 is greedy, the same seed gives the same answers.
 
     Raises:
-        UserError: see ``encode_prompt``, or a prompt fills the model's context.
+        UserError: see ``ModelTarget.answer``.
     """
-    encoded = [encode_prompt(target.backend.tokenizer, messages) for messages in prompts]
-    context = target.backend.base.context
-    for number, ids in enumerate(encoded):
-        if context is not None and len(ids) >= context:
-            raise UserError(
-                f"prompt {number + 1} has {len(ids):,} tokens, and {target.name} has a context of {context:,} "
-                "(max_position_embeddings); shorten it, or use a model with a longer context"
-            )
     answers: list[str] = []
-    for start in range(0, len(encoded), GROUP):
-        answers += target.backend.generate(encoded[start : start + GROUP], max_tokens, temperature, seed + start)
+    for start in range(0, len(prompts), GROUP):
+        group = prompts[start : start + GROUP]
+        ids = [str(start + number + 1) for number in range(len(group))]
+        replies = target.answer(group, ids, Generation(max_tokens, temperature, seed + start))
+        answers += [reply.text or "" for reply in replies]
         advance(len(answers))
     return answers

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import Backend, load_backend
-from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE, published
+from ..backends.adapter_format import ADAPTER_CONFIG
 from ..errors import UserError, first_line
-from ..models.resolve import BUILT_IN, ResolvedModel, check_safetensors, is_local, resolve_model
-from ..runs.directory import RUN_FILE, base_of, check_exists, is_run, other_base, read_trained
+from ..models.resolve import ResolvedModel
+from ..runs.resolve import resolve_model_or_run
 from ..user_files import read_text
 
 
@@ -52,29 +52,13 @@ def read_source(name: str, needs_adapter: bool = False) -> Source:
         UserError: there is no such run or model, the run has no adapter yet, its base's weights have changed, or one
             of its files is broken.
     """
-    directory = Path(name)
-    if not is_run(directory):
-        if needs_adapter:
-            if not directory.exists() and name not in BUILT_IN:
-                raise UserError(f"{name}: there is no such run directory; name one that `train` made")
-            raise UserError(
-                f"{name}: this is not a run directory (there is no {RUN_FILE} in it); name one that `train` made"
-            )
-        check_exists(name)
-        try:
-            model = resolve_model(name)
-        except UserError as error:
-            if is_local(name):
-                raise
-            raise UserError(f"{error} (and there is no run directory {name} here)") from None
+    reference = resolve_model_or_run(name, needs_adapter)
+    model = reference.base
+    if reference.adapter is None:
         return Source(name, model, _config(model), None, {}, {})
-    directory = published(directory)
-    run = read_trained(directory)
-    model = base_of(run, directory)
-    if (other := other_base(run, directory, model)) is not None:
-        raise UserError(f"{name}: {other}")
-    check_safetensors(directory / ADAPTER_FILE)
-    return Source(name, model, _config(model), directory, _adapter_config(directory), run)
+    if reference.other_base is not None:
+        raise UserError(f"{name}: {reference.other_base}")
+    return Source(name, model, _config(model), reference.adapter, _adapter_config(reference.adapter), reference.run)
 
 
 def _config(model: ResolvedModel) -> dict[str, Any]:

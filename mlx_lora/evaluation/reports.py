@@ -1,0 +1,93 @@
+"""Report files: read what `mlx-lora eval --out` wrote, and judge it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from ..data.dataset import is_number
+from ..errors import UserError
+from ..files import check_format
+from ..user_files import read_text
+from .gates import judge_reports
+from .suite import find_suites
+
+AGAIN = "write it with `mlx-lora eval --out`"
+# Reports with every answer of some hundred cases.
+MOST_BYTES = 2**28
+
+
+def judge_files(
+    paths: Sequence[Path], suites: str | None = None, waivers: Sequence[str] = (), on_inconclusive: str = "pass"
+) -> dict[str, Any]:
+    """Judge report files, or the reports in directories; see ``judge_reports``.
+
+    Args:
+        suites: those that must have a report, by name or group.
+        waivers: ``SUITE=REASON``.
+
+    Returns:
+        The final report, and of one report alone its ``suite``, ``target``, ``criteria``; always ``gate_passed``,
+        ``reasons`` and ``warnings``. One report alone is judged by its gate, several by the overall score too.
+
+    Raises:
+        UserError: a file is missing or is not a report, or a waiver is not ``SUITE=REASON``.
+    """
+    reports = [read_report(file) for path in paths for file in _files(path)]
+    expected = None if suites is None else {suite.name: suite.gate for suite in find_suites(suites)}
+    final = judge_reports(
+        reports, expected, _waivers(waivers), on_inconclusive=cast(Literal["pass", "block"], on_inconclusive)
+    )
+    alone = len(final["test_results"]) == 1
+    result = final["test_results"][0]
+    passed = result["status"] in ("PASSED", "WAIVED") if alone else final["cleared_for_deployment"]
+    about = {key: reports[0].get(key) for key in ("suite", "target", "criteria")} if alone and reports else {}
+    reasons = result["reasons"] if alone else final["reasons"]
+    warnings = [warning for report in reports for warning in report.get("warnings", [])]
+    return {**final, **about, "gate_passed": passed, "reasons": reasons, "warnings": warnings}
+
+
+def read_report(file: Path) -> dict[str, Any]:
+    """Read one suite's report.
+
+    Raises:
+        UserError: the file is missing, not JSON, of a later version, or not a report.
+    """
+    try:
+        report = json.loads(read_text(file, MOST_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: this report cannot be read ({error}); {AGAIN}") from error
+    if not isinstance(report, dict):
+        raise UserError(f"{file}: this is not a report, which is a JSON object; {AGAIN}")
+    check_format(report, file)
+    for name in ("test_name", "suite", "target"):
+        if not isinstance(report.get(name), str):
+            raise UserError(f"{file}: this is not a report: it has no {name}; {AGAIN}")
+    for name in ("pass_rate", "threshold"):
+        if name in report and not is_number(report[name]):
+            raise UserError(f"{file}: {name} must be a finite number; {AGAIN}")
+    warnings = report.setdefault("warnings", [])
+    if not (isinstance(warnings, list) and all(isinstance(warning, str) for warning in warnings)):
+        raise UserError(f"{file}: warnings must be a list of sentences; {AGAIN}")
+    return report
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("report_*.json"))
+    if not files:
+        raise UserError(f"{path}: there is no report_*.json in this directory; {AGAIN} {path}")
+    return files
+
+
+def _waivers(given: Sequence[str]) -> Mapping[str, str]:
+    found = {}
+    for waiver in given:
+        suite, equals, reason = waiver.partition("=")
+        if not equals:
+            raise UserError(f"--waive {waiver}: it must be SUITE=REASON")
+        found[suite.strip()] = reason.strip()
+    return found

@@ -1,0 +1,122 @@
+"""Evaluation session: one target on several suites, with their reports in one directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import check_directory, check_writable, write_json
+from .eisv_cases import with_shape
+from .gates import judge_reports
+from .runner import REPORT, Evaluation, prepare, run_suite
+from .suite import Generation, Suite, find_suites, load_suite, published_suites
+from .target import Target
+from .targets import ModelTarget, open_target
+
+FINAL = "eval_report_final.json"
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass
+class Result:
+    """Reports of a session, and the summary that is printed: one report without its results, or the final report."""
+
+    reports: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+
+def list_suites() -> list[dict[str, Any]]:
+    """Return name, gate, thresholds and description of each published suite."""
+    return [
+        {
+            "suite": suite.name,
+            "gate": suite.gate,
+            "thresholds": {limit.metric: str(limit) for limit in suite.limits},
+            "own_cases": suite.cases is not None,
+            "description": suite.description,
+        }
+        for suite in map(load_suite, published_suites())
+    ]
+
+
+def evaluate_suites(
+    suites: str,
+    target: str,
+    *,
+    progress: Progress,
+    notes: Callable[[Sequence[str]], None],
+    cases: Path | None = None,
+    hide_shape: bool = False,
+    out: Path | None = None,
+    backend: str | None = None,
+    **generation: Any,
+) -> Result:
+    """Evaluate a target on suites: everything is read and checked before the target is loaded.
+
+    Args:
+        suites: names, groups or files, separated by commas.
+        cases: replaces the cases of the suite; of several suites, of those that have none of their own.
+        out: directory, or a ``.json`` file for the report of one suite.
+        generation: ``max_tokens``, ``temperature`` and ``seed``; None is the suite's own.
+
+    Raises:
+        UserError: see ``find_suites``, ``prepare``, ``open_target`` and ``run_suite``.
+    """
+    found = find_suites(suites)
+    into_file = out is not None and (out.suffix == ".json" or (len(found) == 1 and out.is_file()))
+    if out is not None:
+        _check_out(out, into_file, len(found))
+    evaluations = [_prepare(suite, cases, hide_shape, len(found) > 1) for suite in found]
+    opened = open_target(target, backend or "auto")
+    if isinstance(opened, ModelTarget):
+        notes(opened.backend.precision)
+    directory = None if into_file else out
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+    reports = [_run(e, opened, directory, progress, generation, hide_shape, cases) for e in evaluations]
+    if out is not None and into_file:
+        write_json(out, reports[0])
+    final = judge_reports(reports, {suite.name: suite.gate for suite in found})
+    if directory is not None:
+        write_json(directory / FINAL, final)
+    short = [{key: value for key, value in r.items() if key not in ("results", "answers")} for r in reports]
+    return Result(reports, short[0] if len(reports) == 1 else {"suites": short, **final})
+
+
+def _check_out(out: Path, into_file: bool, count: int) -> None:
+    if into_file and count > 1:
+        raise UserError(f"{out}: {count} suites have a report each; give a directory to --out")
+    if into_file:
+        check_writable(out)
+    else:
+        check_directory(out)
+
+
+def _prepare(suite: Suite, cases: Path | None, hide_shape: bool, several: bool) -> Evaluation:
+    evaluation = prepare(suite, None if several and suite.cases is not None else cases)
+    if hide_shape and suite.reader != "eisv":
+        raise UserError(f"{suite.name}: --hide-shape is for suites of trajectories, such as eisv_gate1")
+    return replace(evaluation, cases=with_shape(evaluation.cases, named=False)) if hide_shape else evaluation
+
+
+def _run(
+    evaluation: Evaluation,
+    target: Target,
+    directory: Path | None,
+    progress: Progress,
+    generation: dict[str, Any],
+    hide_shape: bool,
+    cases: Path | None,
+) -> dict[str, Any]:
+    own = evaluation.suite.generation
+    settings = Generation(**{**vars(own), **{key: value for key, value in generation.items() if value is not None}})
+    with progress(f"{evaluation.suite.name}: {target.name}", len(evaluation.cases)) as advance:
+        report = run_suite(evaluation, target, generation=settings, out=directory, advance=advance)
+    report |= {"cases": str(cases or evaluation.suite.cases), "hide_shape": hide_shape}
+    if directory is not None:
+        write_json(directory / REPORT.format(evaluation.suite.name), report)
+    return report

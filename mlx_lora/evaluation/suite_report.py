@@ -1,0 +1,193 @@
+"""Report of one suite: rates with intervals, thresholds, the best constant answer, and every result."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ..engines.reply import Reply
+from ..errors import UserError
+from ..files import FORMAT
+from .cases import Case
+from .constant_answer import ConstantAnswer, balanced_mean, mean
+from .paired_means import mean_verdict
+from .scorers import SUMMARIES
+from .scorers.base import Score, Scorer
+from .scoring import score_text
+from .statistics import Verdict, f1_verdict, verdict, wilson
+from .suite import Generation, Limit, Suite
+from .target import Target
+
+PASS_RATE = "pass_rate"
+# Candidates for the best constant answer: the most frequent answers given, and the first references.
+CANDIDATES = 12
+# Checks that run a program or a model: too slow to be tried with every candidate.
+SLOW_CHECKS = {"command", "python", "claims"}
+
+
+@dataclass
+class Criterion:
+    """Threshold of a suite, and what was reached.
+
+    Attributes:
+        verdict: PASS, FAIL or INCONCLUSIVE by the one-sided 95 % bounds; ``met`` compares the value itself.
+        interval: Wilson's 95 % interval of a pass rate, else the one-sided bounds.
+    """
+
+    criterion: str
+    asked: str
+    reached: float
+    met: bool
+    verdict: str
+    interval: tuple[float, float]
+    cases_needed: int | None
+
+
+def suite_report(
+    suite: Suite,
+    target: Target,
+    cases: Sequence[Case],
+    replies: Sequence[Reply],
+    scores: Sequence[Score],
+    scorers: Sequence[Scorer],
+    generation: Generation,
+) -> dict[str, Any]:
+    """Return the report: the published fields, the fields against fooling, and every result.
+
+    Raises:
+        UserError: a threshold of the suite is on a metric that none of its checks measures.
+    """
+    texts = [reply.text or "" for reply in replies]
+    metrics = suite_metrics(suite, cases, texts, scores)
+    criteria = [_criterion(suite, limit, metrics, scores) for limit in suite.limits]
+    best = metrics.pop("best_constant", None) or best_constant_answer(suite, cases, texts, scorers)
+    answered = sum(reply.text is not None for reply in replies)
+    warnings = [*target.warnings, *metrics.pop("warnings", []), *_warnings(suite, best, len(cases) - answered)]
+    passed = sum(score.passed for score in scores)
+    return {
+        "format": FORMAT,
+        "suite": suite.name,
+        "test_name": suite.name,
+        "description": suite.description,
+        "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+        "target": target.name,
+        "target_identity": target.identity,
+        "suite_sha256": suite.sha256(),
+        "gate": suite.gate,
+        "total_tests": len(cases),
+        "passed": passed,
+        "failed": len(cases) - passed,
+        "not_answered": len(cases) - answered,
+        "pass_rate": passed / len(cases),
+        "threshold": suite.limits[0].value,
+        "measure": suite.limits[0].metric,
+        "score": criteria[0].reached,
+        "gate_passed": all(criterion.met for criterion in criteria),
+        "verdict": _joint(criteria),
+        "interval": criteria[0].interval,
+        "cases_needed": max((c.cases_needed or 0 for c in criteria if c.verdict == "INCONCLUSIVE"), default=0) or None,
+        "criteria": [asdict(criterion) for criterion in criteria],
+        "reasons": [_reason(criterion) for criterion in criteria if not criterion.met],
+        "balanced": metrics.get(
+            "balanced_coherence", balanced_mean([c.group for c in cases], [s.passed for s in scores])
+        ),
+        "best_constant": best,
+        "distinct_answers": len({text.strip() for text in texts}),
+        **{name: value for name, value in metrics.items() if name != PASS_RATE},
+        "warnings": warnings,
+        **asdict(generation),
+        "performance": target.performance(),
+        "results": [_result(*row) for row in zip(cases, replies, scores, strict=True)],
+    }
+
+
+def suite_metrics(suite: Suite, cases: Sequence[Case], texts: Sequence[str], scores: Sequence[Score]) -> dict[str, Any]:
+    """Return the means of the cases' metrics, what the checks summarize, and the pass rate."""
+    names = dict.fromkeys(name for score in scores for name in score.metrics)
+    means = {name: mean(score.metrics[name] for score in scores if name in score.metrics) for name in names}
+    summaries = [SUMMARIES[c.name](cases, texts, scores) for c in suite.checks if c.name in SUMMARIES]
+    joint = {name: value for summary in summaries for name, value in summary.items()}
+    return {**means, **joint, PASS_RATE: mean(score.passed for score in scores)}
+
+
+def _criterion(suite: Suite, limit: Limit, metrics: Mapping[str, Any], scores: Sequence[Score]) -> Criterion:
+    if not isinstance(metrics.get(limit.metric), (int, float)):
+        known = ", ".join(sorted(name for name, value in metrics.items() if isinstance(value, (int, float))))
+        raise UserError(
+            f"{suite.file}: the threshold is on {limit.metric}, which none of its checks measures; they measure {known}"
+        )
+    reached, found = float(metrics[limit.metric]), _verdict(limit, scores)
+    interval = (found.lower, found.upper)
+    if limit.metric == PASS_RATE:
+        interval = wilson(sum(score.passed for score in scores), len(scores))
+    name = limit.metric.replace("_", " ")
+    return Criterion(name, str(limit), reached, limit.met(reached), found.verdict, interval, found.cases_needed)
+
+
+def _verdict(limit: Limit, scores: Sequence[Score]) -> Verdict:
+    if limit.metric == PASS_RATE:
+        return verdict(sum(score.passed for score in scores), len(scores), limit.value)
+    if limit.metric == "f1":
+        # A refusal that passed is a true positive, one that failed a false one.
+        found = Counter((score.passed, bool(score.metrics.get("refused"))) for score in scores)
+        return f1_verdict(found[True, True], found[False, True], found[False, False], limit.value, len(scores))
+    name = limit.metric.removeprefix("mean_").removesuffix("_rate")
+    return mean_verdict([score.metrics[name] for score in scores if name in score.metrics], limit.value)
+
+
+def _joint(criteria: Sequence[Criterion]) -> str:
+    verdicts = {criterion.verdict for criterion in criteria}
+    return next((name for name in ("FAIL", "INCONCLUSIVE") if name in verdicts), "PASS")
+
+
+def _reason(criterion: Criterion) -> str:
+    return f"{criterion.criterion} {criterion.reached:.3f} is not {criterion.asked}"
+
+
+def best_constant_answer(
+    suite: Suite, cases: Sequence[Case], texts: Sequence[str], scorers: Sequence[Scorer]
+) -> dict[str, Any] | None:
+    """Return the answer that scores best when given to every case: of those given, and of the references.
+
+    None where a check of the suite runs a program or a model.
+    """
+    if any(check.name in SLOW_CHECKS for check in suite.checks):
+        return None
+    given = [text for text, _ in Counter(texts).most_common(CANDIDATES) if text]
+    references = [case.expect for case in cases if isinstance(case.expect, str) and case.expect]
+    best: ConstantAnswer[str] | None = None
+    for answer in dict.fromkeys([*given, *dict.fromkeys(references[: 4 * CANDIDATES])]):
+        scores = [score_text(scorers, case, answer) for case in cases]
+        reached = suite_metrics(suite, cases, [answer] * len(cases), scores).get(suite.limits[0].metric, 0.0)
+        if best is None or reached > best.score:
+            balanced = balanced_mean([case.group for case in cases], [score.passed for score in scores])
+            best = ConstantAnswer(answer, reached, balanced)
+    return None if best is None else asdict(best)
+
+
+def _warnings(suite: Suite, best: Mapping[str, Any] | None, unanswered: int) -> list[str]:
+    found = []
+    if unanswered:
+        found.append(f"{unanswered} cases were not answered, and count as failed; see their reasons")
+    if best is not None and suite.limits[0].met(best["score"]):
+        found.append(
+            f"these cases cannot tell a model from a constant: one answer given to all of them reaches "
+            f"{best['score']:.3f}, and the threshold is {suite.limits[0]}; judge by the mean over classes too"
+        )
+    return found
+
+
+def _result(case: Case, reply: Reply, score: Score) -> dict[str, Any]:
+    return {
+        "id": case.id,
+        "tags": case.tags,
+        "passed": score.passed,
+        "reason": score.reason,
+        "metrics": score.metrics,
+        "prompt": case.messages[-1]["content"],
+        "answer": reply.text,
+        "error": reply.error,
+    }

@@ -1,0 +1,35 @@
+"""Interface of a target: a model that answers conversations, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ..engines.reply import Reply
+from .suite import Generation
+
+Messages = list[dict[str, Any]]
+
+
+class Target(Protocol):
+    """Model that answers conversations.
+
+    Attributes:
+        name: as the user gave it.
+        identity: changes with whatever decides the answers (weights, file, server's model).
+        system_prompt: the one it was trained with, if any.
+        warnings: sentences that a reader of the answers should know.
+        group: conversations that are answered together; the answers may depend on their company.
+    """
+
+    name: str
+    identity: str
+    system_prompt: str | None
+    warnings: list[str]
+    group: int
+
+    def answer(self, conversations: Sequence[Messages], ids: Sequence[str], settings: Generation) -> list[Reply]:
+        """Answer conversations, at most ``group``; ``ids`` are the cases' own."""
+
+    def performance(self) -> dict[str, float | None]:
+        """Return ``load_s``, ``first_token_s``, ``tokens_per_s`` and ``peak_memory_bytes``; None is not measured."""

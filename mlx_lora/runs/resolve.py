@@ -1,0 +1,120 @@
+"""Name resolution: from what a user names to a base, a run, a GGUF file, a server's model, or a file of answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from ..backends.adapter_format import ADAPTER_FILE, published
+from ..errors import UserError
+from ..models.resolve import BUILT_IN, ResolvedModel, check_safetensors, is_local, resolve_model
+from .directory import RUN_FILE, base_of, check_exists, is_run, other_base, read_trained
+
+Kind = Literal["base", "run", "gguf", "ollama", "server", "answers"]
+FORMS = "a run, a base model, FILE.gguf, ollama:NAME, http://HOST/v1#MODEL, or answers:FILE.jsonl"
+
+
+@dataclass
+class Reference:
+    """Resolved name, before anything is loaded.
+
+    Attributes:
+        name: as the user gave it.
+        model: the base, of a base or a run.
+        adapter: the directory of the run's adapter: its live generation, where it has several.
+        run: content of the run's ``run.json``.
+        other_base: a warning if the adapter was trained on other weights than its base has now.
+        location: path of the file (``gguf``, ``answers``), URL of the server.
+        remote_model: the model's name on the server.
+    """
+
+    name: str
+    kind: Kind
+    model: ResolvedModel | None = None
+    adapter: Path | None = None
+    run: dict[str, Any] = field(default_factory=dict)
+    other_base: str | None = None
+    location: str = ""
+    remote_model: str = ""
+
+    @property
+    def base(self) -> ResolvedModel:
+        """Base model of a base or a run.
+
+        Raises:
+            UserError: the name is of another kind.
+        """
+        if self.model is None:
+            raise UserError(f"{self.name}: this must be a run that `train` made, or a base model")
+        return self.model
+
+
+def resolve(name: str) -> Reference:
+    """Resolve a name of any kind.
+
+    Raises:
+        UserError: it names nothing, or something broken; see ``resolve_model`` and ``read_trained``.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme in ("http", "https") and rest.startswith("//"):
+        return _server(name)
+    if scheme in ("ollama", "answers"):
+        if not rest:
+            raise UserError(f"{name}: nothing is named after the colon; give {FORMS}")
+        if scheme == "ollama":
+            return Reference(name, "ollama", remote_model=rest)
+        return Reference(name, "answers", location=_file(name, rest))
+    if name.endswith(".gguf"):
+        return Reference(name, "gguf", location=_file(name, name))
+    return resolve_model_or_run(name)
+
+
+def resolve_model_or_run(name: str, needs_adapter: bool = False) -> Reference:
+    """Resolve the name of a base model or a run.
+
+    Args:
+        needs_adapter: accept only a run.
+
+    Raises:
+        UserError: there is no such run or model, or the run has no adapter yet.
+    """
+    directory = Path(name).expanduser()
+    if is_run(directory):
+        directory = published(directory)
+        run = read_trained(directory)
+        model = base_of(run, directory)
+        check_safetensors(directory / ADAPTER_FILE)
+        return Reference(name, "run", model, directory, run, other_base(run, directory, model))
+    if needs_adapter:
+        if not directory.exists() and name not in BUILT_IN:
+            raise UserError(f"{name}: there is no such run directory; name one that `train` made")
+        raise UserError(f"{name}: this is no run directory (there is no {RUN_FILE} in it); name one that `train` made")
+    check_exists(name)
+    try:
+        return Reference(name, "base", resolve_model(name))
+    except UserError as error:
+        if is_local(name):
+            raise
+        raise UserError(f"{error} (and there is no run directory {name} here)") from None
+
+
+def _file(name: str, path: str) -> str:
+    place = Path(path).expanduser()
+    if not place.is_file():
+        raise UserError(f"{name}: there is no such file; check the path")
+    return str(place.absolute())
+
+
+def _server(name: str) -> Reference:
+    try:
+        parts = urlsplit(name)
+        usable = bool(parts.hostname) and (parts.port is None or parts.port > 0) and not parts.query
+    except ValueError:
+        usable = False
+    if not usable or not parts.fragment:
+        raise UserError(f"{name}: a server is named as http://HOST:PORT/v1#MODEL, with the model after the #")
+    if parts.username or parts.password:
+        raise UserError("the server's address holds a password; put its key into OPENAI_API_KEY instead")
+    return Reference(name, "server", location=name.partition("#")[0].rstrip("/"), remote_model=parts.fragment)
