@@ -167,5 +167,5 @@ def _run(command: Sequence[str], folder: Path) -> None:
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         # A debugger's backtrace may follow.
         said = [line for line in lines if "GGML_ASSERT" in line][:1] or lines[-LOG_LINES:]
-        died = f"died of {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "refused"
+        died = f"killed by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "refused"
         raise LlamaCppFailed(f"{died}: {' / '.join(said)}")
