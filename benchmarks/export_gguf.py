@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from mlx_lora.export.gguf.export import gguf_steps
 from mlx_lora.export.gguf.quantize import type_numbers
-from mlx_lora.export.gguf.resources import gguf_steps
 from mlx_lora.export.gguf.writer import plan
 from mlx_lora.export.reference import questions_of
 from mlx_lora.export.source import read_source

@@ -21,12 +21,10 @@ from ..models.resolve import HUB_PATTERNS, resolve_model
 from ..models.tokenizer import open_tokenizer
 from ..user_files import read_text
 from .hub_names import is_floating
-from .limits import limits_of
-from .logit_metrics import compare_logits
+from .logit_metrics import compare_logits, limits_of
 from .merge import Changed, Weight
 from .merged_weights import read_weights
-from .prompts import TEXTS
-from .reference import Questions, adapter_logits, questions_of
+from .reference import TEXTS, Questions, adapter_logits, questions_of
 from .resources import Step, check_memory, fuse_steps
 from .source import Source, read_source
 from .tensors import DTYPES, format_of, from_float32, make_header, stored_tensors, to_float32

@@ -15,7 +15,6 @@ from ..data.tokenize import EncodedExample, encode_example
 from ..engines.llamacpp.run import Request, evaluated
 from ..errors import UserError
 from ..models.tokenizer import open_tokenizer
-from .prompts import TEXTS, conversations
 from .source import Source
 from .tensors import stored_tensors
 
@@ -24,6 +23,36 @@ PROMPTS, POSITIONS, LONGEST, GREEDY = 8, 24, 512, 24
 # Multiplications allowed for the prompts, and tokens allowed in any case: a large model gets fewer prompts.
 MULTIPLICATIONS, TOKENS = 2.5e11, 512
 UNCUT = 10**9
+
+# Probe texts of every export, independent of its training data.
+# In Unicode's composed form (NFC): llama.cpp does not compose characters, and Qwen's own tokenizer does. Without </s>,
+# which is ordinary text to Qwen, and which llama.cpp takes for a special token in any vocabulary.
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog. It's what they'd've said, isn't it?",
+    "  leading spaces,\ttabs,\n\n\nline ends \r\n and trailing ones   ",
+    "1234567890 12 345 6,789.01 3.14159e-10 0xDEADBEEF 2026-11-22T12:00:00Z",
+    "def f(x: int) -> str:\n    return f'{x!r}'  # 'quoted' \"twice\"\n\n\nclass A: ...\n",
+    "Größe, naïve façade, œuvre, smørrebrød, żółć, Ħal Għargħur, ĲSSEL",
+    "Съешь же ещё этих мягких французских булок. Ґрунт, її.",
+    "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία· ὁ λόγος",
+    "敏捷的棕色狐狸跳过懒狗。繁體字：龍龜鬱。",
+    "いろはにほへと ちりぬるを、カタカナｶﾀｶﾅ。",
+    "다람쥐 헌 쳇바퀴에 타고파.",
+    "نص عربي مع تَشكيل و١٢٣٤ ثم English ثم فارسی‌ها",
+    "עברית עם נִקּוּד 1948",
+    "हिन्दी में लिखा हुआ वाक्य १२३, বাংলা বাক্য, தமிழ் வாக்கியம்",
+    "ภาษาไทยไม่มีวรรค ลาว ລາວ မြန်မာ ខ្មែរ",
+    "ქართული ენა, հայերեն, አማርኛ, ᏣᎳᎩ",
+    "emoji 👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇩🇪 ❤️ and ∀x∈ℝ: ⌈x⌉ = −⌊−x⌋ ≈ ½",
+    "zero\u200bwidth\u200djoiners, no\u00a0break, \u2028line, \ufeffmark, \u0000nul, \u0007bell",
+    "<not a token> <b> [INST] <|nonsense|> {{ braces }} {% tag %}",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa !!!!!!!!!!!!!!!!!! ----------",
+    "",
+)
+CONVERSATION = [
+    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "assistant", "content": "The capital of France is Paris."},
+]
 
 
 @dataclass
@@ -99,7 +128,7 @@ def questions_of(source: Source, tokenizer: Any, parameters: int) -> Questions:
     budget = max(TOKENS, int(MULTIPLICATIONS / max(1, parameters)))
     if getattr(tokenizer, "chat_template", None) is None:
         return _without_template(tokenizer, budget)
-    chats = conversations(rows)
+    chats = rows or [CONVERSATION]
     encoded = [encode_example(tokenizer, Example(chat), UNCUT) for chat in chats]
     prompts, positions = [], []
     for example in encoded:

@@ -140,11 +140,11 @@ def test_a_defective_result_is_rejected(trained_run, tmp_path, monkeypatch):
 
 def test_a_quantizer_that_fails_leaves_the_float_file_aside(trained_run, tmp_path, monkeypatch):
     def fail(*arguments):
-        raise LlamaCppFailed("died of SIGABRT: out of ideas")
+        raise LlamaCppFailed("killed by SIGABRT: out of ideas")
 
     monkeypatch.setattr(export, "quantized", fail)
     report = export_gguf(str(trained_run("llama", drawn=True, sharp=False, **WIDE)), tmp_path / "model.gguf", "q4_k_m")
-    assert report.checks[-1].value == "died of SIGABRT: out of ideas"
+    assert report.checks[-1].value == "killed by SIGABRT: out of ideas"
     assert [file.name for file in tmp_path.iterdir()] == ["model.gguf.rejected"]
 
 

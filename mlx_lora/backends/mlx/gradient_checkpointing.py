@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
-from .dropout import drawn_from, new_key
+from .lora import drawn_from, new_key
 from .prefix import arrays_of, copies, set_arrays
 
 

@@ -15,8 +15,7 @@ from ..output import json_option, print_json
 
 if TYPE_CHECKING:
     from ...data.formats import DataRow
-    from ...data.segments import Segment
-    from ...data.tokenize import EncodedExample
+    from ...data.tokenize import EncodedExample, Segment
 
 DEFAULT_BASE = "builtin/tiny-lumen"
 
@@ -44,8 +43,7 @@ def show(
     mlx-lora data show data/eisv
     mlx-lora data show data/eisv 3 --base Qwen/Qwen2.5-0.5B-Instruct
     """
-    from ...data.segments import segments
-    from ...data.tokenize import encode_example
+    from ...data.tokenize import encode_example, segments
     from ...models.tokenizer import load_tokenizer
 
     split, row = find_row(path, number, split)

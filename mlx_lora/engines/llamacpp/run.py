@@ -176,5 +176,5 @@ def failure(status: int, output: str) -> LlamaCppFailed:
     """Return the error of a worker that ended, with the end of its output."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     said = [line for line in lines if "GGML_ASSERT" in line][:1] or lines[-LOG_LINES:]
-    died = f"died of {signal.Signals(-status).name}" if status < 0 else "refused"
+    died = f"killed by {signal.Signals(-status).name}" if status < 0 else "refused"
     return LlamaCppFailed(f"{died}: {' / '.join(said)}")

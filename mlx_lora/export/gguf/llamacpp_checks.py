@@ -11,10 +11,8 @@ import numpy as np
 
 from ...data.chat_template import render
 from ...engines.llamacpp.run import Answer, LlamaCppFailed, Request, evaluated
-from ..limits import ExportLimits, limits_of
-from ..logit_metrics import Agreement, compare_logits, same_greedy
-from ..prompts import TEXTS
-from ..reference import GREEDY, Questions
+from ..logit_metrics import Agreement, ExportLimits, compare_logits, limits_of, same_greedy
+from ..reference import GREEDY, TEXTS, Questions
 from ..verification import ExportCheck, at_least, at_most, equal
 from .tokenizer import CONTROL, Vocabulary
 

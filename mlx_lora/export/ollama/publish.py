@@ -20,8 +20,7 @@ from ...models.tokenizer import open_tokenizer
 from ...user_files import read_text
 from ..gguf.export import export_gguf
 from ..gguf.lora import check_base, read_gguf_lora
-from ..prompts import CONVERSATION
-from ..reference import drafted_answer, held_out
+from ..reference import CONVERSATION, drafted_answer, held_out
 from ..resources import model_fits
 from ..source import Source, read_source
 from ..verification import ExportCheck, ExportReport, equal, publish_or_reject, refuse_existing

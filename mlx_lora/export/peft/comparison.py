@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..adapter import is_quantized
-from ..limits import LIMITS
-from ..logit_metrics import compare_logits
+from ..logit_metrics import LIMITS, compare_logits
 from ..reference import Reference, adapter_logits
 from ..resources import fits_float32
 from ..source import Source
