@@ -61,9 +61,9 @@ def bench(
     from rich.progress import Progress
 
     from ..backends.registry import choose
-    from ..bench.baselines import RIVALS
-    from ..bench.compare import STANDARD, Case, compare
-    from ..bench.results import table, title, write_results
+    from ..bench.cases import STANDARD, Case
+    from ..bench.compare import compare, table, title, write_results
+    from ..bench.worker import RIVALS
     from ..files import check_directory
 
     if out is not None:
