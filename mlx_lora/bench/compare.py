@@ -12,11 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ..backends.registry import choose
 from ..doctor.machine import chip
 from ..errors import UserError
 from ..files import FORMAT, write_atomic, write_json, writing
 from ..reporting.bar_chart import picture
-from .cases import WARM_UP, Case, Spec, shape_config
+from .cases import STANDARD, WARM_UP, Case, Spec, shape_config
 from .report import Report
 from .worker import RIVALS, ask_new
 
@@ -106,6 +107,27 @@ class Rounds:
     def result(self, case: Case) -> dict[str, Any]:
         """Return the medians over the rounds so far; ratios are ours over theirs."""
         return summary(case, list(zip(self._of(case, "ours"), self._of(case, "theirs"), strict=False)))
+
+
+def select_cases(
+    backend: str | None = None, data: str | None = None, packing: bool = False, dtype: str | None = None, **model: Any
+) -> list[Case]:
+    """Return the case of a dataset, or without ``data`` the standard ones of the backend.
+
+    Args:
+        backend: one of ``RIVALS``, else the backend that auto picks.
+        model: further fields of ``Case``, which apply with ``data`` only.
+
+    Raises:
+        UserError: an option does not go with the backend or without ``data``.
+    """
+    name = backend if backend in RIVALS else choose().name
+    if name != "torch" and (packing or dtype):
+        raise UserError(f"{'--packing' if packing else '--dtype'} is only for --backend torch; leave it out")
+    if packing and data is None:
+        raise UserError("--packing goes with --data; the standard comparisons have a packed one among them")
+    cases = STANDARD[name] if not data else [Case(data, backend=name, packing=packing, **model)]
+    return [replace(case, dtype=dtype) for case in cases]
 
 
 def compare(
