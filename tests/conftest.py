@@ -43,6 +43,16 @@ def command():
 
 
 @pytest.fixture
+def program_path(tmp_path) -> str:
+    """PATH with an ``mlx-lora`` that is this very checkout."""
+    program = tmp_path / "bin" / "mlx-lora"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mlx_lora "$@"\n')
+    program.chmod(0o755)
+    return os.pathsep.join([str(program.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+@pytest.fixture
 def refused(command):
     """Run ``mlx-lora``, check that it refuses in one sentence with status 2, and return the sentence."""
 
