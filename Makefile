@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help quickstart test test-torch lint wheels setup blas
+.PHONY: help quickstart test test-torch lint wheels wheel-run setup blas
 
 help:
 	@echo "make quickstart   data, training and gate with the built-in base; sets up .venv with the core packages"
@@ -11,6 +11,7 @@ help:
 	@echo "make lint         ruff, mypy and the import contract"
 	@echo "make test-torch   the tests with torch, transformers, PEFT and TRL, in .venv-torch"
 	@echo "make wheels       every extra resolves from wheels on each platform"
+	@echo "make wheel-run    the wheel, installed alone, runs from an empty directory"
 	@echo "make setup        .venv alone"
 	@echo ".ci/run           all of it, the slow tests too"
 
@@ -51,6 +52,10 @@ lint: setup
 # Every extra resolves from wheels alone on each platform and Python version that is supported.
 wheels: setup
 	$(VENV)/bin/python scripts/check_wheels.py
+
+# Help, data and three steps of training with nothing but the wheel and its dependencies.
+wheel-run: setup
+	$(VENV)/bin/python scripts/run_wheel.py
 
 setup: $(VENV)/installed
 

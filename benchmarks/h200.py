@@ -20,11 +20,10 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
-from mlx_lora.bench.baselines import RIVALS  # noqa: E402
-from mlx_lora.bench.compare import Case, Rounds  # noqa: E402
-from mlx_lora.bench.report import Report, Spec  # noqa: E402
-from mlx_lora.bench.results import table, title, write_results  # noqa: E402
-from mlx_lora.bench.worker import Worker  # noqa: E402
+from mlx_lora.bench.cases import Case, Spec  # noqa: E402
+from mlx_lora.bench.compare import Rounds, table, title, write_results  # noqa: E402
+from mlx_lora.bench.report import Report  # noqa: E402
+from mlx_lora.bench.worker import RIVALS, Worker  # noqa: E402
 from mlx_lora.errors import UserError  # noqa: E402
 
 SHAPES = ("llama-3.2-1b", "qwen2.5-7b")

@@ -16,6 +16,29 @@ REPO = Path(__file__).parent.parent
 TINY = REPO / "mlx_lora" / "models" / "tiny_lumen"
 
 
+# Files that compare with another implementation: torch, PEFT, llama.cpp, Ollama's templates, the published project.
+PARITY = {
+    *("test_torch_parity", "test_bench_mlx", "test_bench_torch", "test_eisv_published", "test_go_template"),
+    *("test_convert", "test_converter", "test_gguf_lora", "test_quantize", "test_peft", "test_peft_comparison"),
+    *("test_peft_settings", "test_peft_vision"),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark each test with one tier, by which `pytest -m TIER` picks it; `slow` is marked by hand."""
+    for item in items:
+        if item.get_closest_marker("slow") is None:
+            item.add_marker(tier_of(item.path, getattr(item, "fixturenames", ())))
+
+
+def tier_of(path: Path, fixtures) -> str:
+    if path.parent.name == "compat":
+        return "compat"
+    if path.stem in PARITY:
+        return "parity"
+    return "integration" if {"command", "refused", "program_path"} & set(fixtures) else "unit"
+
+
 @pytest.fixture(scope="session")
 def realdata() -> Path:
     """The real data beside the project, or where MLX_LORA_REALDATA points."""
@@ -40,6 +63,16 @@ def command():
         )
 
     return run
+
+
+@pytest.fixture
+def program_path(tmp_path) -> str:
+    """PATH with an ``mlx-lora`` that is this very checkout."""
+    program = tmp_path / "bin" / "mlx-lora"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mlx_lora "$@"\n')
+    program.chmod(0o755)
+    return os.pathsep.join([str(program.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
 @pytest.fixture

@@ -10,6 +10,13 @@ REPO = Path(__file__).parent.parent
 TEXT = (REPO / "docs" / "architecture.md").read_text()
 
 
+def test_every_file_of_the_parity_tier_exists():
+    conftest = (REPO / "tests" / "conftest.py").read_text()
+    named = set(re.findall(r'"(test_\w+)"', conftest[: conftest.index("def ")]))
+    assert len(named) >= 10
+    assert named <= {path.stem for path in REPO.glob("tests/*/test_*.py")}
+
+
 def section(title):
     return TEXT.split(f"## {title}\n")[1].split("\n## ")[0]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -27,21 +26,16 @@ def blocks(language: str) -> list:
 
 
 @pytest.mark.parametrize("block", blocks("sh test"))
-def test_examples_of_the_command(block, tmp_path):
-    """With an ``mlx-lora`` on PATH that is this very checkout."""
-    program = tmp_path / "bin" / "mlx-lora"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mlx_lora "$@"\n')
-    program.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{program.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
+def test_examples_of_the_command(block, tmp_path, program_path):
+    environment = {**os.environ, "PATH": program_path}
     done = subprocess.run(["sh", "-e"], input=block, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("block", blocks("sh test torch"))
-def test_examples_with_torch(block, tmp_path):
+def test_examples_with_torch(block, tmp_path, program_path):
     pytest.importorskip("peft", reason="needs the extra torch")
-    test_examples_of_the_command(block, tmp_path)
+    test_examples_of_the_command(block, tmp_path, program_path)
 
 
 @pytest.mark.parametrize("block", blocks("python"))

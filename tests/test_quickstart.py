@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from json_keys import key_paths
 
 pytestmark = pytest.mark.slow
 # Of a few thousand sampled answers one or two come out malformed; which run meets them depends on the machine's BLAS.
@@ -32,6 +34,11 @@ def test_the_gate_fails_for_the_base_and_passes_for_the_adapter(quickstart):
     assert summary["adapter"]["valid_rate"] == 1.0
     assert summary["adapter_sampled"]["valid_rate"] >= SAMPLED_VALID
     assert summary["adapter_sampled"]["tokens_in_use"] >= 10
+
+
+def test_every_promised_key_stays(quickstart):
+    pinned = json.loads((Path(__file__).parent / "compat" / "json_keys.json").read_text())["quickstart"]
+    assert set(pinned) - key_paths(quickstart[1]) == set()
 
 
 def test_no_warning_is_given(quickstart):

@@ -1,74 +1,67 @@
-"""Comparison of both trainers: alternating rounds, and the ratios between them."""
+"""Comparison of both trainers in alternating rounds: JSON for scripts, a Markdown table and an SVG chart for people."""
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ..backends.registry import choose
+from ..doctor.machine import chip
 from ..errors import UserError
-from .baselines import RIVALS
-from .model_shapes import shape_config
-from .report import WARM_UP, Report, Spec
-from .worker import ask_new
+from ..files import FORMAT, write_atomic, write_json, writing
+from ..reporting.bar_chart import picture
+from .cases import STANDARD, WARM_UP, Case, Spec, shape_config
+from .report import Report
+from .worker import RIVALS, ask_new
 
-
-@dataclass(frozen=True)
-class Case:
-    """Benchmark case; ``packing`` and ``dtype`` apply to torch, ``by_length`` to the baseline, as in ``Spec``."""
-
-    data: str
-    shape: str
-    batch_size: int
-    layers: int | None = None
-    hidden: int | None = None
-    grad_checkpoint: bool = False
-    backend: str = "mlx"
-    packing: bool = False
-    dtype: str | None = None
-    by_length: bool = False
-
-    def spec(self, side: str, steps: int, seed: int) -> Spec:
-        """Return a side's task."""
-        return Spec(
-            side=side,
-            data=self.data,
-            config=shape_config(self.shape, self.layers, self.hidden),
-            batch_size=self.batch_size,
-            steps=steps,
-            rows=steps * self.batch_size,
-            seed=seed,
-            grad_checkpoint=self.grad_checkpoint,
-            # Our side is the same whether the baseline packs or not.
-            packing=self.packing and side == "theirs",
-            dtype=self.dtype,
-            # TRL shuffles all rows: the first steps of each side are excluded, whichever rows they hold.
-            own_warm_up=WARM_UP if self.backend == "mlx" else 0,
-            by_length=self.by_length and side == "theirs",
-        )
-
-
-# Standard cases, by which the project is measured; scaled down to a machine with two cores.
-STANDARD = {
-    "mlx": [
-        Case("eisv", "llama-3.2-1b", 16, layers=4, hidden=256),
-        Case("eisv-like", "small-8k", 8),
-        Case("eisv-like", "small-8k", 8, grad_checkpoint=True),
-        Case("eisv-like", "small-32k", 8),
-        Case("salience", "qwen2.5-0.5b", 8, layers=6, hidden=224),
-        Case("unique", "llama-3.2-1b", 8, layers=4, hidden=256),
-        Case("unique", "llama-3.2-1b", 8, layers=4, hidden=256, by_length=True),
-        Case("worst", "llama-3.2-1b", 8, layers=4, hidden=256),
-        Case("traces", "llama-3.2-1b", 8, layers=4, hidden=256),
-        Case("long", "llama-3.2-1b", 4, layers=4, hidden=256),
-    ],
-    "torch": [
-        Case("eisv", "llama-3.2-1b", 16, layers=4, hidden=256, backend="torch"),
-        Case("eisv", "llama-3.2-1b", 16, layers=4, hidden=256, backend="torch", packing=True),
-        Case("salience", "qwen2.5-0.5b", 8, layers=6, hidden=224, backend="torch"),
-        Case("worst", "llama-3.2-1b", 8, layers=4, hidden=256, backend="torch"),
-    ],
+Cell = Callable[[dict[str, Any]], str]
+RATIOS: dict[str, Cell] = {
+    "data": lambda r: r["data"],
+    "shape": lambda r: r["shape"],
+    "batch": lambda r: str(r["batch_size"]),
+    "time": lambda r: f"{r['step_time_ratio']:.2f}",
+    "rounds": lambda r: "–".join(f"{ratio:.2f}" for ratio in r["step_time_range"]),
+    "arithmetic": lambda r: f"{r['arithmetic_ratio']:.2f}",
+    "memory": lambda r: f"{r['peak_memory_ratio']:.2f}",
+    "loss ours": lambda r: f"{r['loss_ours']:.3f}",
+    "loss theirs": lambda r: f"{r['loss_theirs']:.3f}",
+}
+# Wide tables only: losses of the same rows at learning rate 0, on MLX.
+FIRST: dict[str, Cell] = {
+    "first loss ours": lambda r: f"{r['first_losses']['ours']:.4f}",
+    "theirs": lambda r: f"{r['first_losses']['theirs']:.4f}",
+    "theirs without padding": lambda r: f"{r['first_losses']['theirs_without_padding']:.4f}",
+}
+NOTES = (
+    "**time**: median over the rounds of our mean step over theirs, after a warm-up; it leaves out reading, encoding, "
+    "evaluation and saving, and on torch collating. **rounds**: the least and the largest of them.",
+    "**arithmetic**: products of both sides as counted; it leaves out the adapter's own, what checkpointing computes "
+    "again, and all that is not a product.",
+    "**memory**: the peak above the weights; it leaves out the base, which both hold.",
+    "**loss**: of 32 of the rows after the same number of examples, by the plain computation; it says nothing of rows "
+    "that were held out.",
+)
+FIRST_NOTE = (
+    "**first loss**: of the same rows before anything is learned, as each side computes it. mlx-lm trains the padding "
+    "after each answer as well; without it the two are the same."
+)
+# Wide tables only, on torch; MFU is known for few devices.
+SPEEDS: dict[str, Cell] = {
+    "tokens/s ours": lambda r: f"{r['ours']['real_tokens_per_second']:,.0f}",
+    "tokens/s theirs": lambda r: f"{r['theirs']['real_tokens_per_second']:,.0f}",
+    "peak GB ours": lambda r: f"{r['ours']['peak_mb'] / 1000:.2f}",
+    "peak GB theirs": lambda r: f"{r['theirs']['peak_mb'] / 1000:.2f}",
+}
+MFU: dict[str, Cell] = {
+    "MFU ours": lambda r: f"{r['ours']['mfu']:.0%}",
+    "MFU theirs": lambda r: f"{r['theirs']['mfu']:.0%}",
 }
 
 
@@ -114,6 +107,27 @@ class Rounds:
     def result(self, case: Case) -> dict[str, Any]:
         """Return the medians over the rounds so far; ratios are ours over theirs."""
         return summary(case, list(zip(self._of(case, "ours"), self._of(case, "theirs"), strict=False)))
+
+
+def select_cases(
+    backend: str | None = None, data: str | None = None, packing: bool = False, dtype: str | None = None, **model: Any
+) -> list[Case]:
+    """Return the case of a dataset, or without ``data`` the standard ones of the backend.
+
+    Args:
+        backend: one of ``RIVALS``, else the backend that auto picks.
+        model: further fields of ``Case``, which apply with ``data`` only.
+
+    Raises:
+        UserError: an option does not go with the backend or without ``data``.
+    """
+    name = backend if backend in RIVALS else choose().name
+    if name != "torch" and (packing or dtype):
+        raise UserError(f"{'--packing' if packing else '--dtype'} is only for --backend torch; leave it out")
+    if packing and data is None:
+        raise UserError("--packing goes with --data; the standard comparisons have a packed one among them")
+    cases = STANDARD[name] if not data else [Case(data, backend=name, packing=packing, **model)]
+    return [replace(case, dtype=dtype) for case in cases]
 
 
 def compare(
@@ -190,3 +204,59 @@ def _speed(reports: list[Report]) -> dict[str, Any]:
         "mfu": sum(step.flops for step in first.timed) / whole / (peak * 1e12) if peak else None,
         **first.about,
     }
+
+
+def table(results: Sequence[dict[str, Any]], speeds: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Return (column names, the cells of each comparison); ratios are ours over theirs.
+
+    Args:
+        results: results of one backend.
+        speeds: also include the absolute figures (torch) and the first losses (MLX).
+    """
+    columns = dict(RATIOS)
+    if speeds and all("theirs" in r["first_losses"] for r in results):
+        columns |= FIRST
+    if speeds and results[0]["backend"] == "torch":
+        columns |= SPEEDS | (MFU if all(r["ours"]["mfu"] is not None for r in results) else {})
+    return list(columns), [[cell(r) for cell in columns.values()] for r in results]
+
+
+def title(backend: str) -> str:
+    """Return the title of a comparison: the two trainers of the ratios."""
+    return f"mlx-lora ({backend}) / {RIVALS[backend].name}"
+
+
+def machine(results: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return the date (UTC), machine and versions of the measurements."""
+    backend = results[0]["backend"]
+    devices = sorted({r["ours"].get("device", "cpu") for r in results} - {"cpu"})
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        **({"device": ", ".join(devices)} if devices else {}),
+        "processor": f"{os.cpu_count()} × {chip()}",
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        **{name: version(distribution) for name, distribution in RIVALS[backend].versions.items()},
+    }
+
+
+def write_results(out: Path, results: Sequence[dict[str, Any]], how: str) -> None:
+    """Write ``bench.json``, ``bench.md`` and ``bench.svg``, replacing earlier ones.
+
+    Args:
+        results: results of one backend.
+        how: command line of the benchmark.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    backend, about = results[0]["backend"], machine(results)
+    write_json(out / "bench.json", {"format": FORMAT, "command": how, "machine": about, "results": list(results)})
+    write_atomic(out / "bench.svg", picture(results, RIVALS[backend].name))
+    columns, rows = table(results, speeds=True)
+    facts = "\n".join(f"- {name}: {value}" for name, value in about.items())
+    lines = "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows))
+    notes = "\n".join(f"- {note}" for note in (*NOTES, *([FIRST_NOTE] if FIRST.keys() <= set(columns) else [])))
+    parts = (f"`{how}`: {title(backend)}", facts, lines, notes, "![ratios](bench.svg)")
+    write_atomic(out / "bench.md", "\n\n".join(parts) + "\n")

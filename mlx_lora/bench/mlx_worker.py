@@ -21,9 +21,9 @@ from ..backends.mlx.lora import load_weights, start_adapter
 from ..backends.mlx.loss import BatchArrays, find_path, plain_loss_sums
 from ..backends.mlx.train_step import TrainStep
 from ..data.collate import collate
-from .mlx_lora_runner import first_loss, timed_steps
-from .report import JUDGED, MODULES, RATE, Report, Spec, Step, flops, serve, training_config
-from .synthetic_data import Row
+from .cases import Row, Spec
+from .report import JUDGED, MODULES, RATE, Report, Step, first_loss, flops, timed_steps, training_config
+from .worker import serve
 
 
 def build(config: dict[str, Any]) -> Any:

@@ -1,67 +1,24 @@
-"""Spec and report of a worker process, and the FLOP count of a step."""
+"""Report of a side, the FLOP count of a step, and the timed training loop of our side over either backend's step."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import traceback
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..backends.loss_plan import LossPath
 from ..config import TrainingConfig
-from ..data.collate import Batch
-from .model_shapes import body_parameters
-from .synthetic_data import Row, make_rows
+from ..data.collate import Batch, with_same_prefix
+from ..training.trainer import training_steps
+from .cases import WARM_UP, Row, Spec, body_parameters
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
 RATE = 1e-3
 # Gradient clipping norm, where a baseline clips by default.
 CLIP = 1.0
-# Warm-up steps (compilation, caches), excluded on both sides.
-WARM_UP = 2
 # Rows on which both sides report their loss after training.
 JUDGED = 32
-
-
-@dataclass
-class Spec:
-    """Task of one side.
-
-    Attributes:
-        side: ``ours`` or ``theirs``.
-        config: a model's config.json.
-        steps: optimizer steps of ``batch_size`` rows each; with ``packing``, as many as the same rows fill.
-        rows: number of rows drawn from ``data``.
-        packing: the baseline packs several rows into one (torch).
-        dtype: dtype of the base's weights; ``None`` is float32 on the CPU and bfloat16 on CUDA (torch).
-        in_our_order: the baseline takes the rows in our order, instead of its own shuffle (torch).
-        own_warm_up: the first steps take the first rows, and the steps after them the others, on both sides; otherwise
-            each side takes all rows in its own order.
-        by_length: the baseline's batches are bucketed by length.
-    """
-
-    side: str
-    data: str
-    config: dict[str, Any]
-    batch_size: int
-    steps: int
-    rows: int
-    seed: int
-    grad_checkpoint: bool = False
-    packing: bool = False
-    dtype: str | None = None
-    in_our_order: bool = False
-    own_warm_up: int = 0
-    by_length: bool = False
-
-    def parts(self, rows: list[Row]) -> list[tuple[list[Row], int]]:
-        """Return the warm-up rows and the timed rows, each with the number of steps."""
-        warm = self.own_warm_up
-        parts = [(rows[: warm * self.batch_size], warm), (rows[warm * self.batch_size :], self.steps - warm)]
-        return [part for part in parts if part[1]]
 
 
 @dataclass
@@ -175,24 +132,58 @@ def batch_flops(config: dict[str, Any], batch: Batch, path: LossPath, again: boo
     return flops(config, body, head, pairs, head if path.narrow else None)
 
 
-def serve(sides: dict[str, Callable[[Spec, list[Row]], Report]]) -> None:
-    """Serve specs as a worker's main function: one per line on standard input, one report per line on standard output.
+def timed_steps(
+    spec: Spec,
+    rows: list[Row],
+    config: TrainingConfig,
+    step: Callable[..., Any],
+    path: LossPath,
+    finish: Callable[[], None] = lambda: None,
+) -> list[Step]:
+    """Train for the spec's steps and return each step with its time.
 
-    A failure is answered with ``{"error": ...}``. Both are JSON; the output of a trainer goes to standard error.
+    Args:
+        step: a backend's ``TrainStep``.
+        finish: waits until the device has finished all work.
     """
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        spec = Spec(**json.loads(line))
-        rows = make_rows(spec.data, spec.rows, spec.config["vocab_size"], spec.seed)
-        try:
-            answer = asdict(sides[spec.side](spec, rows))
-        except Exception as error:  # any error of a library: the comparison reports it
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers, flush=True)
+    done: list[Step] = []
+    for part, count in spec.parts(rows):
+        examples = [row.encoded() for row in part]
+        steps = training_steps(config, examples)
+        for _ in range(count):
+            _, members, micro_batches = next(steps)
+            started = time.perf_counter()
+            step(micro_batches, len(done) + 1, RATE)
+            finish()
+            flops = sum(
+                batch_flops(spec.config, batch, path, again=number > 0)
+                for together in with_same_prefix(micro_batches)
+                for number, batch in enumerate(together)
+            )
+            done.append(
+                Step(
+                    seconds=time.perf_counter() - started,
+                    flops=flops,
+                    supervised=sum(batch.tokens for batch in micro_batches),
+                    real=sum(len(examples[i]) for batch in members for i in batch),
+                )
+            )
+    return done
 
 
-def report_of(answer: dict[str, Any]) -> Report:
-    """Return the report from an answer of ``serve``."""
-    return Report(**{**answer, "steps": [Step(**step) for step in answer["steps"]]})
+def first_loss(spec: Spec, rows: list[Row], config: TrainingConfig, step: Callable[..., Any]) -> float:
+    """Return the mean loss over the answers of rows as our step computes it, at learning rate 0.
+
+    Args:
+        step: a ``TrainStep`` that is not used again, since its optimizer state has changed.
+    """
+    steps = training_steps(config, [row.encoded() for row in rows])
+    results = [step(next(steps)[2], number + 1, 0.0) for number in range(len(rows) // spec.batch_size)]
+    return sum(result.plain_loss * result.tokens for result in results) / sum(result.tokens for result in results)
+
+
+def in_our_order(spec: Spec, rows: list[Row], config: TrainingConfig) -> list[Row]:
+    """Return the rows in the order of our steps."""
+    steps = training_steps(config, [row.encoded() for row in rows])
+    taken = [next(steps)[1] for _ in range(spec.steps)]
+    return [rows[i] for members in taken for batch in members for i in batch]

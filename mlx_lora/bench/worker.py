@@ -1,23 +1,71 @@
-"""Worker process of one side, which answers one spec after another."""
+"""Worker process of one side, which answers one spec after another, and the baseline of each backend."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
-from dataclasses import asdict
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
+from typing import Any
 
 from ..errors import UserError
 from ..processes import python_command, python_environment
-from .baselines import RIVALS
-from .report import Report, Spec, report_of
+from .cases import Row, Spec, make_rows
+from .report import Report, Step
 
 # Maximum characters shown of the last line.
 LAST = 200
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Baseline: another trainer on the same backend.
+
+    Attributes:
+        name: name in tables and pictures.
+        worker: module that runs either side in a separate process.
+        versions: distributions whose versions belong to a result, by display name.
+        modules: modules that must be importable.
+        needs: error sentence if one is not.
+    """
+
+    name: str
+    worker: str
+    versions: dict[str, str] = field(hash=False)
+    modules: tuple[str, ...]
+    needs: str
+
+    def check(self) -> None:
+        """Raise UserError with ``needs`` if a module is missing."""
+        if any(importlib.util.find_spec(module) is None for module in self.modules):
+            raise UserError(self.needs)
+
+
+RIVALS = {
+    "mlx": Rival(
+        name="mlx_lm.lora",
+        worker="mlx_lora.bench.mlx_worker",
+        versions={"mlx": "mlx", "mlx_lm": "mlx-lm"},
+        modules=("mlx", "mlx_lm"),
+        needs="bench: MLX is not installed, which is measured against mlx_lm.lora; use --backend torch",
+    ),
+    "torch": Rival(
+        name="TRL's SFTTrainer",
+        worker="mlx_lora.bench.torch_worker",
+        versions={name: name for name in ("torch", "transformers", "peft", "trl", "accelerate", "datasets")},
+        modules=("torch", "transformers", "peft", "accelerate", "trl", "datasets"),
+        needs="bench: TRL, which the torch backend is measured against, is not installed; "
+        "pip install 'mlx-lora[bench]'",
+    ),
+}
 
 
 def _named(status: int) -> str:
@@ -57,11 +105,11 @@ class Worker:
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        answer = json.loads(line) if line else {"error": self._last_words()}
+        answer: dict[str, Any] = json.loads(line) if line else {"error": self._last_words()}
         if "error" in answer:
             reason = " ".join(answer["error"].split())
             raise UserError(f"bench: the run of {spec.side} on {spec.data} failed ({reason})")
-        return report_of(answer)
+        return Report(**{**answer, "steps": [Step(**step) for step in answer["steps"]]})
 
     def log(self) -> list[str]:
         """Return the lines that the process has written to standard error."""
@@ -94,3 +142,21 @@ def ask_new(backend: str, spec: Spec) -> Report:
     """Run a spec in a new process that ends with it, so that no side inherits another's memory."""
     with Worker(backend) as worker:
         return worker.ask(spec)
+
+
+def serve(sides: dict[str, Callable[[Spec, list[Row]], Report]]) -> None:
+    """Serve specs as a worker's main function: one per line on standard input, one report per line on standard output.
+
+    A failure is answered with ``{"error": ...}``. Both are JSON; the output of a trainer goes to standard error.
+    """
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        spec = Spec(**json.loads(line))
+        rows = make_rows(spec.data, spec.rows, spec.config["vocab_size"], spec.seed)
+        try:
+            answer = asdict(sides[spec.side](spec, rows))
+        except Exception as error:  # any error of a library: the comparison reports it
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ..errors import UserError
 from .output import backend_option, json_option, print_json, print_table
 
 
@@ -31,22 +30,7 @@ from .output import backend_option, json_option, print_json, print_table
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Write bench.json, bench.md and a picture there.")
 @json_option
-def bench(
-    backend: str | None,
-    data: str | None,
-    shape: str,
-    layers: int | None,
-    hidden: int | None,
-    batch_size: int,
-    grad_checkpoint: bool,
-    packing: bool,
-    dtype: str | None,
-    rounds: int,
-    steps: int,
-    seed: int,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def bench(rounds: int, steps: int, seed: int, out: Path | None, as_json: bool, **case: Any) -> None:
     """Time our trainer against another on the same model, data and hyper-parameters.
 
     On MLX that is mlx_lm's own, on torch TRL's SFTTrainer with completion-only loss (extra bench). Ratios are ours
@@ -60,21 +44,12 @@ def bench(
     from rich.console import Console
     from rich.progress import Progress
 
-    from ..backends.registry import choose
-    from ..bench.baselines import RIVALS
-    from ..bench.compare import STANDARD, Case, compare
-    from ..bench.results import table, title, write_results
+    from ..bench.compare import compare, select_cases, table, title, write_results
     from ..files import check_directory
 
     if out is not None:
         check_directory(out)
-    name = backend if backend in RIVALS else choose().name
-    if name != "torch" and (packing or dtype):
-        raise UserError(f"{'--packing' if packing else '--dtype'} is only for --backend torch; leave it out")
-    if packing and data is None:
-        raise UserError("--packing goes with --data; the standard comparisons have a packed one among them")
-    own = Case(data or "", shape, batch_size, layers, hidden, grad_checkpoint, name, packing)
-    cases = [replace(case, dtype=dtype) for case in ([own] if data else STANDARD[name])]
+    cases = select_cases(**case)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("rounds", total=2 * rounds * len(cases))
         results = compare(cases, rounds, steps, seed, lambda: bar.advance(task))
@@ -83,4 +58,4 @@ def bench(
     if as_json:
         print_json({"results": results})
     else:
-        print_table(title(name), *table(results))
+        print_table(title(cases[0].backend), *table(results))

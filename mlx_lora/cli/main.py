@@ -1,19 +1,14 @@
-"""The ``mlx-lora`` command: its sub-commands by name, and its exit statuses."""
+"""The ``mlx-lora`` command: its sub-commands by name."""
 
 from __future__ import annotations
 
-import io
-import signal
 import sys
-import threading
-from typing import Any, NoReturn
 
 import click
 
 from .. import __version__
-from ..errors import UserError
+from .exit_status import exit_with_status
 from .lazy_group import LazyGroup
-from .output import say
 from .streams import tolerate_closed_pipes
 
 # name -> (module, attribute, line of help)
@@ -53,47 +48,9 @@ def cli() -> None:
     """
 
 
-# Signals that ended the command; click does not report which interrupt it was.
-_received: list[int] = []
-
-
-def _terminate(number: int, frame: Any) -> NoReturn:
-    """Raise KeyboardInterrupt as Ctrl-C does, so that no half-written file is left."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _received.append(number)
-    raise KeyboardInterrupt
-
-
 def main() -> None:
-    """Run the command; a :class:`UserError` is one sentence and status 2, Ctrl-C status 130, SIGTERM status 143."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+    """Run the command, and end the process with its exit status."""
     tolerate_closed_pipes()
-    try:
+    with exit_with_status():
         status = cli.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
-    except UserError as error:
-        _complain(str(error))
-        sys.exit(2)
-    except click.ClickException as error:
-        shown = io.StringIO()
-        error.show(shown)
-        say(shown.getvalue().rstrip("\n"), err=True)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        how, number = ("terminated", _received[0]) if _received else ("interrupted", signal.SIGINT)
-        _complain(f"{how}; what was complete is kept, nothing is half-written")
-        sys.exit(128 + number)
-    except OSError as error:
-        # Errors of the file system where a path is only inspected: permissions, names that are too long.
-        place = error.filename or "the file system"
-        _complain(f"{place}: {error.strerror or error}; check the path and its permissions")
-        sys.exit(2)
-    except MemoryError:
-        _complain("there is not enough memory for this; close other programs, or use less data or a smaller model")
-        sys.exit(2)
-
-
-def _complain(sentence: str) -> None:
-    """Print one line on standard error, with any names and data in it made printable."""
-    say("mlx-lora: " + sentence.replace("\n", "\\n"), err=True)

@@ -11,9 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import machine, network, packages
-from .finding import MISSING, NOTE, Finding, kind_and_line
-from .probes import PROBES, ask
+from .machine import MISSING, NOTE, Finding, kind_and_line
 
 __all__ = ["Examination", "Finding", "examine"]
 
@@ -34,24 +32,27 @@ class Examination:
 
 def examine() -> Examination:
     """Run all probes; takes as long as importing the libraries does."""
+    # Here, so that a probe process, which runs the module, is the first to import it.
+    from . import machine, packages
+
     with ThreadPoolExecutor() as pool:
-        mlx, torch, chosen, llamacpp = pool.map(ask, PROBES)
+        mlx, torch, chosen, llamacpp = pool.map(packages.ask, packages.PROBES)
     on_mlx, on_torch = packages.mlx(mlx, torch), packages.torch(torch)
     works = {"mlx": on_mlx.state != MISSING, "torch": on_torch.state != MISSING}
     findings = [
         _looked("machine", machine.machine),
-        _looked("memory", lambda: machine.memory(packages.recommended_memory(mlx, torch))),
+        _looked("memory", lambda: machine.memory(machine.recommended_memory(mlx, torch))),
         _looked("disk", lambda: machine.disk("disk", Path.cwd(), "work in a directory elsewhere")),
-        packages.gpu(mlx, torch),
+        machine.gpu(mlx, torch),
         on_mlx,
         _looked("BLAS", lambda: packages.blas(mlx)),
         on_torch,
         packages.backend(chosen, works),
         packages.llamacpp(llamacpp),
         _looked("converter", packages.converter),
-        _looked("Ollama", network.ollama),
-        _looked("hub token", network.hub_token),
-        _looked("hub cache", network.hub_cache),
+        _looked("Ollama", machine.ollama),
+        _looked("hub token", machine.hub_token),
+        _looked("hub cache", machine.hub_cache),
     ]
     backend = {"name": chosen.get("name"), "why": chosen.get("why") or chosen.get("failed")}
     return Examination(findings, backend, any(works.values()))

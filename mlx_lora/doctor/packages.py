@@ -1,19 +1,28 @@
-"""Package findings: MLX, torch and llama.cpp, whether they work, and the devices they compute on.
+"""Findings about packages: MLX, torch and llama.cpp, whether they work, and the devices they compute on.
 
-Each function takes its probe's result, ``{"failed": why}`` if the probe did not return.
+Libraries are imported in probe processes, since a broken one may raise, crash or hang: ``python -m
+mlx_lora.doctor.packages NAME`` prints its result as JSON. Each finding takes its probe's result, ``{"failed": why}`` if
+the probe did not return.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from .finding import MISSING, NOTE, OK, Finding, gigabytes
+from ..errors import UserError
+from ..processes import python_command, python_environment
+from .machine import MISSING, NOTE, OK, Finding, Found, kind_and_line
 
-Found = dict[str, Any]
 MLX_PACKAGES = ("mlx", "mlx-lm")
 # Packages that the torch backend can do without.
 OPTIONAL = "bitsandbytes"
@@ -23,46 +32,8 @@ GET_BLAS = (
     "products are some 15 times faster with it: `sudo apt install libopenblas0-pthread` "
     "(Debian, Ubuntu; elsewhere the package is called openblas)"
 )
-GET_CUDA_BUILD = "install a CUDA build of torch: https://pytorch.org/get-started/locally/"
-ON_CPU = "training runs on the CPU, which suits small bases; Apple silicon or an NVIDIA GPU is faster"
-
-
-def gpu(mlx: Found, torch: Found) -> Finding:
-    """Report the GPUs that MLX or torch can use, or why there is none."""
-    build = torch.get("build")
-    usable = [f"{d['name']} ({d['kind']}, through MLX)" for d in [mlx.get("gpu")] if d]
-    usable += [f"{d['name']} ({gigabytes(d['memory'])}, {build}, through torch)" for d in torch.get("gpus", [])]
-    if usable:
-        return Finding("GPU", OK, "; ".join(usable))
-    names = nvidia_gpus()
-    if not names:
-        return Finding("GPU", NOTE, "none that MLX or torch could use", ON_CPU)
-    if "build" not in torch:
-        advice = "`pip install 'mlx-lora[torch]'`, or repair torch, whose line is below"
-    elif build is None:
-        advice = GET_CUDA_BUILD
-    else:
-        advice = f"torch is built for {build}: update the driver, or install torch for the CUDA that nvidia-smi names"
-    return Finding("GPU", MISSING, f"{'; '.join(names)}: there, but neither MLX nor torch can use it", advice)
-
-
-def nvidia_gpus() -> list[str]:
-    """Return the NVIDIA GPUs that the driver lists, independently of torch."""
-    try:
-        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    # nvidia-smi prints its errors on standard output too.
-    return [] if done.returncode else [line.strip() for line in done.stdout.splitlines() if line.strip()]
-
-
-def recommended_memory(mlx: Found, torch: Found) -> str:
-    """Return the GPUs' memory for a model, in words; empty without a GPU."""
-    parts = [f"{d['kind']} recommends {gigabytes(d['memory'])} for a model" for d in [mlx.get("gpu")] if d]
-    if sizes := [gigabytes(device["memory"]) for device in torch.get("gpus", [])]:
-        parts.append(f"a model has the GPU's own {' + '.join(sizes)} in torch")
-    return ", ".join(parts)
+# The first import after an installation reads gigabytes.
+SECONDS = 120
 
 
 def mlx(found: Found, torch: Found) -> Finding:
@@ -177,3 +148,131 @@ def versions(found: Found, packages: Iterable[str]) -> str:
 
 def _again(packages: Iterable[str]) -> str:
     return f"install it again: `pip install --force-reinstall {' '.join(packages)}`"
+
+
+def ask(name: str) -> dict[str, Any]:
+    """Return the result of the named probe; ``{"failed": why}`` where a library killed it or took too long."""
+    try:
+        done = subprocess.run(
+            python_command("mlx_lora.doctor.packages", name),
+            env=python_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"no answer in {SECONDS} seconds"}
+    if done.returncode:
+        return {"failed": _last_words(done)}
+    # Libraries print too while they are imported.
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _last_words(done: subprocess.CompletedProcess[str]) -> str:
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()][-1:]
+    if done.returncode > 0:
+        return said[0] if said else f"exit status {done.returncode}"
+    return ": ".join([f"killed by {signal.Signals(-done.returncode).name}", *said])
+
+
+def try_imports(modules: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Import modules by the names of their packages.
+
+    Returns ``versions`` of those that are installed, and ``broken``: the errors of those that raise.
+    """
+    versions, broken = {}, {}
+    for package, module in modules.items():
+        if importlib.util.find_spec(module.partition(".")[0]) is None:
+            continue
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "of unknown version"
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            broken[package] = kind_and_line(error)
+    return {"versions": versions, "broken": broken}
+
+
+def probe_mlx() -> Found:
+    """Probe MLX and mlx-lm, and the GPU that MLX computes on."""
+    # First, since it loads the fast BLAS.
+    from ..backends import mlx as _  # noqa: F401
+
+    found: Found = try_imports({"mlx": "mlx.core", "mlx-lm": "mlx_lm"})
+    if _works(found, "mlx"):
+        try:
+            found["gpu"] = _mlx_gpu()
+        except Exception as error:
+            found["broken"]["mlx"] = kind_and_line(error)
+    return found
+
+
+def _mlx_gpu() -> dict[str, Any] | None:
+    import mlx.core as mx
+
+    from ..backends.mlx.memory import usable_memory
+
+    # Some machines have a GPU that MLX finds and cannot use.
+    mx.eval(mx.ones((8, 8)) @ mx.ones((8, 8)))
+    if mx.default_device() != mx.Device(mx.gpu):
+        return None
+    kind = "Metal" if mx.metal.is_available() else "CUDA"
+    return {"kind": kind, "name": mx.device_info().get("device_name", "a GPU"), "memory": usable_memory()}
+
+
+def probe_torch() -> Found:
+    """Probe torch, the other packages of the torch backend, and torch's CUDA devices."""
+    from ..backends.registry import TORCH_PACKAGES
+
+    found: Found = try_imports({name: name for name in (*TORCH_PACKAGES, OPTIONAL)})
+    if _works(found, "torch"):
+        try:
+            found |= _torch_gpus()
+        except Exception as error:
+            found["broken"]["torch"] = kind_and_line(error)
+    return found
+
+
+def _torch_gpus() -> Found:
+    import torch
+
+    hip, cuda = torch.version.hip, torch.version.cuda
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    devices = [torch.cuda.get_device_properties(number) for number in range(count)]
+    return {
+        "build": f"ROCm {hip}" if hip else f"CUDA {cuda}" if cuda else None,
+        "gpus": [{"name": device.name, "memory": device.total_memory} for device in devices],
+    }
+
+
+def probe_backend() -> Found:
+    """Probe the backend that auto picks."""
+    from ..backends.registry import choose
+
+    try:
+        return asdict(choose())
+    except UserError as error:
+        return {"name": None, "why": str(error)}
+    except Exception as error:
+        return {"name": None, "why": kind_and_line(error)}
+
+
+def probe_llamacpp() -> Found:
+    """Probe the bindings of llama.cpp, and the writers of GGUF files."""
+    from ..engines.llamacpp.run import BINDINGS
+
+    return try_imports({**BINDINGS, "gguf": "gguf"})
+
+
+def _works(found: Found, package: str) -> bool:
+    return package in found["versions"] and package not in found["broken"]
+
+
+PROBES = {"mlx": probe_mlx, "torch": probe_torch, "backend": probe_backend, "llamacpp": probe_llamacpp}
+
+if __name__ == "__main__":
+    print("\n" + json.dumps(PROBES[sys.argv[1]]()))

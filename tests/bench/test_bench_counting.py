@@ -11,13 +11,10 @@ import numpy as np
 import pytest
 
 from mlx_lora.backends.loss_plan import LossPath
-from mlx_lora.bench.baselines import RIVALS
-from mlx_lora.bench.compare import STANDARD, Case, Rounds, summary
-from mlx_lora.bench.model_shapes import shape_config
-from mlx_lora.bench.report import Report, Spec, Step, batch_flops, flops, training_config
-from mlx_lora.bench.results import table, title, write_results
-from mlx_lora.bench.synthetic_data import Row
-from mlx_lora.bench.worker import ask_new
+from mlx_lora.bench.cases import STANDARD, Case, Row, Spec, shape_config
+from mlx_lora.bench.compare import Rounds, summary, table, title, write_results
+from mlx_lora.bench.report import Report, Step, batch_flops, flops, training_config
+from mlx_lora.bench.worker import RIVALS, ask_new
 from mlx_lora.data.collate import collate
 from mlx_lora.errors import UserError
 
@@ -180,7 +177,7 @@ def test_a_failing_side_is_said_in_a_sentence(monkeypatch):
 
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
 def test_what_is_written_names_the_rival(monkeypatch, tmp_path, backend):
-    monkeypatch.setattr("mlx_lora.bench.results.version", lambda name: "1.2.3")
+    monkeypatch.setattr("mlx_lora.bench.compare.version", lambda name: "1.2.3")
     about = {"peak_tflops": 1e-10, "device": "NVIDIA H200"} if backend == "torch" else {}
     case = Case("eisv", "small-8k", 8, backend=backend)
     results = [summary(case, [(report([1.0], [10], **about), report([2.0], [10], **about))])]

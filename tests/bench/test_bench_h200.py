@@ -25,7 +25,7 @@ def script(monkeypatch):
     spec = importlib.util.spec_from_file_location("h200", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr("mlx_lora.bench.results.version", lambda name: "1.2.3")
+    monkeypatch.setattr("mlx_lora.bench.compare.version", lambda name: "1.2.3")
     return module
 
 

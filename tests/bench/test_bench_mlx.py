@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from mlx_lora.bench.compare import Case, compare
+from mlx_lora.bench.cases import Case
+from mlx_lora.bench.compare import compare
 
 pytest.importorskip("mlx_lm", reason="needs MLX")
 

@@ -18,13 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from mlx_lora.backends.torch.lora import start_adapter  # noqa: E402
 from mlx_lora.backends.torch.loss import find_path  # noqa: E402
 from mlx_lora.backends.torch.train_step import TrainStep  # noqa: E402
-from mlx_lora.bench import torch_worker, trl_runner  # noqa: E402
-from mlx_lora.bench.compare import Case, compare  # noqa: E402
-from mlx_lora.bench.memory_meter import Gauge, about_device  # noqa: E402
-from mlx_lora.bench.model_shapes import shape_config  # noqa: E402
-from mlx_lora.bench.report import CLIP, Spec, batch_flops, training_config  # noqa: E402
-from mlx_lora.bench.synthetic_data import make_rows  # noqa: E402
-from mlx_lora.bench.torch_model import build, loss_after  # noqa: E402
+from mlx_lora.bench import torch_worker  # noqa: E402
+from mlx_lora.bench.cases import Case, Spec, make_rows, shape_config  # noqa: E402
+from mlx_lora.bench.compare import compare  # noqa: E402
+from mlx_lora.bench.report import CLIP, batch_flops, training_config  # noqa: E402
+from mlx_lora.bench.torch_model import Gauge, about_device, build, loss_after  # noqa: E402
 from mlx_lora.training.trainer import training_steps  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -40,7 +38,7 @@ def rows_of(spec):
 
 
 def their_trainer(spec, directory):
-    return trl_runner.make_trainer(spec, rows_of(spec), CPU, str(directory))
+    return torch_worker.make_trainer(spec, rows_of(spec), CPU, str(directory))
 
 
 def test_both_sides_start_and_end_alike(tmp_path):
@@ -112,7 +110,7 @@ def products(counter):
 def test_their_arithmetic_is_what_torch_sees(tmp_path, packing):
     spec = spec_of("theirs", steps=1, packing=packing)
     trainer = their_trainer(spec, tmp_path)
-    counter = trl_runner.Counter(trainer.data_collator)
+    counter = torch_worker.Counter(trainer.data_collator)
     trainer.data_collator = counter
     with FlopCounterMode(display=False) as seen:
         trainer.train()
@@ -146,7 +144,7 @@ def test_our_arithmetic_is_what_torch_sees():
 
 
 def test_with_triton_the_head_sees_supervised_positions_only():
-    shape = trl_runner.Shape(rows=2, length=10, examples=[10, 8], supervised=5)
+    shape = torch_worker.Shape(rows=2, length=10, examples=[10, 8], supervised=5)
     head = 2 * CONFIG["hidden_size"] * CONFIG["vocab_size"]
     everywhere, gathered = (shape.flops(CONFIG, triton=triton, varlen=False) for triton in (False, True))
     assert everywhere - gathered == 3 * (18 - 5) * head

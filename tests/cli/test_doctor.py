@@ -20,8 +20,7 @@ import pytest
 
 from mlx_lora import memory
 from mlx_lora.backends.registry import choose
-from mlx_lora.doctor import machine, network
-from mlx_lora.doctor import packages as libraries
+from mlx_lora.doctor import machine
 
 REPO = Path(__file__).parents[2]
 SUBJECTS = ["machine", "memory", "disk", "GPU", "MLX", "BLAS", "torch", "backend", "llama.cpp", "converter", "Ollama"]
@@ -161,7 +160,7 @@ def test_an_mlx_that_kills_its_process(command, environment, tmp_path):
     done = command("doctor", "--json", env=environment({"mlx_lm": ABORTS}, HF_HUB_OFFLINE="1"), cwd=tmp_path)
     found = findings(done)
     assert found["MLX"]["state"] == "missing"
-    assert "it died of SIGABRT" in found["MLX"]["found"]
+    assert "killed by SIGABRT" in found["MLX"]["found"]
     assert "pip install --force-reinstall mlx mlx-lm" in found["MLX"]["advice"]
     torch_works = found["torch"]["state"] == "ok"
     assert done.returncode == (0 if torch_works else 1)
@@ -217,7 +216,7 @@ def test_what_is_no_ollama(monkeypatch, host, said):
         absent = f"127.0.0.1:{taken.getsockname()[1]}"
         taken.close()
         monkeypatch.setenv("OLLAMA_HOST", host.format(html=url, absent=absent))
-        found = network.ollama()
+        found = machine.ollama()
     assert found.state == "missing"
     assert said in found.found
     assert "ollama serve" in found.advice
@@ -226,10 +225,10 @@ def test_what_is_no_ollama(monkeypatch, host, said):
 def test_how_to_get_ollama(monkeypatch, tmp_path):
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "https://ollama.com/download" in network.ollama().advice
+    assert "https://ollama.com/download" in machine.ollama().advice
     (tmp_path / "ollama").write_text("#!/bin/sh\n")
     (tmp_path / "ollama").chmod(0o755)
-    assert "start it: `ollama serve`" in network.ollama().advice
+    assert "start it: `ollama serve`" in machine.ollama().advice
 
 
 def test_a_gpu_that_nothing_can_use(monkeypatch, tmp_path):
@@ -239,24 +238,22 @@ def test_a_gpu_that_nothing_can_use(monkeypatch, tmp_path):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     none = {"gpu": None}
-    found = libraries.gpu(none, {"failed": "it died of SIGILL"})
+    found = machine.gpu(none, {"failed": "killed by SIGILL"})
     assert (found.state, "NVIDIA H100 80GB HBM3" in found.found) == ("missing", True)
     assert "mlx-lora[torch]" in found.advice
-    assert "CUDA build" in libraries.gpu(none, {"build": None, "gpus": []}).advice
-    assert "update the driver" in libraries.gpu(none, {"build": "CUDA 13.0", "gpus": []}).advice
+    assert "CUDA build" in machine.gpu(none, {"build": None, "gpus": []}).advice
+    assert "update the driver" in machine.gpu(none, {"build": "CUDA 13.0", "gpus": []}).advice
     program.write_text("#!/bin/sh\necho NVIDIA-SMI has failed because it could not talk to the driver\nexit 9\n")
-    assert libraries.gpu(none, {"build": None, "gpus": []}).state == "note"
+    assert machine.gpu(none, {"build": None, "gpus": []}).state == "note"
 
 
 def test_gpus_and_their_memory():
     cuda = {"build": "CUDA 12.8", "gpus": [{"name": "NVIDIA H100", "memory": 85_000_000_000}] * 2}
     metal = {"gpu": {"kind": "Metal", "name": "Apple M2 Max", "memory": 51_500_000_000}}
-    assert libraries.gpu({}, cuda).found.count("NVIDIA H100 (85.0 GB, CUDA 12.8, through torch)") == 2
-    assert libraries.gpu(metal, {}).found == "Apple M2 Max (Metal, through MLX)"
-    assert "85.0 GB + 85.0 GB" in libraries.recommended_memory({}, cuda)
-    assert machine.memory(libraries.recommended_memory(metal, {})).found.endswith(
-        "Metal recommends 51.5 GB for a model"
-    )
+    assert machine.gpu({}, cuda).found.count("NVIDIA H100 (85.0 GB, CUDA 12.8, through torch)") == 2
+    assert machine.gpu(metal, {}).found == "Apple M2 Max (Metal, through MLX)"
+    assert "85.0 GB + 85.0 GB" in machine.recommended_memory({}, cuda)
+    assert machine.memory(machine.recommended_memory(metal, {})).found.endswith("Metal recommends 51.5 GB for a model")
 
 
 VM_STAT = """Mach Virtual Memory Statistics: (page size of 16384 bytes)

@@ -115,7 +115,7 @@ def test_a_prompt_that_is_too_long_loses_one_case(model, greedy):
 
 
 @pytest.mark.parametrize(
-    ("number", "sentence"), [(signal.SIGKILL, "died of SIGKILL"), (signal.SIGSTOP, "did not finish within 2 seconds")]
+    ("number", "sentence"), [(signal.SIGKILL, "killed by SIGKILL"), (signal.SIGSTOP, "did not finish within 2 seconds")]
 )
 def test_a_process_that_dies_or_hangs_loses_one_case(gguf_file, greedy, number, sentence):
     with GGUFModel(gguf_file, seconds=2) as model:

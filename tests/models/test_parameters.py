@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_lora.backends.mlx.backend import MLXBackend
-from mlx_lora.bench.model_shapes import shape_config
+from mlx_lora.bench.cases import shape_config
 from mlx_lora.config import TrainingConfig
 from mlx_lora.errors import UserError
 from mlx_lora.models.parameters import stored_parameters, trainable_parameters
