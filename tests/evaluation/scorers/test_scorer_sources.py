@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from mlx_lora.evaluation.eisv_gate1 import measure_cases, read_cases
 
 from mlx_lora.evaluation.cases import Case
-from mlx_lora.evaluation.eisv_gate1 import measure_cases, read_cases
 from mlx_lora.evaluation.eisv_scoring import evaluate_predictions
 from mlx_lora.evaluation.scorers import SUMMARIES, CheckSpec, make_scorer
 from mlx_lora.sources.claims import validation
