@@ -14,10 +14,17 @@ from ...data.import_report import ImportReport
 from ...data.split import split_by_key
 from ...errors import UserError
 from .artifact import Artifact
-from .authorship import read_sources
-from .predicates import Predicate, all_successes, by_action_pair, named_policy
+from .predicates import (
+    Predicate,
+    all_successes,
+    by_action_pair,
+    by_outcome,
+    check_results,
+    named_policy,
+    read_results,
+)
 from .prompt_format import training_example
-from .run_results import by_outcome, check_results, read_results
+from .provenance import read_sources
 from .selection import link_notes, nothing_found, select, specification_notes, without_task
 from .store import ArtifactStore, read_stores
 
