@@ -1,5 +1,6 @@
 """An agent's experiences → sleep training: public API of the data source."""
 
+from ...data.dedup import NearDuplicates
 from .buffer import read_buffer, read_buffers
 from .buffer_writer import BufferStore, merge_buffers
 from .collector import DEFAULT_BUFFER, ExperienceCollector, buffer_stats
@@ -19,7 +20,6 @@ from .hf_compat import RaisingTrainingDataBuilder, create_training_dataset_from_
 from .prompt_format import DEFAULT_SYSTEM_PROMPT, read_system_prompt
 from .schema import DIMENSIONS, KEYS, Experience, experience_id, parse_experience
 from .scoring import ConversationalSalienceScorer, score_exchange
-from .similar import NearDuplicates
 from .truncation import is_cut
 
 __all__ = [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...data.dataset import Example, write_dataset
+from ...data.dedup import words_of
 from ...data.import_report import ImportReport
 from ...data.split import split_by_key
 from ...errors import UserError
@@ -18,7 +19,6 @@ from .filters import CHECKS, TRIMMED, Filters, label, without_empty_thoughts, wi
 from .prompt_format import DEFAULT_SYSTEM_PROMPT
 from .schema import DIMENSIONS, Experience
 from .scoring import ConversationalSalienceScorer, Match
-from .similar import words_of
 
 Weights = Literal["salience", "raw", "equal"]
 # Minimum number of examples: fewer made a model worse; a cycle that trained on 5 collapsed.
