@@ -36,15 +36,15 @@ def quickstart(out: Path, backend: str | None, as_json: bool) -> None:
     Exit status 0: the adapter passed the gate. 1: it did not.
     """
     from ..files import write_json
-    from ..sources.eisv import make_eisv_dataset
-    from .data.eisv import print_card
+    from ..sources.eisv import make_dataset
+    from .data.summary import print_dataset
 
     _clear(out)
     write_json(out / RESULTS, {})
-    card = make_eisv_dataset(out / "data", min_per_shape=PER_SHAPE)
+    card = make_dataset(out / "data", min_per_shape=PER_SHAPE)
     if not as_json:
         _say("1. A dataset: trajectories of the nine shapes, and what Lumen would say")
-        print_card(out / "data", card)
+        print_dataset(card)
     reports = _train_and_ask(out, backend or "auto", as_json)
     for name, report in reports.items():
         write_json(out / f"{name}.json", report)

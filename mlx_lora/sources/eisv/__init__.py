@@ -15,7 +15,7 @@ from .anima_db import (
     states_to_eisv_series,
 )
 from .coherence import GATE1_COHERENCE, expression_trajectory_coherence
-from .dataset import make_eisv_dataset
+from .dataset import make_dataset, make_eisv_dataset
 from .examples import (
     DatasetStats,
     TrainingExample,
@@ -133,6 +133,7 @@ __all__ = [
     "generate_trajectory",
     "hide_shape",
     "iter_trajectory_records",
+    "make_dataset",
     "make_eisv_dataset",
     "name_shape",
     "parse_model_output",

@@ -4,7 +4,7 @@ from ...data.dedup import NearDuplicates
 from .buffer import read_buffer, read_buffers
 from .buffer_writer import BufferStore, merge_buffers
 from .collector import DEFAULT_BUFFER, ExperienceCollector, buffer_stats
-from .dataset import make_salience_dataset, pattern_limit, pattern_of
+from .dataset import make_dataset, make_salience_dataset, pattern_limit, pattern_of
 from .degeneration import (
     asks_only,
     echoes,
@@ -47,6 +47,7 @@ __all__ = [
     "is_evasive",
     "load_training_set",
     "made_of_stock_phrases",
+    "make_dataset",
     "make_salience_dataset",
     "merge_buffers",
     "parse_experience",

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from ..re_exports import re_exports
 from .artifact import Artifact, Context, Feedback, GuardResult, parse_artifact
-from .dataset import as_example, make_traces_dataset
+from .dataset import as_example, make_dataset, make_traces_dataset
 from .predicates import (
     POLICIES,
     Predicate,
@@ -79,6 +79,7 @@ __all__ = [
     "get_provenance_chain",
     "high_value",
     "human_only",
+    "make_dataset",
     "make_traces_dataset",
     "named_policy",
     "overtaken",
