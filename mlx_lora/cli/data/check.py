@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from ..output import json_option, print_json, print_table, progress, say
-
-if TYPE_CHECKING:
-    from ...data.checks import Finding, Table
-
-# With fewer rows the check ends before a bar could be read.
-MANY_ROWS = 2000
-# Examples of each finding in the table; --json has more.
-SHOWN = 3
+from ..output import json_option, print_json, print_table, say
+from .summary import advancing
 
 
 @click.command()
@@ -28,14 +21,7 @@ SHOWN = 3
 @click.option("--strip", is_flag=True, help="With --fix: take control tokens such as <|cit|> out of the messages.")
 @json_option
 def check(
-    paths: tuple[Path, ...],
-    plan: str | None,
-    base: str | None,
-    chat_template: str | None,
-    max_seq_length: int,
-    fix: Path | None,
-    strip: bool,
-    as_json: bool,
+    paths: tuple[Path, ...], plan: str | None, base: str | None, fix: Path | None, as_json: bool, **options: Any
 ) -> int:
     """Find duplicates, leaks, contradictions, secrets and what training would refuse, by file and line.
 
@@ -50,11 +36,13 @@ def check(
     mlx-lora data check style_core.jsonl eval.jsonl --plan coder --fix data/clean
     """
     from ...data.checks import read_table
+    from ...data.checks.check_report import check_dataset
     from ...errors import UserError
+    from ...files import check_absent
 
-    if fix is not None and (fix.exists() or fix.is_symlink()):
-        raise UserError(f"{fix}: this exists already; choose another name, or remove it first")
-    if strip and fix is None:
+    if fix is not None:
+        check_absent(fix)
+    elif options["strip"]:
         raise UserError("--strip changes a cleaned copy; name it with --fix OUT")
     table = read_table(paths)
     if plan is not None:
@@ -65,83 +53,18 @@ def check(
     if base is not None:
         from ...models.tokenizer import load_tokenizer
 
-        table.tokenizer = load_tokenizer(base, chat_template=chat_template)
-        table.max_seq_length = max_seq_length
-    elif chat_template is not None:
+        table.tokenizer = load_tokenizer(base, chat_template=options["chat_template"])
+        table.max_seq_length = options["max_seq_length"]
+    elif options["chat_template"] is not None:
         raise UserError("--chat-template needs a tokenizer; name the base with --base MODEL")
-    findings = _checked(table, quiet=as_json or table.rows < MANY_ROWS)
-    notes = _notes(table)
-    result = {
-        "rows": table.rows,
-        "distinct_rows": table.distinct,
-        "findings": [f.to_dict() for f in findings],
-        "notes": notes,
-    }
-    if fix is not None:
-        from ...data.checks.cleaning import write_fixed
-        from ...data.checks.registry import unfixable
-
-        remaining = [finding.check for finding in unfixable(findings)]
-        result["fixed"] = {"path": str(fix), **write_fixed(fix, table, findings, strip), "remaining": remaining}
+    with advancing(table, quiet=as_json):
+        report = check_dataset(table, fix, options["strip"])
     if as_json:
-        print_json(result)
+        print_json(report.to_dict())
     else:
-        _print(table, findings, result.get("fixed"))
-        for note in notes:
-            say(f"note: {note}")
-    return int(any(finding.severity == "error" for finding in findings))
-
-
-def _notes(table: Table) -> list[str]:
-    """Return notes on the base and on the handling of system prompts, a sentence each."""
-    from ...data.chat_template import merge_note
-
-    if table.tokenizer is None:
-        return []
-    systems = any(message["role"] == "system" for item in table.items for message in item.row.messages)
-    merged = merge_note(table.tokenizer) if systems else None
-    return [*table.tokenizer.base_facts.notes, *([merged] if merged else [])]
-
-
-def _checked(table: Table, quiet: bool) -> list[Finding]:
-    """Return all findings, with a progress bar on standard error."""
-    from ...data.checks import check_table
-
-    if quiet:
-        return check_table(table)
-    passes = 1 if table.tokenizer is None else 2  # once for near-duplicates, once for the template
-    done = 0
-    with progress(f"{table.rows:,} rows", passes * table.rows) as show:
-
-        def advance(more: int) -> None:
-            nonlocal done
-            done += more
-            show(done)
-
-        table.advance = advance
-        return check_table(table)
-
-
-def _print(table: Table, findings: list[Finding], fixed: object) -> None:
-    if findings:
-        rows = [(f.check, f.severity, f"{f.count:,}", f.means) for f in findings]
-        print_table("Findings", ("check", "severity", "count", "what"), rows)
-    for finding in findings:
-        say(f"{finding.check}:")
-        for example in finding.examples[:SHOWN]:
-            say(f"  {example}")
-        if finding.count > SHOWN:
-            say(f"  ... and {finding.count - SHOWN:,} more")
-    say(f"{table.rows:,} rows, {table.distinct:,} of them distinct")
-    errors = [finding.check for finding in findings if finding.severity == "error"]
-    if isinstance(fixed, dict):
-        say(f"{fixed['path']}: {fixed['kept']:,} rows kept, {fixed['dropped']:,} left out (fixed.jsonl says why)")
-        if fixed["stripped"]:
-            say(f"control tokens were taken out of {fixed['stripped']:,} rows")
-        for finding in findings:
-            if finding.check in fixed["remaining"]:
-                say(f"{finding.check} stays, and stops training: --fix does not help, since {finding.unfixable}")
-    elif errors:
-        say(f"errors, which stop training: {', '.join(errors)}")
-    else:
-        say("no error was found")
+        if report.findings:
+            rows = [(f.check, f.severity, f"{f.count:,}", f.means) for f in report.findings]
+            print_table("Findings", ("check", "severity", "count", "what"), rows)
+        for line in report.lines():
+            say(line)
+    return int(bool(report.errors))

@@ -15,8 +15,6 @@ CHECKS = (
     *("cut", "think", "roles", "short", "repeated", "questions", "echo", "evasion", "stock-phrases"),
     *("near-duplicates", "pattern-cap"),
 )
-
-
 FILE = click.Path(path_type=Path)
 
 
@@ -33,9 +31,7 @@ FILE = click.Path(path_type=Path)
 )
 @click.option("--max-examples", type=click.IntRange(1), help="Take the most salient ones only.")
 @click.option("--system-prompt", type=FILE, help="Text file with what every conversation begins with.")
-@click.option(
-    "--keep", type=click.Choice(CHECKS), multiple=True, help="Keep what this check would leave out; repeatable."
-)
+@click.option("--keep", type=click.Choice(CHECKS), multiple=True, help="Keep what this check leaves out; repeatable.")
 @click.option(
     "--cut",
     type=click.Choice(["trim", "drop", "keep"]),
@@ -53,19 +49,10 @@ FILE = click.Path(path_type=Path)
     help="An example's weight: its salience divided by the mean, its salience as it is, or 1.",
 )
 @click.option(
-    "--rescore", type=click.Choice(["word", "substring"]), help="Score anew, by whole words or by parts of words."
+    "--rescore", type=click.Choice(["word", "substring"]), help="Score anew, by whole words or parts of them."
 )
 @json_option
-def salience(
-    buffers: tuple[Path, ...],
-    out: Path,
-    system_prompt: Path | None,
-    keep: tuple[str, ...],
-    cut: Any,
-    without_lora: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def salience(out: Path, buffers: tuple[Path, ...], keep: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Turn an agent's salient experiences into conversations, weighted by salience.
 
     \b
@@ -74,6 +61,7 @@ def salience(
     """
     from ...sources.salience import Filters, make_dataset, read_system_prompt
 
-    prompt = None if system_prompt is None else read_system_prompt(system_prompt)
-    filters = Filters(skip=frozenset(keep), without_lora=without_lora, cut=cut)
-    print_dataset(make_dataset(out, buffers, system_prompt=prompt, filters=filters, **options), as_json)
+    if options["system_prompt"] is not None:
+        options["system_prompt"] = read_system_prompt(options["system_prompt"])
+    filters = Filters(frozenset(keep), options.pop("without_lora"), cut=options.pop("cut"))
+    print_dataset(make_dataset(out, buffers, filters=filters, **options), as_json)

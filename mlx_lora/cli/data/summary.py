@@ -1,9 +1,19 @@
-"""Summary of a new dataset: its table, rows left out or changed with the reasons, notes, and splits."""
+"""Output of the data commands: the summary of a new dataset, and the progress of its checks."""
 
 from __future__ import annotations
 
-from ...data.dataset_card import DatasetCard
-from ..output import print_json, print_table, say
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..output import print_json, print_table, progress, say
+
+if TYPE_CHECKING:
+    from ...data.checks import Table
+    from ...data.dataset_card import DatasetCard
+
+# With fewer rows the check ends before a bar could be read.
+MANY_ROWS = 2000
 
 
 def print_dataset(card: DatasetCard, as_json: bool = False) -> None:
@@ -20,4 +30,23 @@ def print_dataset(card: DatasetCard, as_json: bool = False) -> None:
     for note in card.notes:
         say(f"note: {note}")
     splits = ", ".join(f"{name} {count}" for name, count in card.splits.items())
-    say(f"{card.path}: {card.summary} ({splits}); report.md names what was left out")
+    say(f"{card.path}: {card.summary}; {splits}; report.md names what was left out")
+
+
+@contextmanager
+def advancing(table: Table, quiet: bool) -> Iterator[None]:
+    """Show the checks of a large table with a progress bar on standard error."""
+    if quiet or table.rows < MANY_ROWS:
+        yield
+        return
+    passes = 1 if table.tokenizer is None else 2  # once for near-duplicates, once for the template
+    done = 0
+    with progress(f"{table.rows:,} rows", passes * table.rows) as show:
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            show(done)
+
+        table.advance = advance
+        yield
