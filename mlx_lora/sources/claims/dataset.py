@@ -7,10 +7,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ...data.dataset import SPLITS, Example
+from ...data.dataset import Example
 from ...data.dataset_card import DatasetCard, write_card
 from ...data.import_report import ImportReport
-from ...data.split import split_by_key
+from ...data.split import split_by_key, unless_held_out
 from ...errors import UserError
 from ...files import check_absent
 from .control_tokens import control_token_notes, strip_document, strip_sample
@@ -59,13 +59,11 @@ def make_dataset(
     report.notes += _notes(of_corpus, samples, examples, citation_validity_weight)
     report.notes += control_token_notes(examples, report)
     if not examples:
-        reasons = "; ".join(f"{count} × {reason}" for reason, count in report.counts.items()) or "the files are empty"
-        raise UserError(f"{claims[0]}: not one example could be made of the claims ({reasons})")
+        raise UserError(f"{claims[0]}: not one example could be made of the claims ({report.reasons})")
     key = split_keys(examples, documents)
     splits = split_by_key(examples, lambda example: key[example.meta["documents"][0]])
-    if not splits["train"]:
-        splits = {split: examples if split == "train" else [] for split in SPLITS}
-        report.notes.append("There are too few documents to hold any out: all examples are in train.")
+    note = "There are too few documents to hold any out: all examples are in train."
+    splits = unless_held_out(splits, examples, report, note)
     details = {
         "claims": [str(path) for path in claims],
         "corpus": [str(path) for path in corpus],

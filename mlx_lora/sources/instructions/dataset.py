@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data.dataset import SPLITS, Example
+from ...data.dataset import Example
 from ...data.dataset_card import DatasetCard, write_card
 from ...data.import_report import ImportReport
-from ...data.split import split_by_key
+from ...data.split import split_by_key, unless_held_out
 from ...errors import UserError
 from ...files import check_absent
 from .plan import Plan, check_plan
@@ -49,12 +49,11 @@ def make_dataset(
     rows = [row for path in files for row in read_rows(path, report)]
     train, test = select_rows(rows, report, keep_duplicates, leave_out)
     if not train:
-        reasons = "; ".join(f"{count} × {reason}" for reason, count in report.counts.items()) or "the files are empty"
-        raise UserError(f"{files[0]}: no row is left to train on ({reasons})")
-    splits = split_by_key([r.example for r in train], prompt_of, (0.1, 0.0) if test else (0.1, 0.1))
-    if not splits["train"]:
-        splits = {split: [r.example for r in train] if split == "train" else [] for split in SPLITS}
-        report.notes.append("There are too few prompts to hold any out: all examples are in train.")
+        raise UserError(f"{files[0]}: no row is left to train on ({report.reasons})")
+    examples = [row.example for row in train]
+    splits = split_by_key(examples, prompt_of, (0.1, 0.0) if test else (0.1, 0.1))
+    note = "There are too few prompts to hold any out: all examples are in train."
+    splits = unless_held_out(splits, examples, report, note)
     splits["test"] += [row.example for row in test]
     found, kept = (Counter(row.bucket for row in some) for some in (rows, [*train, *test]))
     details: dict[str, Any] = {

@@ -13,7 +13,7 @@ from ...data.dataset import Example
 from ...data.dataset_card import DatasetCard, write_card
 from ...data.dedup import words_of
 from ...data.import_report import ImportReport
-from ...data.split import split_by_key
+from ...data.split import split_by_key, unless_held_out
 from ...errors import UserError
 from ...files import check_absent
 from .buffer import union_by_id
@@ -170,9 +170,9 @@ def _split(
 ) -> dict[str, list[Example]]:
     """Split the most salient ``max_examples`` into train, valid and test by prompt, no prompt too often."""
     splits = split_by_key(examples, _pattern, held_out)
-    if 2 * len(splits["train"]) < len(examples):
-        report.notes.append("There are too few different prompts to hold some out: all examples are for training.")
-        splits = {**{name: [] for name in splits}, "train": examples}
+    if examples:
+        note = "There are too few different prompts to hold some out: all examples are for training."
+        splits = unless_held_out(splits, examples, report, note, 0.5)
     splits = _capped(splits, filters, report)
     if max_examples is None or sum(map(len, splits.values())) <= max_examples:
         return splits

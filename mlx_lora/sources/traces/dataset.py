@@ -12,7 +12,7 @@ from typing import Any
 from ...data.dataset import Example
 from ...data.dataset_card import DatasetCard, write_card
 from ...data.import_report import ImportReport
-from ...data.split import split_by_key
+from ...data.split import split_by_key, unless_held_out
 from ...errors import UserError
 from ...files import check_absent
 from .artifact import Artifact
@@ -190,11 +190,9 @@ def _fitting(examples: Sequence[Example], lengths: Lengths, max_seq_length: int,
 def _split(examples: Sequence[Example], report: ImportReport) -> dict[str, list[Example]]:
     """Split by specification: steps of one task share most of their prompts, so that they stay in one split."""
     splits = split_by_key(examples, lambda example: example.meta["task"])
-    if not splits["train"]:
-        # With one or two tasks, all may be held out; a dataset without a train split is useless.
-        splits = {**{split: [] for split in splits}, "train": list(examples)}
-        report.notes.append("So few specifications that all would be held out: every example is in train.")
-    return splits
+    # With one or two tasks, all may be held out; a dataset without a train split is useless.
+    note = "So few specifications that all would be held out: every example is in train."
+    return unless_held_out(splits, examples, report, note)
 
 
 def _counts(stores: Sequence[ArtifactStore], examples: Sequence[Example]) -> dict[str, Any]:
