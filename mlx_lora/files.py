@@ -164,6 +164,12 @@ def write_json(path: str | Path, content: Any) -> None:
     write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def check_absent(path: str | Path) -> None:
+    """Raise UserError, before any work, if there is anything at ``path``, which a command is to make."""
+    if os.path.lexists(path):
+        raise UserError(f"{path}: this exists already; choose another name, or remove it first")
+
+
 @contextmanager
 def new_directory(path: str | Path) -> Iterator[Path]:
     """Create a directory that appears under its name only when the block has filled it without an error.
@@ -172,8 +178,7 @@ def new_directory(path: str | Path) -> Iterator[Path]:
         UserError: something is there already, or the file system refuses.
     """
     path = Path(path)
-    if path.exists() or path.is_symlink():
-        raise UserError(f"{path}: this exists already; choose another name, or remove it first")
+    check_absent(path)
     temporary = temporary_beside(path)
     # Left by an earlier process with this one's number, as in containers.
     remove_any(temporary)

@@ -111,7 +111,8 @@ def print_gates(final: Mapping[str, Any]) -> None:
         )
         for result in final["test_results"]
     ]
-    print_table("Gates", ("suite", "gate", "passed", "verdict", "status"), rows)
+    target = f" of {final['target']}" if final.get("target") else ""
+    print_table(f"Gates{target}", ("suite", "gate", "passed", "verdict", "status"), rows)
     print_decision(final)
 
 

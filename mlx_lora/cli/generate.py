@@ -9,7 +9,10 @@ from .output import backend_option, finite, json_option, print_json, print_notes
 
 @click.command()
 @click.option(
-    "--target", required=True, metavar="RUN_OR_MODEL", help="A run directory, or a base model by name or directory."
+    "--target",
+    required=True,
+    metavar="TARGET",
+    help="A run, a base model by name or directory, FILE.gguf, ollama:NAME, or http://HOST/v1#MODEL.",
 )
 @click.option("--prompt", required=True, help="The user's message; - reads it from standard input.")
 @click.option("--system", help="The system prompt; by default the one the run was trained with.")
@@ -30,7 +33,7 @@ def generate(
     backend: str | None,
     as_json: bool,
 ) -> None:
-    """Ask a model or an adapter.
+    """Ask a model or an adapter, a GGUF file or a server.
 
     \b
     mlx-lora generate --target adapters/lumen --prompt "TRAJECTORY:
@@ -38,22 +41,26 @@ def generate(
     """
     from ..data.dataset import is_text
     from ..errors import UserError
-    from ..evaluation.targets import answer, load_target
+    from ..evaluation.suite import Generation
+    from ..evaluation.targets import ModelTarget, open_target
     from ..user_files import MOST_TEXT, read_standard_input
 
     if prompt == "-":
         prompt = read_standard_input(MOST_TEXT).decode("utf-8", "surrogateescape")
     if not is_text(prompt):
         raise UserError("--prompt holds bytes that are no UTF-8 text; correct it")
-    loaded = load_target(target, backend or "auto")
+    loaded = open_target(target, backend or "auto")
     print_warnings(loaded.warnings)
-    print_notes(loaded.backend.precision)
+    if isinstance(loaded, ModelTarget):
+        print_notes(loaded.backend.precision)
     system = loaded.system_prompt if system is None else system
     messages = [{"role": "user", "content": prompt}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
-    text = answer(loaded, [messages], max_tokens=max_tokens, temperature=temperature, seed=seed)[0]
+    (reply,) = loaded.answer([messages], [""], Generation(max_tokens, temperature, seed))
+    if reply.text is None:
+        raise UserError(f"{target}: {reply.error}")
     if as_json:
-        print_json({"target": target, "prompt": prompt, "system": system, "answer": text})
+        print_json({"target": target, "prompt": prompt, "system": system, "answer": reply.text})
     else:
-        say(text)
+        say(reply.text)

@@ -34,6 +34,11 @@ class ImportReport:
     notes: list[str] = field(default_factory=list)
     changed: dict[str, list[str]] = field(default_factory=dict)
 
+    @property
+    def reasons(self) -> str:
+        """Reasons of what was left out with their counts, for the error that nothing is left."""
+        return "; ".join(f"{count} × {reason}" for reason, count in self.counts.items()) or "the files are empty"
+
     def leave_out(self, reason: str, name: str) -> None:
         """Count an item that was left out; ``name`` lets the user find it."""
         self.counts[reason] = self.counts.get(reason, 0) + 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from .dataset import SPLITS, Example
+from .import_report import ImportReport
 
 
 def split_by_key(
@@ -24,3 +25,13 @@ def split_by_key(
         place = int.from_bytes(digest[:8], "big") / 2**64
         splits["valid" if place < valid else "test" if place < valid + test else "train"].append(example)
     return splits
+
+
+def unless_held_out(
+    splits: dict[str, list[Example]], examples: Sequence[Example], report: ImportReport, note: str, least: float = 0
+) -> dict[str, list[Example]]:
+    """Return the splits, or all examples in train with a note, where train is empty or below a share of ``least``."""
+    if len(splits["train"]) >= max(least * len(examples), 1):
+        return splits
+    report.notes.append(note)
+    return {split: list(examples) if split == "train" else [] for split in SPLITS}

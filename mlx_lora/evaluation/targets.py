@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..backends import Backend, load_backend
@@ -37,7 +37,7 @@ class ModelTarget:
     load_s: float | None = None
     _tokens: int = 0
     _seconds: float = 0.0
-    _first_token_s: float | None = None
+    _example: list[int] = field(default_factory=list)
 
     def answer(self, conversations: Sequence[Messages], ids: Sequence[str], settings: Generation) -> list[Reply]:
         """Answer conversations as one batch.
@@ -46,13 +46,10 @@ class ModelTarget:
             UserError: see ``encode_prompt``, or a prompt fills the model's context.
         """
         prompts = [
-            self._encode(messages, f"the prompt of case {case}")
+            self._encode(messages, f"the prompt of case {case}" if case else "the prompt")
             for case, messages in zip(ids, conversations, strict=True)
         ]
-        if self._first_token_s is None:
-            started = time.perf_counter()
-            self.backend.generate(prompts[:1], 1, settings.temperature, settings.seed)
-            self._first_token_s = time.perf_counter() - started
+        self._example = prompts[0]
         started = time.perf_counter()
         texts = self.backend.generate(prompts, settings.max_tokens, settings.temperature, settings.seed)
         seconds = time.perf_counter() - started
@@ -79,10 +76,18 @@ class ModelTarget:
         """Return the measurements of this process."""
         return {
             "load_s": self.load_s,
-            "first_token_s": self._first_token_s,
+            "first_token_s": self._first_token_s(),
             "tokens_per_s": self._tokens / self._seconds if self._seconds else None,
             "peak_memory_bytes": self.backend.peak_memory(),
         }
+
+    def _first_token_s(self) -> float | None:
+        """Return the seconds until the first token of an answer to a prompt alone."""
+        if not self._example:
+            return None
+        started = time.perf_counter()
+        self.backend.generate([self._example], 1, 0.0, 0)
+        return time.perf_counter() - started
 
 
 def load_target(name: str, requested: str = "auto") -> ModelTarget:
@@ -121,27 +126,3 @@ def _load(reference: Reference, requested: str) -> ModelTarget:
     system = reference.run.get("system_prompt")
     seconds = time.perf_counter() - started
     return ModelTarget(reference.name, backend, system, warnings, f"{backend.name}:{identity}", load_s=seconds)
-
-
-def answer(
-    target: ModelTarget,
-    prompts: Sequence[Messages],
-    *,
-    max_tokens: int = 128,
-    temperature: float = 0.0,
-    seed: int = 0,
-    advance: Callable[[int], None] = lambda done: None,
-) -> list[str]:
-    """Generate one answer per prompt, batched; temperature 0 is greedy, the same seed gives the same answers.
-
-    Raises:
-        UserError: see ``ModelTarget.answer``.
-    """
-    answers: list[str] = []
-    for start in range(0, len(prompts), GROUP):
-        group = prompts[start : start + GROUP]
-        ids = [str(start + number + 1) for number in range(len(group))]
-        replies = target.answer(group, ids, Generation(max_tokens, temperature, seed + start))
-        answers += [reply.text or "" for reply in replies]
-        advance(len(answers))
-    return answers

@@ -47,7 +47,7 @@ def test_cases_that_tell(results, command):
     assert report["best_constant"]["score"] == 0.5
     assert (report["warnings"], report["hide_shape"]) == ([], True)
     assert {"balanced_coherence", "distinct_answers", "mean_coherence", "gate_passed"} <= set(report)
-    assert "shape:" not in json.loads(out.read_text())["answers"][0]["prompt"]
+    assert "shape:" not in json.loads(out.read_text())["results"][0]["prompt"]
     assert "warning" not in command("gate", out).stderr
 
 
@@ -62,5 +62,5 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(refused, tmp_
 
 def test_a_prompt_that_fills_the_context_is_refused_by_its_length(refused):
     said = refused("generate", "--target", "builtin/tiny-lumen", "--prompt", "word " * 3000)
-    assert "prompt 1 has " in said
+    assert "the prompt has " in said
     assert "a context of 2,048" in said

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -11,7 +13,11 @@ from mlx_lora.data.checks import check_table, read_table
 from mlx_lora.data.checks.cleaning import write_fixed
 from mlx_lora.data.checks.substitution import LEAST_WORDS, LEAST_WORDS_ALONE, renamed_pairs, tokens
 from mlx_lora.data.dataset import read_split
+<<<<<<< HEAD
 from mlx_lora.data.dedup import THRESHOLD, bigrams, jaccard, near_pairs
+=======
+from mlx_lora.data.dedup import BIGRAMS_ALIKE, near_pairs
+>>>>>>> sources
 
 LONG = (
     "I am sorry, but I cannot help with that. What you ask for could do harm to you or to others, and I would not want "
@@ -146,8 +152,23 @@ def varied(random, words, row, changes):
     return tuple(sides)
 
 
+def bigrams(text):
+    """Word bigrams by the definition, the n-th of a kind with its number."""
+    words = ["", *text.split(), ""]
+    seen = Counter()
+    numbered = set()
+    for pair in pairwise(words):
+        numbered.add((*pair, seen[pair]))
+        seen[pair] += 1
+    return numbered
+
+
+def jaccard(a, b):
+    return len(a & b) / len(a | b)
+
+
 def test_recall_and_precision_around_the_threshold():
-    """Every pair found is above the threshold, by brute force; of those above it, hardly one is missed."""
+    """Every pair found is above the threshold, by brute force; of those above it, none is missed."""
     chance = random.Random(11)
     words = [f"w{i}" for i in range(3000)]
     rows = []
@@ -162,13 +183,20 @@ def test_recall_and_precision_around_the_threshold():
         return min(jaccard(a, b) for a, b in zip(grams[i], grams[j], strict=True))
 
     pairs = near_pairs(rows)
+<<<<<<< HEAD
     assert all(similarity(i, j) == pytest.approx(s) and s >= THRESHOLD and j < i for i, j, s in pairs)
     near = {i for i, _, _ in pairs}
     alone = [i for i in range(len(rows)) if i not in near]
     missed = [i for i in alone if any(similarity(i, j) >= THRESHOLD for j in alone if j < i)]
+=======
+    assert all(similarity(i, j) == pytest.approx(s) and s >= BIGRAMS_ALIKE and j < i for i, j, s in pairs)
+    near = {i for i, _, _ in pairs}
+    alone = [i for i in range(len(rows)) if i not in near]
+    missed = [i for i in alone if any(similarity(i, j) >= BIGRAMS_ALIKE for j in alone if j < i)]
+>>>>>>> sources
     assert len(near) > 100
     assert len(alone) > 300
-    assert len(missed) <= 0.02 * len(near)
+    assert missed == []
 
 
 def renamed_by_brute_force(rows):

@@ -3,8 +3,12 @@ import random
 import pytest
 
 from mlx_lora.evaluation.constant_answer import balanced_mean, best_constant, constant_warning
-from mlx_lora.evaluation.eisv_gate1 import measure_cases, read_cases
-from mlx_lora.sources.eisv import ALL_TOKENS, expression_trajectory_coherence, parse_model_output
+from mlx_lora.evaluation.eisv_cases import read_eisv_cases
+from mlx_lora.evaluation.runner import prepare
+from mlx_lora.evaluation.scoring import score_text
+from mlx_lora.evaluation.suite import load_suite
+from mlx_lora.evaluation.suite_report import suite_metrics
+from mlx_lora.sources.eisv import ALL_TOKENS, expression_trajectory_coherence
 
 
 def same(name, answer):
@@ -30,7 +34,7 @@ def test_best_constant():
 
 
 def test_no_expression_beats_the_best_token():
-    """``measure_cases`` tries single tokens only; two or three never reach more."""
+    """The suite tries single tokens only; two or three never reach more."""
     rng = random.Random(0)
     for _ in range(50):
         shapes = rng.choices(["convergence", "void_rising", "rising_entropy", "falling_energy"], k=12)
@@ -41,10 +45,17 @@ def test_no_expression_beats_the_best_token():
             assert score <= best.score + 1e-12
 
 
+def measured(cases_file, text):
+    """Metrics of eisv_gate1 where every case has the same answer."""
+    evaluation = prepare(load_suite("eisv_gate1"), cases_file)
+    scores = [score_text(evaluation.scorers, case, text) for case in evaluation.cases]
+    return suite_metrics(evaluation.suite, evaluation.cases, [text] * len(scores), scores)
+
+
 def test_real_windows_cannot_tell_a_model_from_a_constant(realdata):
-    cases = read_cases(realdata / "eisv" / "lumen_windows_dev.jsonl")
-    constant = parse_model_output("EISV_TOKENS: ~stillness~\nLUMEN_TOKENS: quiet\nPATTERN: SINGLE")
-    report = measure_cases(cases, [constant] * len(cases))
+    windows = realdata / "eisv" / "lumen_windows_dev.jsonl"
+    assert len(read_eisv_cases(windows)) == 249
+    report = measured(windows, "EISV_TOKENS: ~stillness~\nLUMEN_TOKENS: quiet\nPATTERN: SINGLE")
     best = report["best_constant"]
     assert best["answer"] == "~stillness~"
     # 166 convergence, 71 settled_presence and 4 falling_energy of 249; 3 shapes of 8.
@@ -55,8 +66,7 @@ def test_real_windows_cannot_tell_a_model_from_a_constant(realdata):
 
 
 def test_synthetic_cases_can(eisv_data):
-    cases = read_cases(eisv_data / "test.jsonl")
-    report = measure_cases(cases, [parse_model_output("no answer")] * len(cases))
+    report = measured(eisv_data / "test.jsonl", "no answer")
     assert report["warnings"] == []
     # ~stillness~ and ~questioning~ are affine to three of the nine shapes each.
     assert report["best_constant"]["score"] == pytest.approx(1 / 3)

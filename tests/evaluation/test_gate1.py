@@ -4,10 +4,14 @@ import pytest
 
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.eisv_baselines import run_baselines
-from mlx_lora.evaluation.eisv_gate1 import criteria, read_cases, read_results, run_gate1, with_shape
-from mlx_lora.evaluation.targets import Target
+from mlx_lora.evaluation.eisv_cases import read_eisv_cases as read_cases
+from mlx_lora.evaluation.eisv_cases import with_shape
+from mlx_lora.evaluation.reports import judge_files, read_report
+from mlx_lora.evaluation.runner import prepare, run_suite
+from mlx_lora.evaluation.suite import load_suite
+from mlx_lora.evaluation.targets import ModelTarget
 from mlx_lora.models.inspection import BaseFacts
-from mlx_lora.sources.eisv import SYSTEM_PROMPT, EvalResults, TrajectoryShape, generate_trajectory
+from mlx_lora.sources.eisv import SYSTEM_PROMPT, TrajectoryShape, generate_trajectory
 
 WINDOW = {
     "id": "w1",
@@ -29,29 +33,29 @@ def cases_of(tmp_path, *rows):
 def test_cases_of_every_kind(tmp_path, eisv_data):
     states = generate_trajectory("void_rising", 5, 1.0, 0)
     window, by_states = cases_of(tmp_path, WINDOW, {"states": states})
-    assert window.shape == "convergence"
+    assert window.group == "convergence"
     assert window.messages[0] == {"role": "system", "content": SYSTEM_PROMPT}
     assert "window: 4 states over 7s\neisv_mean: E=0.64, I=0.87, S=0.11, V=0.03" in window.messages[1]["content"]
-    assert window.expected_pattern is None
-    assert by_states.shape == "void_rising"
+    assert window.expect is None
+    assert by_states.group == "void_rising"
     assert "window: 5 states over 4s" in by_states.messages[1]["content"]
     rows = read_cases(eisv_data / "test.jsonl")
-    assert {case.shape for case in rows} == {s.value for s in TrajectoryShape}
+    assert {case.group for case in rows} == {s.value for s in TrajectoryShape}
     assert all(case.messages[-1]["role"] == "user" for case in rows)
-    assert all(case.expected_pattern for case in rows)
+    assert all("PATTERN: " in case.expect for case in rows)
 
 
 def test_real_windows_are_cases(realdata):
     cases = read_cases(realdata / "eisv" / "lumen_windows_dev.jsonl")
     assert len(cases) == 249
-    assert sum(case.shape == "convergence" for case in cases) == 166
+    assert sum(case.group == "convergence" for case in cases) == 166
 
 
 def test_the_shape_can_be_left_out_of_the_question(tmp_path):
     (case,) = cases_of(tmp_path, WINDOW)
     (hidden,) = with_shape([case], named=False)
     assert hidden.messages[1]["content"].startswith("TRAJECTORY:\nwindow: 4 states over 7s\n")
-    assert (hidden.shape, hidden.messages[0]) == (case.shape, case.messages[0])
+    assert (hidden.group, hidden.messages[0]) == (case.group, case.messages[0])
     assert with_shape([hidden], named=True) == [case]
 
 
@@ -104,49 +108,59 @@ class Parrot:
         self.text, self.tokenizer = text, AutoTokenizer.from_pretrained(BUILT_IN["builtin/tiny-lumen"])
         self.base = BaseFacts()
 
+    def peak_memory(self):
+        return 0
+
     def generate(self, prompts, max_tokens, temperature, seed):
         return [self.text] * len(prompts)
 
 
+def report_of(tmp_path, text, *rows):
+    file = tmp_path / "cases.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run_suite(prepare(load_suite("eisv_gate1"), file), ModelTarget("parrot", Parrot(text)))
+
+
 def test_the_report_is_what_gate_reads(tmp_path):
-    cases = cases_of(tmp_path, WINDOW, {**WINDOW, "shape": "void_rising"})
-    target = Target("parrot", Parrot("EISV_TOKENS: ~stillness~\nLUMEN_TOKENS: quiet\nPATTERN: SINGLE"))
-    report = run_gate1(target, cases)
-    assert report["mean_coherence"] == 0.5
+    rows = (WINDOW, {**WINDOW, "shape": "void_rising"})
+    report = report_of(tmp_path, "EISV_TOKENS: ~stillness~\nLUMEN_TOKENS: quiet\nPATTERN: SINGLE", *rows)
+    assert report["mean_coherence"] == report["score"] == 0.5
     assert report["valid_rate"] == 1.0
     assert report["tokens_in_use"] == 1
-    assert report["gate_passed"] is False
-    assert (report["balanced_coherence"], report["distinct_answers"]) == (0.5, 1)
+    assert (report["gate_passed"], report["verdict"]) == (False, "INCONCLUSIVE")
+    assert (report["passed"], report["failed"], report["pass_rate"]) == (1, 1, 0.5)
+    assert (report["balanced_coherence"], report["balanced"], report["distinct_answers"]) == (0.5, 0.5, 1)
     assert report["best_constant"] == {"answer": "~curiosity~", "score": 0.5, "balanced_score": 0.5}
-    assert len(report["answers"]) == 2
+    assert [result["passed"] for result in report["results"]] == [True, False]
+    assert "coherence of 0.000 with void_rising" in report["results"][1]["reason"]
     (tmp_path / "r.json").write_text(json.dumps(report))
-    read, results = read_results(tmp_path / "r.json")
-    assert read["suite"] == "eisv_gate1"
-    assert isinstance(results, EvalResults)
-    assert [met for *_, met in criteria(results)] == [False, True]
-    silent = run_gate1(Target("parrot", Parrot("~joy~ ~joy~")), cases)
-    assert (silent["n_valid"], silent["tokens_in_use"]) == (0, 0)
+    assert read_report(tmp_path / "r.json") == json.loads(json.dumps(report))
+    judged = judge_files([tmp_path / "r.json"])
+    assert judged["gate_passed"] is False
+    assert judged["reasons"] == ["mean coherence 0.500 is not > 0.933"]
+    assert [criterion["met"] for criterion in judged["criteria"]] == [False, True]
+    silent = report_of(tmp_path, "~joy~ ~joy~", *rows)
+    assert (silent["n_valid"], silent["tokens_in_use"], silent["mean_coherence"]) == (0, 0, 0.0)
 
 
-def test_results_that_cannot_be_judged(tmp_path):
+def test_a_report_that_cannot_be_judged(tmp_path):
     file = tmp_path / "r.json"
-    for content, said in [("{", "cannot be read"), ("{}", "lack mean_coherence"), ("[]", "lack mean_coherence")]:
+    about = {"test_name": "x", "suite": "x", "target": "t"}
+    for content, said in [
+        ("{", "cannot be read"),
+        ("{}", "has no test_name"),
+        ("[]", "not a report"),
+        (json.dumps({**about, "warnings": [1]}), "warnings must be a list"),
+        (json.dumps({**about, "pass_rate": float("nan")}), "pass_rate must be a finite number"),
+        (json.dumps({**about, "format": 9}), "format 9"),
+    ]:
         file.write_text(content)
         with pytest.raises(UserError, match=said):
-            read_results(file)
-    file.write_text(json.dumps({**EvalResults().__dict__, "warnings": [1]}))
-    with pytest.raises(UserError, match="warnings must be a list"):
-        read_results(file)
-    file.write_text(json.dumps(EvalResults().__dict__))
-    assert read_results(file)[0]["warnings"] == []
-    broken = {**EvalResults().__dict__, "mean_coherence": float("nan")}
-    file.write_text(json.dumps(broken))
-    with pytest.raises(UserError, match="mean_coherence is nan"):
-        read_results(file)
+            read_report(file)
 
 
 def test_baselines_from_chance_to_the_best_possible(realdata):
-    shapes = [case.shape for case in read_cases(realdata / "eisv" / "lumen_windows_dev.jsonl")]
+    shapes = [case.group for case in read_cases(realdata / "eisv" / "lumen_windows_dev.jsonl")]
     found = {b["condition"]: b["mean_coherence"] for b in run_baselines(shapes)}
     assert list(found) == ["random", "prompt_conditioned", "rules", "rules_with_feedback", "oracle"]
     assert found["random"] == pytest.approx(0.265, abs=0.04)

@@ -10,6 +10,7 @@ from statistics import mean
 import pytest
 
 from mlx_lora.data.dataset import read_split
+from mlx_lora.data.dedup import words_of
 from mlx_lora.errors import UserError
 from mlx_lora.sources.salience import (
     Filters,
@@ -21,7 +22,6 @@ from mlx_lora.sources.salience import (
     make_salience_dataset,
     read_buffer,
 )
-from mlx_lora.sources.salience.similar import words_of
 
 # Everything that is wrong with an answer's own text, apart from being cut.
 OWN = Filters(cut="keep")

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from mlx_lora.cli.data.salience import CHECKS as CLI_CHECKS
+from mlx_lora.data.dedup import words_of
 from mlx_lora.data.import_report import ImportReport
 from mlx_lora.sources.salience import (
     CHECKS,
@@ -24,7 +25,6 @@ from mlx_lora.sources.salience import (
     without_faults,
 )
 from mlx_lora.sources.salience.filters import without_empty_thoughts
-from mlx_lora.sources.salience.similar import words_of
 
 
 def test_real_answers_cut_off_and_thinking(realdata):

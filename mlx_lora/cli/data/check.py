@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
+<<<<<<< HEAD
 from ..output import json_option, print_json, print_table, progress, say
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 MANY_ROWS = 2000
 # Examples of each finding in the table; --json has more.
 SHOWN = 3
+=======
+from ..output import json_option, print_json, print_table, say
+from .summary import advancing
+>>>>>>> sources
 
 
 @click.command()
@@ -28,14 +33,7 @@ SHOWN = 3
 @click.option("--strip", is_flag=True, help="With --fix: take control tokens such as <|cit|> out of the messages.")
 @json_option
 def check(
-    paths: tuple[Path, ...],
-    plan: str | None,
-    base: str | None,
-    chat_template: str | None,
-    max_seq_length: int,
-    fix: Path | None,
-    strip: bool,
-    as_json: bool,
+    paths: tuple[Path, ...], plan: str | None, base: str | None, fix: Path | None, as_json: bool, **options: Any
 ) -> int:
     """Find duplicates, leaks, contradictions, secrets and what training would refuse, by file and line.
 
@@ -50,11 +48,13 @@ def check(
     mlx-lora data check style_core.jsonl eval.jsonl --plan coder --fix data/clean
     """
     from ...data.checks import read_table
+    from ...data.checks.check_report import check_dataset
     from ...errors import UserError
+    from ...files import check_absent
 
-    if fix is not None and (fix.exists() or fix.is_symlink()):
-        raise UserError(f"{fix}: this exists already; choose another name, or remove it first")
-    if strip and fix is None:
+    if fix is not None:
+        check_absent(fix)
+    elif options["strip"]:
         raise UserError("--strip changes a cleaned copy; name it with --fix OUT")
     table = read_table(paths)
     if plan is not None:
@@ -65,27 +65,16 @@ def check(
     if base is not None:
         from ...models.tokenizer import load_tokenizer
 
-        table.tokenizer = load_tokenizer(base, chat_template=chat_template)
-        table.max_seq_length = max_seq_length
-    elif chat_template is not None:
+        table.tokenizer = load_tokenizer(base, chat_template=options["chat_template"])
+        table.max_seq_length = options["max_seq_length"]
+    elif options["chat_template"] is not None:
         raise UserError("--chat-template needs a tokenizer; name the base with --base MODEL")
-    findings = _checked(table, quiet=as_json or table.rows < MANY_ROWS)
-    notes = _notes(table)
-    result = {
-        "rows": table.rows,
-        "distinct_rows": table.distinct,
-        "findings": [f.to_dict() for f in findings],
-        "notes": notes,
-    }
-    if fix is not None:
-        from ...data.checks.cleaning import write_fixed
-        from ...data.checks.registry import unfixable
-
-        remaining = [finding.check for finding in unfixable(findings)]
-        result["fixed"] = {"path": str(fix), **write_fixed(fix, table, findings, strip), "remaining": remaining}
+    with advancing(table, quiet=as_json):
+        report = check_dataset(table, fix, options["strip"])
     if as_json:
-        print_json(result)
+        print_json(report.to_dict())
     else:
+<<<<<<< HEAD
         _print(table, findings, result.get("fixed"))
         for note in notes:
             say(f"note: {note}")
@@ -145,3 +134,11 @@ def _print(table: Table, findings: list[DataFinding], fixed: object) -> None:
         say(f"errors, which stop training: {', '.join(errors)}")
     else:
         say("no error was found")
+=======
+        if report.findings:
+            rows = [(f.check, f.severity, f"{f.count:,}", f.means) for f in report.findings]
+            print_table("Findings", ("check", "severity", "count", "what"), rows)
+        for line in report.lines():
+            say(line)
+    return int(bool(report.errors))
+>>>>>>> sources

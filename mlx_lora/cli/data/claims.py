@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..output import finite, json_option
-from .summary import print_import
+from .summary import print_dataset
 
 FILES = click.Path(path_type=Path)
 
@@ -42,9 +42,9 @@ def claims(
     \b
     mlx-lora data claims --claims claims_train.jsonl --corpus corpus.jsonl --out data/claims
     """
-    from ...sources.claims import make_claims_dataset
+    from ...sources.claims import make_dataset
 
-    card, report = make_claims_dataset(
+    card = make_dataset(
         out, claims=claims, corpus=corpus, citation_validity_weight=citation_validity_weight, strip=strip
     )
-    print_import(out, card, report, as_json)
+    print_dataset(card, as_json)

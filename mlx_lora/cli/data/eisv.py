@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
-from ..output import finite, json_option, print_json, print_table, say
+from ..output import finite, json_option
+from .summary import print_dataset
 
 
 @click.command()
@@ -41,52 +42,13 @@ from ..output import finite, json_option, print_json, print_table, say
 @click.option("--skip-invalid", is_flag=True, help="Leave out states that hold no finite number.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=42, show_default=True)
 @json_option
-def eisv(
-    out: Path,
-    anima_db: Path | None,
-    window_size: int,
-    stride: int,
-    min_per_shape: int,
-    labels: Literal["feedback", "generator"],
-    hide_shape: float,
-    skip_invalid: bool,
-    seed: int,
-    as_json: bool,
-) -> None:
+def eisv(out: Path, as_json: bool, **options: Any) -> None:
     """Turn EISV trajectories into expression tokens, real ones from Lumen's database and synthetic ones.
 
     \b
     mlx-lora data eisv --out data/eisv
     mlx-lora data eisv --out data/lumen --anima-db ~/.anima/anima.db
     """
-    from ...sources.eisv import make_eisv_dataset
+    from ...sources.eisv import make_dataset
 
-    card = make_eisv_dataset(
-        out,
-        anima_db=anima_db,
-        window_size=window_size,
-        stride=stride,
-        min_per_shape=min_per_shape,
-        labels=labels,
-        hide_shape=hide_shape,
-        skip_invalid=skip_invalid,
-        seed=seed,
-    )
-    if as_json:
-        print_json({"path": str(out), **card})
-    else:
-        print_card(out, card)
-
-
-def print_card(out: Path, card: dict[str, Any]) -> None:
-    """Print the contents of a dataset as a table."""
-    counts = card["counts"]
-    rows = [(shape, str(count)) for shape, count in counts["per_shape"].items()]
-    print_table(
-        f"{out}: {counts['real']} real and {counts['synthetic']} synthetic examples", ("shape", "examples"), rows
-    )
-    say(", ".join(f"{name} {count}" for name, count in card["splits"].items()))
-    if not card["splits"]["valid"]:
-        from ...data.dataset import NO_VALIDATION
-
-        say(f"note: {NO_VALIDATION} A shape needs 8 examples to have one; raise --min-per-shape.")
+    print_dataset(make_dataset(out, **options), as_json)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..output import json_option, print_table
-from .summary import print_import
+from ..output import json_option
+from .summary import print_dataset
 
 
 @click.command()
@@ -33,16 +33,13 @@ def instructions(
     \b
     mlx-lora data instructions style_core.jsonl tool_core.jsonl eval.jsonl --out data/coder --plan coder
     """
-    from ...sources.instructions import load_plan, make_instructions_dataset
+    from ...sources.instructions import load_plan, make_dataset
 
-    card, report = make_instructions_dataset(
+    card = make_dataset(
         out,
         files=files,
         plan=None if plan is None else load_plan(plan),
         keep_duplicates=keep_duplicates,
         leave_out=leave_out,
     )
-    if not as_json:
-        rows = [(bucket, str(c["rows"]), str(c["kept"])) for bucket, c in card["buckets"].items()]
-        print_table(f"{out}: buckets", ("bucket", "rows", "kept"), rows)
-    print_import(out, card, report, as_json)
+    print_dataset(card, as_json)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from ...errors import UserError, visible
-from ...user_files import read_text
+from ...errors import visible
 from ..output import json_option, print_json
 
 if TYPE_CHECKING:
+<<<<<<< HEAD
     from ...data.formats import DataRow
     from ...data.tokenize import EncodedExample, Segment
+=======
+    from ...data.segments import ExampleView
+>>>>>>> sources
 
 DEFAULT_BASE = "builtin/tiny-lumen"
 
@@ -29,13 +30,7 @@ DEFAULT_BASE = "builtin/tiny-lumen"
 @click.option("--max-seq-length", type=click.IntRange(8), default=512, show_default=True, help="Tokens.")
 @json_option
 def show(
-    path: Path,
-    number: int,
-    split: str | None,
-    base: str | None,
-    chat_template: str | None,
-    max_seq_length: int,
-    as_json: bool,
+    path: Path, number: int, split: str | None, base: str | None, max_seq_length: int, as_json: bool, **template: str
 ) -> None:
     """Show the Nth example (counted from 1) in the base model's template: what is learned in colour, weights, length.
 
@@ -43,23 +38,23 @@ def show(
     mlx-lora data show data/eisv
     mlx-lora data show data/eisv 3 --base Qwen/Qwen2.5-0.5B-Instruct
     """
+<<<<<<< HEAD
     from ...data.tokenize import encode_example, segments
+=======
+    from ...data.segments import card_base, find_row, view_example
+>>>>>>> sources
     from ...models.tokenizer import load_tokenizer
 
     split, row = find_row(path, number, split)
-    base = base or _card_base(path) or DEFAULT_BASE
-    tokenizer = load_tokenizer(base, chat_template=chat_template)
-    try:
-        example = encode_example(tokenizer, row.example(), max_seq_length)
-    except UserError as error:
-        raise UserError(f"{row.where}: {error}") from error
-    parts = list(segments(tokenizer, example))
+    base = base or card_base(path) or DEFAULT_BASE
+    view = view_example(split, row, base, load_tokenizer(base, **template), max_seq_length)
     if as_json:
-        print_json({"path": str(path), "example": number, **_facts(row, split, base, example, parts)})
+        print_json({"path": str(path), "example": number, **view.to_dict()})
     else:
-        _print(row, split, base, example, parts)
+        _print(view)
 
 
+<<<<<<< HEAD
 def find_row(path: Path, number: int, split: str | None) -> tuple[str, DataRow]:
     """Return the Nth row of a split, rows that training refuses included, and its split.
 
@@ -109,26 +104,33 @@ def _facts(row: DataRow, split: str, base: str, example: EncodedExample, parts: 
 
 
 def _print(row: DataRow, split: str, base: str, example: EncodedExample, parts: list[Segment]) -> None:
+=======
+def _print(view: ExampleView) -> None:
+>>>>>>> sources
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
+<<<<<<< HEAD
     learned = int(example.supervised.sum())
     cut = f", {example.truncated} of the prompt left out" if example.truncated else ""
     console.print(Text(visible(f"{row.where} ({split}), as {base} sees it")))
     console.print(
         Text(f"{len(example)} tokens, {learned} of them learned{cut}; the example's weight is {row.weight:g}")
     )
+=======
+    for line in view.head():
+        console.print(Text(visible(line)))
+>>>>>>> sources
     text = Text()
-    usual = min((part.weight for part in parts if part.supervised), default=0.0)
-    for part in parts:
+    for part in view.segments:
         # Without colours, brackets mark the same.
         before, after = ("", "") if console.is_terminal or not part.supervised else ("⟦", "⟧")
-        heavier = part.supervised and part.weight > usual
+        heavier = part.supervised and part.weight > view.usual_weight
         style = "bold yellow" if heavier else "bold green" if part.supervised else "dim"
         text.append(before + visible(part.text) + after, style)
         if heavier:
             text.append(f"×{part.weight:.3g}", "yellow")
     console.print(text)
-    if any(part.weight > usual for part in parts):
-        console.print(Text(f"×: what this part's loss is multiplied by; ×{usual:.3g} where nothing is said"))
+    if view.legend:
+        console.print(Text(view.legend))

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ..output import json_option
-from .summary import print_import
-
-if TYPE_CHECKING:
-    from ...data.dataset import Example
+from .summary import print_dataset
 
 POLICIES = ("refinement", "generator", "human", "high_value", "recent", "all")
 PATH = click.Path(path_type=Path)
@@ -21,13 +17,7 @@ PATH = click.Path(path_type=Path)
 @click.command()
 @click.option("--store", "stores", type=PATH, multiple=True, required=True, help="Store, or directory of stores.")
 @click.argument("more_stores", type=PATH, nargs=-1, metavar="[DIR]...")
-@click.option(
-    "--policy",
-    type=click.Choice(POLICIES),
-    default="refinement",
-    show_default=True,
-    help="What to learn from; see below.",
-)
+@click.option("--policy", type=click.Choice(POLICIES), default="refinement", show_default=True, help="See below.")
 @click.option("--out", type=PATH, required=True, help="Directory to make; it must not exist.")
 @click.option("--min-retries", type=click.IntRange(1), default=3, show_default=True, help="Of the policy high_value.")
 @click.option("--days", type=click.IntRange(0), default=30, show_default=True, help="Of the policy recent.")
@@ -44,10 +34,8 @@ PATH = click.Path(path_type=Path)
 def traces(
     stores: tuple[Path, ...],
     more_stores: tuple[Path, ...],
-    policy: str,
     out: Path,
     plain: bool,
-    base: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -65,31 +53,6 @@ def traces(
     mlx-lora data traces --store ~/agent/artifacts --out data/traces
     mlx-lora data traces --store run_a run_b --policy all --out data/traces
     """
-    from ...sources.traces import make_traces_dataset
+    from ...sources.traces import make_dataset
 
-    lengths = token_lengths(base) if base is not None else None
-    card, report = make_traces_dataset(
-        out, [*stores, *more_stores], policy=policy, context=not plain, lengths=lengths, **options
-    )
-    print_import(out, card, report, as_json)
-
-
-def token_lengths(base: str) -> Any:
-    """Return a function from an example to the token counts of its prompt and answer, as training counts them.
-
-    Raises:
-        UserError: there is no such model, or its tokenizer cannot be loaded.
-    """
-    # At import, transformers would print that without torch only tokenizers are available.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from ...data.tokenize import encode_example
-    from ...models.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(base)
-
-    def lengths(example: Example) -> tuple[int, int]:
-        encoded = encode_example(tokenizer, example, max_seq_length=10**9)
-        prompt = int(encoded.supervised.argmax())
-        return prompt, len(encoded) - prompt
-
-    return lengths
+    print_dataset(make_dataset(out, [*stores, *more_stores], context=not plain, **options), as_json)

@@ -1,7 +1,7 @@
 """Scientific claims with citations (SciFact): public API of the data source."""
 
 from ...config.dialects import citation_weight, from_published, is_published, validate
-from .dataset import collect_examples, make_claims_dataset, split_keys
+from .dataset import collect_examples, make_claims_dataset, make_dataset, split_keys
 from .entailment import Entailment, entailment_index, nli_entailment, word_overlap
 from .examples import (
     CITATION_VALIDITY_WEIGHT,
@@ -71,6 +71,7 @@ __all__ = [
     "gold_lines",
     "is_published",
     "make_claims_dataset",
+    "make_dataset",
     "nli_entailment",
     "parse_claim",
     "parse_output",

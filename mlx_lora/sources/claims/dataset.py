@@ -7,10 +7,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ...data.dataset import SPLITS, Example, write_dataset
+from ...data.dataset import Example
+from ...data.dataset_card import DatasetCard, write_card
 from ...data.import_report import ImportReport
-from ...data.split import split_by_key
+from ...data.split import split_by_key, unless_held_out
 from ...errors import UserError
+from ...files import check_absent
 from .control_tokens import control_token_notes, strip_document, strip_sample
 from .examples import CITATION_VALIDITY_WEIGHT, to_example
 from .prompt_format import one_line
@@ -23,15 +25,15 @@ NOTHING_LEFT = "claim that is nothing but control tokens"
 DUPLICATE = "claim with the same words and documents as an earlier one"
 
 
-def make_claims_dataset(
+def make_dataset(
     out: str | Path,
     *,
     claims: Sequence[str | Path],
     corpus: Sequence[str | Path],
     citation_validity_weight: float = CITATION_VALIDITY_WEIGHT,
     strip: bool = False,
-) -> tuple[dict[str, Any], ImportReport]:
-    """Write a new dataset directory; return its card and the import report.
+) -> DatasetCard:
+    """Write a new dataset directory and return its card.
 
     Claims that share an evidence document stay in one split, across all the files.
 
@@ -42,8 +44,7 @@ def make_claims_dataset(
         UserError: the directory exists, a file cannot be read, an unknown label, two documents with one id, a
             weight that is not a number above 0, or no example at all.
     """
-    if Path(out).exists():
-        raise UserError(f"{out}: this exists already; choose another --out, or remove it first")
+    check_absent(out)
     of_corpus, report = ImportReport("corpus"), ImportReport("claims")
     documents: dict[str, Document] = {}
     for path in corpus:
@@ -58,23 +59,25 @@ def make_claims_dataset(
     report.notes += _notes(of_corpus, samples, examples, citation_validity_weight)
     report.notes += control_token_notes(examples, report)
     if not examples:
-        reasons = "; ".join(f"{count} × {reason}" for reason, count in report.counts.items()) or "the files are empty"
-        raise UserError(f"{claims[0]}: not one example could be made of the claims ({reasons})")
+        raise UserError(f"{claims[0]}: not one example could be made of the claims ({report.reasons})")
     key = split_keys(examples, documents)
     splits = split_by_key(examples, lambda example: key[example.meta["documents"][0]])
-    if not splits["train"]:
-        splits = {split: examples if split == "train" else [] for split in SPLITS}
-        report.notes.append("There are too few documents to hold any out: all examples are in train.")
-    card = {
-        "source": "claims",
-        "counts": {"read": report.read, "examples": len(examples)},
+    note = "There are too few documents to hold any out: all examples are in train."
+    splits = unless_held_out(splits, examples, report, note)
+    details = {
         "claims": [str(path) for path in claims],
         "corpus": [str(path) for path in corpus],
         "documents": len(documents),
         "citation_validity_weight": citation_validity_weight,
         "weighted_citations": sum(len(example.spans) for example in examples),
     }
-    return write_dataset(out, splits, card, report), report
+    return write_card(out, splits, report, {"read": report.read, "examples": len(examples)}, details)
+
+
+def make_claims_dataset(out: str | Path, **options: Any) -> tuple[dict[str, Any], ImportReport]:
+    """Write a dataset as :func:`make_dataset` does, and return the content of its card and the import report."""
+    card = make_dataset(out, **options)
+    return card.to_dict(), card.report
 
 
 def _without_conflict(path: str | Path, known: Mapping[str, Document], new: dict[str, Document]) -> dict[str, Document]:

@@ -1,8 +1,8 @@
 """EISV trajectories → expression tokens: public API of the data source."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..re_exports import re_exports
 from .anima_db import (
     align_expressions_to_trajectories,
     anima_to_eisv,
@@ -15,7 +15,7 @@ from .anima_db import (
     states_to_eisv_series,
 )
 from .coherence import GATE1_COHERENCE, expression_trajectory_coherence
-from .dataset import make_eisv_dataset
+from .dataset import make_dataset, make_eisv_dataset
 from .examples import (
     DatasetStats,
     TrainingExample,
@@ -81,24 +81,6 @@ if TYPE_CHECKING:
         vocabulary_diversity_per_shape,
     )
 
-# Scoring moved to evaluation; these names stay importable from here.
-_MOVED = {
-    **dict.fromkeys(
-        (
-            "GATE1_VALID_RATE",
-            "BaselineCondition",
-            "EvalResults",
-            "check_gate1",
-            "evaluate_baseline",
-            "evaluate_predictions",
-            "generate_baseline_tokens",
-            "shape_classification_accuracy",
-            "vocabulary_diversity_per_shape",
-        ),
-        "mlx_lora.evaluation.eisv_scoring",
-    ),
-}
-
 __all__ = [
     "ALL_TOKENS",
     "GATE1_COHERENCE",
@@ -151,6 +133,7 @@ __all__ = [
     "generate_trajectory",
     "hide_shape",
     "iter_trajectory_records",
+    "make_dataset",
     "make_eisv_dataset",
     "name_shape",
     "parse_model_output",
@@ -166,12 +149,5 @@ __all__ = [
     "vocabulary_diversity_per_shape",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MOVED:
-        return getattr(import_module(_MOVED[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+# Scoring moved to evaluation.
+__getattr__, __dir__ = re_exports(__name__, __all__, "mlx_lora.evaluation.eisv_scoring")

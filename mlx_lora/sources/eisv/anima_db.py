@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ...data.import_report import ImportReport
 from ...errors import UserError, shortened
 from .synthetic import trajectory_record
 
@@ -102,7 +103,7 @@ def _is_number(value: Any) -> bool:
 
 
 def read_eisv_series(
-    db_path: str | Path, *, skip_invalid: bool = False
+    db_path: str | Path, *, skip_invalid: bool = False, report: ImportReport | None = None
 ) -> tuple[list[dict[str, float]], dict[str, int]]:
     """Read all states as ``{"t", "E", "I", "S", "V"}`` by ascending t, and counts of irregular ones.
 
@@ -110,6 +111,7 @@ def read_eisv_series(
 
     Args:
         skip_invalid: leave out states with a non-finite or non-numeric value instead of raising.
+        report: counts the states read, and names those left out.
 
     Returns:
         The series, and counts: states, skipped, out_of_order, equal_times.
@@ -130,6 +132,8 @@ def read_eisv_series(
                     "correct it, or leave such states out with --skip-invalid"
                 )
             notes["skipped"] += 1
+            if report is not None:
+                report.leave_out("state that holds no finite number", f"{db_path}: row {row[0]} of {table}")
             continue
         t = _time_of(db_path, table, row)
         if series:
@@ -137,6 +141,8 @@ def read_eisv_series(
         series.append({"t": t, **anima_to_eisv(*values)})
     series.sort(key=lambda state: state["t"])
     notes["states"] = len(series)
+    if report is not None:
+        report.read += notes["states"] + notes["skipped"]
     notes["equal_times"] = sum(a["t"] == b["t"] for a, b in pairwise(series))
     if not series:
         raise UserError(f"{db_path}: its table {table} holds no usable state; let Lumen run for a while first")

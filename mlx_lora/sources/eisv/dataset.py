@@ -6,8 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from ...data.dataset import Example, write_dataset
+from ...data.dataset import Example
+from ...data.dataset_card import DatasetCard, write_card
+from ...data.import_report import ImportReport
 from ...errors import UserError
+from ...files import check_absent
 from .anima_db import iter_trajectory_records, read_eisv_series
 from .examples import (
     TrainingExample,
@@ -20,7 +23,7 @@ from .examples import (
 )
 
 
-def make_eisv_dataset(
+def make_dataset(
     out: str | Path,
     *,
     anima_db: str | Path | None = None,
@@ -31,7 +34,7 @@ def make_eisv_dataset(
     hide_shape: float = 0.0,
     skip_invalid: bool = False,
     seed: int = 42,
-) -> dict[str, Any]:
+) -> DatasetCard:
     """Write a new dataset directory and return its card.
 
     Args:
@@ -42,12 +45,12 @@ def make_eisv_dataset(
         UserError: the directory exists, the database cannot be used (:func:`read_eisv_series`), or there would be
             no example.
     """
-    if Path(out).exists():
-        raise UserError(f"{out}: this exists already; choose another --out, or remove it first")
+    check_absent(out)
+    report = ImportReport("eisv")
     records: Iterable[dict[str, Any]] = ()
     real, database = 0, None
     if anima_db is not None:
-        series, notes = read_eisv_series(anima_db, skip_invalid=skip_invalid)
+        series, notes = read_eisv_series(anima_db, skip_invalid=skip_invalid, report=report)
         if len(series) < window_size:
             raise UserError(
                 f"{anima_db}: it holds {len(series)} states, too few for one window of {window_size}; "
@@ -63,14 +66,13 @@ def make_eisv_dataset(
     examples = hide_shapes(examples, hide_shape, seed)
     stats = dataset_stats(examples, real)
     splits = zip(("train", "valid", "test"), split_dataset(examples, seed=seed), strict=True)
-    card = {
-        "source": "eisv",
-        "counts": {
-            "total": stats.total,
-            "real": stats.real_count,
-            "synthetic": stats.synthetic_count,
-            "per_shape": stats.per_shape,
-        },
+    counts = {
+        "total": stats.total,
+        "real": stats.real_count,
+        "synthetic": stats.synthetic_count,
+        "per_shape": stats.per_shape,
+    }
+    details = {
         "labels": labels,
         "hide_shape": hide_shape,
         "seed": seed,
@@ -79,7 +81,17 @@ def make_eisv_dataset(
         "min_per_shape": min_per_shape,
         "anima_db": database,
     }
-    return write_dataset(out, {name: [_row(e) for e in split] for name, split in splits}, card)
+    summary = f"{stats.real_count} real and {stats.synthetic_count} synthetic examples"
+    shapes = [(shape, str(count)) for shape, count in stats.per_shape.items()]
+    rows = {name: [_row(example) for example in split] for name, split in splits}
+    if not rows["valid"]:
+        report.notes.append("A shape needs 8 examples to have one in the validation split; raise --min-per-shape.")
+    return write_card(out, rows, report, counts, details, summary, (f"{out}: {summary}", ("shape", "examples"), shapes))
+
+
+def make_eisv_dataset(out: str | Path, **options: Any) -> dict[str, Any]:
+    """Write a dataset as :func:`make_dataset` does, and return the content of its card."""
+    return make_dataset(out, **options).to_dict()
 
 
 def _row(example: TrainingExample) -> Example:

@@ -9,10 +9,12 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data.dataset import SPLITS, Example, write_dataset
+from ...data.dataset import Example
+from ...data.dataset_card import DatasetCard, write_card
 from ...data.import_report import ImportReport
-from ...data.split import split_by_key
+from ...data.split import split_by_key, unless_held_out
 from ...errors import UserError
+from ...files import check_absent
 from .plan import Plan, check_plan
 from .rows import Row, read_rows
 
@@ -22,15 +24,15 @@ DUPLICATE = "exact duplicate of an earlier row"
 LEAKED = "training row with the prompt of an evaluation row"
 
 
-def make_instructions_dataset(
+def make_dataset(
     out: str | Path,
     *,
     files: Sequence[str | Path],
     plan: Plan | None = None,
     keep_duplicates: bool = False,
     leave_out: Collection[str] = (),
-) -> tuple[dict[str, Any], ImportReport]:
-    """Write a new dataset directory; return its card and the import report.
+) -> DatasetCard:
+    """Write a new dataset directory and return its card.
 
     Where there are evaluation rows, they are the test split; else a tenth of the prompts is. Rows of one prompt
     stay in one split.
@@ -42,23 +44,19 @@ def make_instructions_dataset(
     Raises:
         UserError: the directory exists, a file cannot be read, or no row is left to train on.
     """
-    if Path(out).exists():
-        raise UserError(f"{out}: this exists already; choose another --out, or remove it first")
+    check_absent(out)
     report = ImportReport("instructions")
     rows = [row for path in files for row in read_rows(path, report)]
     train, test = select_rows(rows, report, keep_duplicates, leave_out)
     if not train:
-        reasons = "; ".join(f"{count} × {reason}" for reason, count in report.counts.items()) or "the files are empty"
-        raise UserError(f"{files[0]}: no row is left to train on ({reasons})")
-    splits = split_by_key([r.example for r in train], prompt_of, (0.1, 0.0) if test else (0.1, 0.1))
-    if not splits["train"]:
-        splits = {split: [r.example for r in train] if split == "train" else [] for split in SPLITS}
-        report.notes.append("There are too few prompts to hold any out: all examples are in train.")
+        raise UserError(f"{files[0]}: no row is left to train on ({report.reasons})")
+    examples = [row.example for row in train]
+    splits = split_by_key(examples, prompt_of, (0.1, 0.0) if test else (0.1, 0.1))
+    note = "There are too few prompts to hold any out: all examples are in train."
+    splits = unless_held_out(splits, examples, report, note)
     splits["test"] += [row.example for row in test]
     found, kept = (Counter(row.bucket for row in some) for some in (rows, [*train, *test]))
-    card: dict[str, Any] = {
-        "source": "instructions",
-        "counts": {"read": report.read, "examples": len(train) + len(test)},
+    details: dict[str, Any] = {
         "files": [str(path) for path in files],
         "buckets": {bucket: {"rows": count, "kept": kept[bucket]} for bucket, count in found.items()},
         "distinct_rows": len({conversation(row.example) for row in rows}),
@@ -66,9 +64,20 @@ def make_instructions_dataset(
     report.notes += _notes([*train, *test])
     if plan is not None:
         check = check_plan(plan, found, kept)
-        card["plan"] = check.to_dict()
+        details["plan"] = check.to_dict()
         report.notes += check.notes()
-    return write_dataset(out, splits, card, report), report
+    table = (
+        *(f"{out}: buckets", ("bucket", "rows", "kept")),
+        [(bucket, str(count), str(kept[bucket])) for bucket, count in found.items()],
+    )
+    counts = {"read": report.read, "examples": len(train) + len(test)}
+    return write_card(out, splits, report, counts, details, table=table)
+
+
+def make_instructions_dataset(out: str | Path, **options: Any) -> tuple[dict[str, Any], ImportReport]:
+    """Write a dataset as :func:`make_dataset` does, and return the content of its card and the import report."""
+    card = make_dataset(out, **options)
+    return card.to_dict(), card.report
 
 
 def select_rows(

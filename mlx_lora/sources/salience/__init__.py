@@ -1,9 +1,10 @@
 """An agent's experiences → sleep training: public API of the data source."""
 
+from ...data.dedup import NearDuplicates
 from .buffer import read_buffer, read_buffers
 from .buffer_writer import BufferStore, merge_buffers
 from .collector import DEFAULT_BUFFER, ExperienceCollector, buffer_stats
-from .dataset import make_salience_dataset, pattern_limit, pattern_of
+from .dataset import make_dataset, make_salience_dataset, pattern_limit, pattern_of
 from .degeneration import (
     asks_only,
     echoes,
@@ -19,7 +20,6 @@ from .hf_compat import RaisingTrainingDataBuilder, create_training_dataset_from_
 from .prompt_format import DEFAULT_SYSTEM_PROMPT, read_system_prompt
 from .schema import DIMENSIONS, KEYS, Experience, experience_id, parse_experience
 from .scoring import ConversationalSalienceScorer, score_exchange
-from .similar import NearDuplicates
 from .truncation import is_cut
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "is_evasive",
     "load_training_set",
     "made_of_stock_phrases",
+    "make_dataset",
     "make_salience_dataset",
     "merge_buffers",
     "parse_experience",

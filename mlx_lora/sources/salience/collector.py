@@ -8,11 +8,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ...data.dedup import WORDS_ALIKE, NearDuplicates, words_of
 from ...errors import UserError
 from .buffer_writer import BufferStore
 from .schema import DIMENSIONS, Experience, check_texts, experience_id
 from .scoring import ConversationalSalienceScorer, Match
-from .similar import THRESHOLD, NearDuplicates, words_of
 
 DEFAULT_BUFFER = Path("~/.mlx-lora/experience_buffer.json")
 HIGH_SALIENCE = 0.7
@@ -47,7 +47,7 @@ class ExperienceCollector:
         machine_name: str | None = None,
         model_name: str | None = None,
         match: Match = "word",
-        similarity_threshold: float = THRESHOLD,
+        similarity_threshold: float = WORDS_ALIKE,
         remember: bool = False,
     ):
         self.buffer_path = Path(DEFAULT_BUFFER if path is None else path)

@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ...data.dataset import Example, write_dataset
+from ...data.dataset import Example
+from ...data.dataset_card import DatasetCard, write_card
+from ...data.dedup import words_of
 from ...data.import_report import ImportReport
-from ...data.split import split_by_key
+from ...data.split import split_by_key, unless_held_out
 from ...errors import UserError
+from ...files import check_absent
 from .buffer import union_by_id
 from .filters import CHECKS, TRIMMED, Filters, label, without_empty_thoughts, without_faults
 from .prompt_format import DEFAULT_SYSTEM_PROMPT
 from .schema import DIMENSIONS, Experience
 from .scoring import ConversationalSalienceScorer, Match
-from .similar import words_of
 
 Weights = Literal["salience", "raw", "equal"]
 # Minimum number of examples: fewer made a model worse; a cycle that trained on 5 collapsed.
@@ -30,7 +32,7 @@ def pattern_of(prompt: str) -> str:
     return " ".join(words_of(re.sub(r"\d+", "0", prompt))) or prompt
 
 
-def make_salience_dataset(
+def make_dataset(
     out: str | Path,
     buffers: Sequence[str | Path],
     *,
@@ -41,8 +43,8 @@ def make_salience_dataset(
     weights: Weights = "salience",
     rescore: Match | None = None,
     held_out: tuple[float, float] = (0.1, 0.1),
-) -> dict[str, Any]:
-    """Write a new dataset directory with ``report.json`` and ``report.md``; return its card and the report.
+) -> DatasetCard:
+    """Write a new dataset directory and return its card.
 
     Args:
         min_salience: total from 0 to 1 that an experience must have.
@@ -55,8 +57,7 @@ def make_salience_dataset(
     Raises:
         UserError: the directory exists, a buffer cannot be used (:func:`read_buffer`), or there would be no example.
     """
-    if Path(out).exists():
-        raise UserError(f"{out}: this exists already; choose another --out, or remove it first")
+    check_absent(out)
     filters = filters or Filters()
     report = ImportReport("salience")
     found = union_by_id(buffers, report)
@@ -73,16 +74,13 @@ def make_salience_dataset(
     if not kept:
         raise UserError(_nothing_left(buffers, report))
     _weigh(kept, weights)
-    report.kept = len(kept)
     for example in kept:
         if "trimmed" in example.meta:
             report.change(TRIMMED, f"{_name(example)} ({example.meta['trimmed']} characters)")
     _note_what_matters(kept, report)
     counts = {"read": report.read, "distinct": len(everything), "salient": len(salient), "examples": len(kept)}
-    card = {
-        "source": "salience",
+    details = {
         "buffers": [str(path) for path in buffers],
-        "counts": counts,
         "average_salience": sum(example.meta["salience"] for example in kept) / len(kept),
         "min_salience": min_salience,
         "max_examples": max_examples,
@@ -92,7 +90,14 @@ def make_salience_dataset(
         "cut": filters.cut if filters.makes("cut") else "keep",
         "without_lora": filters.without_lora,
     }
-    return {**write_dataset(out, splits, card, report), "report": report.to_dict()}
+    summary = f"{len(kept)} examples from {counts['distinct']} experiences ({counts['read']} rows)"
+    return write_card(out, splits, report, counts, details, summary)
+
+
+def make_salience_dataset(out: str | Path, buffers: Sequence[str | Path], **options: Any) -> dict[str, Any]:
+    """Write a dataset as :func:`make_dataset` does, and return the content of its card, and the report in it."""
+    card = make_dataset(out, buffers, **options)
+    return {**card.to_dict(), "report": card.report.to_dict()}
 
 
 def _cleaned(experiences: Sequence[Experience], report: ImportReport) -> list[Experience]:
@@ -165,9 +170,9 @@ def _split(
 ) -> dict[str, list[Example]]:
     """Split the most salient ``max_examples`` into train, valid and test by prompt, no prompt too often."""
     splits = split_by_key(examples, _pattern, held_out)
-    if 2 * len(splits["train"]) < len(examples):
-        report.notes.append("There are too few different prompts to hold some out: all examples are for training.")
-        splits = {**{name: [] for name in splits}, "train": examples}
+    if examples:
+        note = "There are too few different prompts to hold some out: all examples are for training."
+        splits = unless_held_out(splits, examples, report, note, 0.5)
     splits = _capped(splits, filters, report)
     if max_examples is None or sum(map(len, splits.values())) <= max_examples:
         return splits

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .similar import words_of
+from ...data.dedup import words_of
 
 # Words in phrases that occur twice or more within one answer; real answers stay below a tenth, but poems with a refrain
 # do not. So there is second evidence: a phrase three times in a row, or a text that compresses to a small part of

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ...data.dedup import CHUNK, WORDS_ALIKE, NearDuplicates
 from ...data.import_report import ImportReport
 from .degeneration import asks_only, echoes, floods_with_questions, is_evasive, made_of_stock_phrases, repeats_itself
 from .schema import Experience
-from .similar import CHUNK, THRESHOLD, NearDuplicates
 from .truncation import is_cut, trim, word_count
 
 # name -> reason why an experience was left out
@@ -60,7 +60,7 @@ class Filters:
     skip: frozenset[str] = frozenset()
     without_lora: bool = False
     min_words: int = MIN_WORDS
-    similarity: float = THRESHOLD
+    similarity: float = WORDS_ALIKE
     pattern_share: float = 0.1
     cut: Cut = "trim"
     min_trimmed_words: int = MIN_TRIMMED_WORDS

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from .similar import words_of
+from ...data.dedup import words_of
 
 # An answer of at most this many words may be complete without a full stop.
 WHOLE_WITHOUT_STOP = 7

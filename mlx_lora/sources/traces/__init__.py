@@ -1,16 +1,16 @@
 """An agent's artifact stores → training examples: public API of the data source."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..re_exports import re_exports
 from .artifact import Artifact, Context, Feedback, GuardResult, parse_artifact
-from .authorship import read_sources
-from .dataset import as_example, make_traces_dataset
+from .dataset import as_example, make_dataset, make_traces_dataset
 from .predicates import (
     POLICIES,
     Predicate,
     all_successes,
     by_action_pair,
+    by_outcome,
     by_source,
     by_status,
     by_workflow,
@@ -19,14 +19,14 @@ from .predicates import (
     high_value,
     human_only,
     named_policy,
+    read_results,
     recent,
     refinement,
     refinement_by_link,
     retry_count,
 )
 from .prompt_format import artifact_prompt, format_alpaca, format_prompt, training_example
-from .provenance import get_provenance_chain
-from .run_results import by_outcome, read_results
+from .provenance import get_provenance_chain, read_sources
 from .selection import extract_training_data, overtaken, select
 from .store import (
     ArtifactStore,
@@ -49,13 +49,6 @@ if TYPE_CHECKING:
         paired_difference,
         wilson,
     )
-
-# Scoring moved to evaluation; these names stay importable from here.
-_MOVED = {
-    **dict.fromkeys(("Verdict", "as_guard"), "mlx_lora.evaluation.scorers.command"),
-    **dict.fromkeys(("evaluate_improvement", "expected_retries"), "mlx_lora.evaluation.first_attempt"),
-    **dict.fromkeys(("paired_difference", "wilson"), "mlx_lora.evaluation.statistics"),
-}
 
 __all__ = [
     "POLICIES",
@@ -86,6 +79,7 @@ __all__ = [
     "get_provenance_chain",
     "high_value",
     "human_only",
+    "make_dataset",
     "make_traces_dataset",
     "named_policy",
     "overtaken",
@@ -105,12 +99,11 @@ __all__ = [
     "wilson",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MOVED:
-        return getattr(import_module(_MOVED[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+# Scoring moved to evaluation.
+__getattr__, __dir__ = re_exports(
+    __name__,
+    __all__,
+    "mlx_lora.evaluation.first_attempt",
+    "mlx_lora.evaluation.scorers.command",
+    "mlx_lora.evaluation.statistics",
+)

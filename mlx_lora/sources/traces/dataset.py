@@ -9,15 +9,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data.dataset import Example, write_dataset
+from ...data.dataset import Example
+from ...data.dataset_card import DatasetCard, write_card
 from ...data.import_report import ImportReport
-from ...data.split import split_by_key
+from ...data.split import split_by_key, unless_held_out
 from ...errors import UserError
+from ...files import check_absent
 from .artifact import Artifact
-from .authorship import read_sources
-from .predicates import Predicate, all_successes, by_action_pair, named_policy
+from .predicates import (
+    Predicate,
+    all_successes,
+    by_action_pair,
+    by_outcome,
+    check_results,
+    named_policy,
+    read_results,
+)
 from .prompt_format import training_example
-from .run_results import by_outcome, check_results, read_results
+from .provenance import read_sources
 from .selection import link_notes, nothing_found, select, specification_notes, without_task
 from .store import ArtifactStore, read_stores
 
@@ -40,7 +49,7 @@ def as_example(artifact: Artifact, context: bool = True) -> Example:
     return Example(example["messages"], meta=meta)
 
 
-def make_traces_dataset(
+def make_dataset(
     out: str | Path,
     stores: Sequence[str | Path],
     *,
@@ -55,9 +64,10 @@ def make_traces_dataset(
     context: bool = True,
     every_accepted: bool = False,
     lengths: Lengths | None = None,
+    base: str | None = None,
     max_seq_length: int = 4096,
-) -> tuple[dict[str, Any], ImportReport]:
-    """Write a new dataset directory; return its card and the import report.
+) -> DatasetCard:
+    """Write a new dataset directory and return its card.
 
     Args:
         policy: one of :data:`~mlx_lora.sources.traces.POLICIES`; ``min_retries`` and ``days`` are options of two.
@@ -66,12 +76,14 @@ def make_traces_dataset(
         sources, amendments: JSON file with the author of each artifact, or the directory of the amendments.
         context, every_accepted: see :func:`~mlx_lora.sources.traces.extract_training_data`.
         lengths: counts an example's tokens; an answer longer than ``max_seq_length`` is left out and reported.
+        base: the model whose tokenizer counts them, in place of ``lengths``.
 
     Raises:
         UserError: the directory exists, a store or file cannot be used, or the policy selects nothing.
     """
-    if os.path.lexists(out):
-        raise UserError(f"{out}: this exists already; choose another --out, or remove it first")
+    check_absent(out)
+    if base is not None:
+        lengths = token_lengths(base)
     mapping = read_sources(sources) if sources is not None else None
     read = read_stores(stores, sources=mapping, amendments=amendments)
     also = _also(read, action_pairs, results, outcome)
@@ -87,16 +99,42 @@ def make_traces_dataset(
     if lengths is not None:
         examples = _fitting(examples, lengths, max_seq_length, report)
     splits = _split(examples, report)
-    report.kept = len(examples)
-    card = {
-        "source": "traces",
+    details = {
         "stores": [store.name for store in read],
         "policy": policy,
         "context": context,
         "every_accepted": every_accepted,
-        "counts": _counts(read, examples),
     }
-    return write_dataset(out, splits, card, report), report
+    return write_card(out, splits, report, _counts(read, examples), details)
+
+
+def make_traces_dataset(
+    out: str | Path, stores: Sequence[str | Path], **options: Any
+) -> tuple[dict[str, Any], ImportReport]:
+    """Write a dataset as :func:`make_dataset` does, and return the content of its card and the import report."""
+    card = make_dataset(out, stores, **options)
+    return card.to_dict(), card.report
+
+
+def token_lengths(base: str) -> Lengths:
+    """Return a function from an example to the token counts of its prompt and answer, as training counts them.
+
+    Raises:
+        UserError: there is no such model, or its tokenizer cannot be loaded.
+    """
+    # At import, transformers would print that without torch only tokenizers are available.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from ...data.tokenize import encode_example
+    from ...models.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(base)
+
+    def lengths(example: Example) -> tuple[int, int]:
+        encoded = encode_example(tokenizer, example, max_seq_length=10**9)
+        prompt = int(encoded.supervised.argmax())
+        return prompt, len(encoded) - prompt
+
+    return lengths
 
 
 def _also(
@@ -152,11 +190,9 @@ def _fitting(examples: Sequence[Example], lengths: Lengths, max_seq_length: int,
 def _split(examples: Sequence[Example], report: ImportReport) -> dict[str, list[Example]]:
     """Split by specification: steps of one task share most of their prompts, so that they stay in one split."""
     splits = split_by_key(examples, lambda example: example.meta["task"])
-    if not splits["train"]:
-        # With one or two tasks, all may be held out; a dataset without a train split is useless.
-        splits = {**{split: [] for split in splits}, "train": list(examples)}
-        report.notes.append("So few specifications that all would be held out: every example is in train.")
-    return splits
+    # With one or two tasks, all may be held out; a dataset without a train split is useless.
+    note = "So few specifications that all would be held out: every example is in train."
+    return unless_held_out(splits, examples, report, note)
 
 
 def _counts(stores: Sequence[ArtifactStore], examples: Sequence[Example]) -> dict[str, Any]:

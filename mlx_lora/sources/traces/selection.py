@@ -10,9 +10,9 @@ from typing import Any
 from ...data.import_report import NAMED, ImportReport
 from ...errors import UserError
 from .artifact import Artifact
-from .authorship import require_sources
 from .predicates import POLICIES, all_successes, as_predicate, named_policy, refinement, retry_count
 from .prompt_format import dependencies_of, training_example
+from .provenance import require_sources
 from .store import ArtifactStore, read_stores
 
 Filter = Callable[[Artifact], bool]

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from .artifact import SOURCE_NAMES, Artifact, Malformed, parse_artifact
-from .authorship import amended_artifacts
-from .json_store import json_files, read_json, shown
-from .provenance import Ancestry, ancestries
+from .artifact import SOURCE_NAMES, Artifact, Malformed, json_files, parse_artifact, read_json, shown
+from .provenance import Ancestry, amended_artifacts, ancestries
 
 # Maximum depth below a given directory at which stores are searched.
 DEPTH = 4

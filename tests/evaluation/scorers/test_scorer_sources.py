@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from mlx_lora.evaluation.eisv_gate1 import measure_cases, read_cases
 
 from mlx_lora.evaluation.cases import Case
+from mlx_lora.evaluation.eisv_cases import read_eisv_cases
 from mlx_lora.evaluation.eisv_scoring import evaluate_predictions
 from mlx_lora.evaluation.scorers import SUMMARIES, CheckSpec, make_scorer
 from mlx_lora.sources.claims import validation
@@ -45,13 +45,13 @@ def test_expressions_are_summed_up_as_gate1_does(eisv_data):
     scorer = make_scorer(CheckSpec("expression_coherence", None, "s:1"), None, Path())
     scores = [scorer(case, answer) for case, answer in zip(cases, answers, strict=True)]
     found = SUMMARIES["expression_coherence"](cases, answers, scores)
-    gate1 = read_cases(Path(eisv_data) / "test.jsonl")
+    gate1 = read_eisv_cases(Path(eisv_data) / "test.jsonl")
     parsed = [parse_model_output(answer) for answer in answers]
     predictions = [
-        {"shape": c.shape, "parsed": p, "expected_pattern": c.expected_pattern}
+        {"shape": c.group, "parsed": p, "expected_pattern": parse_model_output(c.expect).pattern}
         for c, p in zip(gate1, parsed, strict=True)
     ]
-    wanted = {**asdict(evaluate_predictions(predictions)), **measure_cases(gate1, parsed)}
+    wanted = asdict(evaluate_predictions(predictions))
     assert 0 < wanted["mean_coherence"] < 1
     assert 0 < wanted["pattern_accuracy"] < 1
     assert {key: found[key] for key in wanted} == wanted
