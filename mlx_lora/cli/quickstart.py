@@ -25,9 +25,8 @@ def quickstart(out: Path, backend: str | None, as_json: bool) -> None:
 
     Exit status 0: the adapter passed the gate. 1: it did not.
     """
-<<<<<<< HEAD
     from ..evaluation.quickstart import answer_rows, make_data, quickstart_config, score_rows, summary, train_and_judge
-    from .data.eisv import print_card
+    from .data.summary import print_dataset
 
     def head(text: str) -> None:
         if not as_json:
@@ -36,27 +35,10 @@ def quickstart(out: Path, backend: str | None, as_json: bool) -> None:
     card = make_data(out)
     head("1. A dataset: trajectories of the nine shapes, and what Lumen would say")
     if not as_json:
-        print_card(out / "data", card)
+        print_dataset(card)
     config = quickstart_config(out, backend or "auto")
     announced = f"2. Training an adapter for {config.model_name}"
     reports = train_and_judge(config, out, progress, lambda: head(announced), quiet=as_json)
-=======
-    from ..files import write_json
-    from ..sources.eisv import make_dataset
-    from .data.summary import print_dataset
-
-    _clear(out)
-    write_json(out / RESULTS, {})
-    card = make_dataset(out / "data", min_per_shape=PER_SHAPE)
-    if not as_json:
-        _say("1. A dataset: trajectories of the nine shapes, and what Lumen would say")
-        print_dataset(card)
-    reports = _train_and_ask(out, backend or "auto", as_json)
-    for name, report in reports.items():
-        write_json(out / f"{name}.json", report)
-    summary = {name: {k: v for k, v in report.items() if k != "answers"} for name, report in reports.items()}
-    write_json(out / RESULTS, summary)
->>>>>>> sources
     if as_json:
         print_json({"path": str(out), **summary(reports)})
     else:

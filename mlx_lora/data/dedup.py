@@ -16,20 +16,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-<<<<<<< HEAD
-# Minimum Jaccard similarity of the multisets of word bigrams of two near-duplicate texts: one changed
-# word costs two of n + 1 pairs on each side, so that 17 words may differ in one of them, 35 in two.
-THRESHOLD = 0.8
-# 25 bands of 8 hashes, divided among a row's texts, propose a row whose prompt and answer are both 0.8 alike with
-# probability 0.99, one of an equal answer and a prompt that is 0.3 alike with 0.18 (1 - (1 - p^4 a^4)^25).
-BANDS, ROWS = 25, 8
-SEED = 7
-# Where everything resembles everything, PROPOSED candidates of the rarest bands are compared, the best in full.
-COMPARED, PROPOSED = 4, 300
-# A very long text is represented by its beginning.
-LONGEST = 20_000
-GROUP = 1000
-=======
 # Minimum Jaccard similarity of two near-duplicates: of the sets of their words, as NearDuplicates counts unless told
 # otherwise, and of the multisets of their word bigrams, as near_pairs does. Of bigrams, one changed word costs two of
 # n + 1 on each side, so that 17 words may differ in one of them, 35 in two.
@@ -40,7 +26,6 @@ LONGEST = 1_000_000
 CHUNK = 2_000
 # Of a very long text, near_pairs compares the beginning.
 LONGEST_ROW = 20_000
->>>>>>> sources
 # Chinese, Japanese and Korean are written without spaces: there each character counts as a word.
 CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _PART = re.compile(f"[{CJK}]|[^\\s{CJK}]+")
@@ -262,39 +247,6 @@ def near_pairs(
     index = NearDuplicates(BIGRAMS_ALIKE, bigram_multiset)
     indexed: list[int] = []
     found = []
-<<<<<<< HEAD
-    for start in range(0, len(rows), GROUP):
-        group = [[bigrams(text) for text in row] for row in rows[start : start + GROUP]]
-        stop = start + len(group)
-        for side in range(sides):
-            sets = RMinHash.from_token_sets([list(grams[side]) for grams in group], hashes, SEED)
-            digests[start:stop, side] = [minhash.digest() for minhash in sets]
-        bands = digests[start:stop].reshape(len(group), sides, BANDS, -1).swapaxes(1, 2).reshape(-1, BANDS, ROWS)
-        keys = (bands * mix).sum(axis=2, dtype=np.uint64).tolist()
-        for i, grams in enumerate(group, start):
-            pairs = []
-            for j in _most_similar(digests, i, [buckets[key] for key in keys[i - start] if key in buckets]):
-                similarity = min(jaccard(a, bigrams(b)) for a, b in zip(grams, rows[j], strict=True))
-                if similarity >= THRESHOLD:
-                    pairs.append((i, j, similarity))
-            found += pairs
-            if not pairs:
-                for key in keys[i - start]:
-                    buckets.setdefault(key, []).append(i)
-        advance(len(group))
-    return found
-
-
-def _most_similar(digests: np.ndarray, i: int, proposals: Sequence[Sequence[int]]) -> list[int]:
-    """Return the proposed rows whose least similar text agrees with row i's in the most hashes."""
-    if not proposals:
-        return []
-    smallest_first: list[Sequence[int]] = sorted(proposals, key=len)
-    chosen = dict.fromkeys(islice(chain.from_iterable(smallest_first), PROPOSED))
-    proposed = np.fromiter(chosen, dtype=np.int64)
-    agreed = (digests[proposed] == digests[i]).sum(axis=2).min(axis=1)
-    return proposed[np.argsort(-agreed, kind="stable")[:COMPARED]].tolist()
-=======
     for i, text in enumerate(index.texts(rows)):
         pairs = [(i, indexed[number], similarity) for number, similarity in index.similar(text)]
         found += pairs
@@ -304,4 +256,3 @@ def _most_similar(digests: np.ndarray, i: int, proposals: Sequence[Sequence[int]
         if (i + 1) % CHUNK == 0 or i + 1 == len(rows):
             advance(i % CHUNK + 1)
     return found
->>>>>>> sources

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..config import TrainingConfig, load_config
+from ..data.dataset_card import DatasetCard
 from ..errors import UserError
 from ..files import write_json
-from ..sources.eisv import make_eisv_dataset
+from ..sources.eisv import make_dataset
 from ..training.train import train
 from .runner import prepare, run_suite
 from .suite import load_suite
@@ -28,7 +29,7 @@ Reports = dict[str, dict[str, Any]]
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
-def make_data(out: Path) -> dict[str, Any]:
+def make_data(out: Path) -> DatasetCard:
     """Make the dataset in ``out/data``, in place of an earlier quickstart in ``out``, and return its card.
 
     Raises:
@@ -40,7 +41,7 @@ def make_data(out: Path) -> dict[str, Any]:
         shutil.rmtree(out)
     out.mkdir(parents=True)
     write_json(out / RESULTS, {})
-    return make_eisv_dataset(out / "data", min_per_shape=PER_SHAPE)
+    return make_dataset(out / "data", min_per_shape=PER_SHAPE)
 
 
 def quickstart_config(out: Path, backend: str) -> TrainingConfig:

@@ -13,11 +13,7 @@ from mlx_lora.data.checks import check_table, read_table
 from mlx_lora.data.checks.cleaning import write_fixed
 from mlx_lora.data.checks.substitution import LEAST_WORDS, LEAST_WORDS_ALONE, renamed_pairs, tokens
 from mlx_lora.data.dataset import read_split
-<<<<<<< HEAD
-from mlx_lora.data.dedup import THRESHOLD, bigrams, jaccard, near_pairs
-=======
 from mlx_lora.data.dedup import BIGRAMS_ALIKE, near_pairs
->>>>>>> sources
 
 LONG = (
     "I am sorry, but I cannot help with that. What you ask for could do harm to you or to others, and I would not want "
@@ -183,17 +179,10 @@ def test_recall_and_precision_around_the_threshold():
         return min(jaccard(a, b) for a, b in zip(grams[i], grams[j], strict=True))
 
     pairs = near_pairs(rows)
-<<<<<<< HEAD
-    assert all(similarity(i, j) == pytest.approx(s) and s >= THRESHOLD and j < i for i, j, s in pairs)
-    near = {i for i, _, _ in pairs}
-    alone = [i for i in range(len(rows)) if i not in near]
-    missed = [i for i in alone if any(similarity(i, j) >= THRESHOLD for j in alone if j < i)]
-=======
     assert all(similarity(i, j) == pytest.approx(s) and s >= BIGRAMS_ALIKE and j < i for i, j, s in pairs)
     near = {i for i, _, _ in pairs}
     alone = [i for i in range(len(rows)) if i not in near]
     missed = [i for i in alone if any(similarity(i, j) >= BIGRAMS_ALIKE for j in alone if j < i)]
->>>>>>> sources
     assert len(near) > 100
     assert len(alone) > 300
     assert missed == []

@@ -13,8 +13,8 @@ from test_formats import KEYS, REFUSED, dialects, tool_dialects, write_file
 from mlx_lora.data.checks import check_table, read_table
 from mlx_lora.data.checks.cleaning import LOG, write_fixed
 from mlx_lora.data.dataset import read_examples, read_split, read_trainable
+from mlx_lora.data.example_view import find_row
 from mlx_lora.data.import_report import ImportReport
-from mlx_lora.data.segments import find_row
 from mlx_lora.data.tokenize import encode_example
 from mlx_lora.errors import UserError
 from mlx_lora.models.tokenizer import load_tokenizer

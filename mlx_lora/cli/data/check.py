@@ -7,20 +7,8 @@ from typing import Any
 
 import click
 
-<<<<<<< HEAD
-from ..output import json_option, print_json, print_table, progress, say
-
-if TYPE_CHECKING:
-    from ...data.checks import DataFinding, Table
-
-# With fewer rows the check ends before a bar could be read.
-MANY_ROWS = 2000
-# Examples of each finding in the table; --json has more.
-SHOWN = 3
-=======
 from ..output import json_option, print_json, print_table, say
 from .summary import advancing
->>>>>>> sources
 
 
 @click.command()
@@ -74,71 +62,9 @@ def check(
     if as_json:
         print_json(report.to_dict())
     else:
-<<<<<<< HEAD
-        _print(table, findings, result.get("fixed"))
-        for note in notes:
-            say(f"note: {note}")
-    return int(any(finding.severity == "error" for finding in findings))
-
-
-def _notes(table: Table) -> list[str]:
-    """Return notes on the base and on the handling of system prompts, a sentence each."""
-    from ...data.chat_template import merge_note
-
-    if table.tokenizer is None:
-        return []
-    systems = any(message["role"] == "system" for item in table.items for message in item.row.messages)
-    merged = merge_note(table.tokenizer) if systems else None
-    return [*table.tokenizer.base_facts.notes, *([merged] if merged else [])]
-
-
-def _checked(table: Table, quiet: bool) -> list[DataFinding]:
-    """Return all findings, with a progress bar on standard error."""
-    from ...data.checks import check_table
-
-    if quiet:
-        return check_table(table)
-    passes = 1 if table.tokenizer is None else 2  # once for near-duplicates, once for the template
-    done = 0
-    with progress(f"{table.rows:,} rows", passes * table.rows) as show:
-
-        def advance(more: int) -> None:
-            nonlocal done
-            done += more
-            show(done)
-
-        table.advance = advance
-        return check_table(table)
-
-
-def _print(table: Table, findings: list[DataFinding], fixed: object) -> None:
-    if findings:
-        rows = [(f.check, f.severity, f"{f.count:,}", f.means) for f in findings]
-        print_table("Findings", ("check", "severity", "count", "what"), rows)
-    for finding in findings:
-        say(f"{finding.check}:")
-        for example in finding.examples[:SHOWN]:
-            say(f"  {example}")
-        if finding.count > SHOWN:
-            say(f"  ... and {finding.count - SHOWN:,} more")
-    say(f"{table.rows:,} rows, {table.distinct:,} of them distinct")
-    errors = [finding.check for finding in findings if finding.severity == "error"]
-    if isinstance(fixed, dict):
-        say(f"{fixed['path']}: {fixed['kept']:,} rows kept, {fixed['dropped']:,} left out (fixed.jsonl says why)")
-        if fixed["stripped"]:
-            say(f"control tokens were taken out of {fixed['stripped']:,} rows")
-        for finding in findings:
-            if finding.check in fixed["remaining"]:
-                say(f"{finding.check} stays, and stops training: --fix does not help, since {finding.unfixable}")
-    elif errors:
-        say(f"errors, which stop training: {', '.join(errors)}")
-    else:
-        say("no error was found")
-=======
         if report.findings:
             rows = [(f.check, f.severity, f"{f.count:,}", f.means) for f in report.findings]
             print_table("Findings", ("check", "severity", "count", "what"), rows)
         for line in report.lines():
             say(line)
     return int(bool(report.errors))
->>>>>>> sources

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..chat_template import merge_note
-from .base import Finding
+from .base import DataFinding
 from .cleaning import write_fixed
 from .dataset_table import Table
 from .registry import check_table, unfixable
@@ -28,7 +28,7 @@ class CheckReport:
 
     rows: int
     distinct: int
-    findings: list[Finding]
+    findings: list[DataFinding]
     notes: list[str] = field(default_factory=list)
     fixed: dict[str, Any] = field(default_factory=dict)
 

@@ -1,52 +1,25 @@
-"""Segments: an example of a dataset as the model sees it, in runs of tokens of equal weight."""
+"""View of one example of a dataset: the tokens and weights that a model sees."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import UserError
 from ..user_files import read_text
 from .dataset import CARD, split_files
-from .formats import Row, read_rows
-from .tokenize import EncodedExample, encode_example
-
-
-@dataclass
-class Segment:
-    """Neighbouring tokens with one weight.
-
-    Attributes:
-        weight: the factor of their loss, the example's weight included; 0 for unsupervised tokens.
-    """
-
-    text: str
-    tokens: int
-    supervised: bool
-    weight: float
-
-
-def segments(tokenizer: Any, example: EncodedExample) -> Iterator[Segment]:
-    """Yield the example's tokens in order, special ones as text."""
-    by_token = np.ones(len(example)) if example.token_weights is None else example.token_weights
-    weights = np.where(example.supervised, by_token * example.weight, 0.0)
-    changes = np.flatnonzero((np.diff(weights) != 0) | (np.diff(example.supervised.astype(int)) != 0)) + 1
-    for run in np.split(np.arange(len(example)), changes):
-        text = tokenizer.decode(example.ids[run].tolist(), skip_special_tokens=False)
-        yield Segment(text, len(run), bool(example.supervised[run[0]]), float(weights[run[0]]))
+from .formats import DataRow, read_rows
+from .tokenize import EncodedExample, Segment, encode_example, segments
 
 
 @dataclass
 class ExampleView:
     """Row of a dataset, encoded with the tokenizer of a base."""
 
-    row: Row
+    row: DataRow
     split: str
     base: str
     example: EncodedExample
@@ -71,7 +44,7 @@ class ExampleView:
 
     def head(self) -> list[str]:
         """Return the place, the length and the weight, a sentence each."""
-        cut = f", {self.example.cut} of the prompt left out" if self.example.cut else ""
+        cut = f", {self.example.truncated} of the prompt left out" if self.example.truncated else ""
         return [
             f"{self.row.where} ({self.split}), as {self.base} sees it",
             f"{len(self.example)} tokens, {self.learned} of them learned{cut}; "
@@ -87,13 +60,13 @@ class ExampleView:
             "base": self.base,
             "tokens": len(self.example),
             "supervised_tokens": self.learned,
-            "cut": self.example.cut,
+            "cut": self.example.truncated,
             "weight": self.example.weight,
             "segments": [asdict(part) for part in self.segments],
         }
 
 
-def view_example(split: str, row: Row, base: str, tokenizer: Any, max_seq_length: int) -> ExampleView:
+def view_example(split: str, row: DataRow, base: str, tokenizer: Any, max_seq_length: int) -> ExampleView:
     """Encode a row with the tokenizer of ``base``.
 
     Raises:
@@ -106,7 +79,7 @@ def view_example(split: str, row: Row, base: str, tokenizer: Any, max_seq_length
     return ExampleView(row, split, base, example, list(segments(tokenizer, example)))
 
 
-def find_row(path: Path, number: int, split: str | None) -> tuple[str, Row]:
+def find_row(path: Path, number: int, split: str | None) -> tuple[str, DataRow]:
     """Return the Nth row of a split, rows that training refuses included, and its split.
 
     Raises:
