@@ -1,4 +1,4 @@
-"""The published suites are data: their cases are counted, distinct and complete, and their files hold known keys only."""
+"""Published suites: their cases are counted, distinct and complete, and their files hold known keys only."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ KEYS = {"name", "description", "gate", "threshold", "thresholds", "cases", "syst
 GENERATE = {"max_tokens", "temperature", "seed"}
 SCORERS = {"contains_all", "sections", "json_schema", "tool_call", "refusal", "code", "expression_coherence"}
 SCORERS |= {"claims", "command", "degeneration", "identity"}
-# Bigrams two prompts of a suite may share: a series in which a noun or two change shares more than half.
-ALIKE = 0.5
+# Bigrams two prompts of a suite may share: a series in which a noun or two change shares more.
+ALIKE = 0.4
 
 
 def cases(name: str) -> list[dict]:
@@ -58,12 +58,15 @@ def test_cases_are_counted_and_complete(name):
     assert len({row["id"] for row in rows}) == len(rows)
     for row in rows:
         assert row["id"].startswith(f"{name}-"), row["id"]
-        assert row["prompt"].strip() == row["prompt"] and len(row["prompt"].split()) >= 8, row["id"]
-        assert row["tags"] and all(isinstance(tag, str) and tag for tag in row["tags"]), row["id"]
+        assert row["prompt"].strip() == row["prompt"], row["id"]
+        assert len(row["prompt"].split()) >= 8, row["id"]
+        assert row["tags"], row["id"]
+        assert all(isinstance(tag, str) and tag for tag in row["tags"]), row["id"]
         assert set(row) <= {"id", "prompt", "expect", "tags", "metadata"}, row["id"]
-    # The first tag is the class of the balanced score: several classes, none of a single case but among twenty.
+    # The first tag is the class of the balanced score: several classes, none of a single case.
     classes = Counter(row["tags"][0] for row in rows)
-    assert len(classes) >= 2 and min(classes.values()) >= 2, classes
+    assert len(classes) >= 2
+    assert min(classes.values()) >= 2, classes
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -88,12 +91,15 @@ def test_the_suites_are_those_that_were_published():
 @pytest.mark.parametrize("name", GATES)
 def test_a_suite_holds_known_keys_and_its_published_threshold(name):
     suite = yaml.safe_load((SUITES / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert set(suite) <= KEYS and suite["name"] == name and suite["description"].endswith(".")
+    assert set(suite) <= KEYS
+    assert suite["name"] == name
+    assert suite["description"].endswith(".")
     assert ("threshold" in suite) != ("thresholds" in suite)
     assert (suite["gate"], suite.get("threshold", suite.get("thresholds"))) == GATES[name]
     assert set(suite["generate"]) == GENERATE
     assert suite.get("profile", "seed") in ("seed", "template_v3", "relaxed")
-    assert suite["checks"] and all(len(check) == 1 and set(check) <= SCORERS for check in suite["checks"])
+    assert suite["checks"]
+    assert all(len(check) == 1 and set(check) <= SCORERS for check in suite["checks"])
     if name in COUNTS:
         assert suite["cases"] == {"file": f"prompts/{name}.jsonl"}
     else:
@@ -176,7 +182,8 @@ def test_a_reference_solution_passes_the_guard_and_its_neighbours_does_not(case,
     rows = cases("first_attempt")
     file.write_text(rows[(rows.index(case) + 1) % len(rows)]["expect"])
     status, said = guard(case, file)
-    assert status == 1 and "NameError" in said
+    assert status == 1
+    assert "NameError" in said
 
 
 @pytest.mark.parametrize(
@@ -205,7 +212,8 @@ def test_the_guard_refuses(code, reason, tmp_path):
     file = tmp_path / "candidate.py"
     file.write_text(code)
     status, said = guard(cases("first_attempt")[0], file)
-    assert status == 1 and reason in said
+    assert status == 1
+    assert reason in said
 
 
 @pytest.mark.parametrize("given", ["", "[]", "{}", '{"metadata": {"test": ""}}'])
@@ -213,7 +221,9 @@ def test_the_guard_says_that_it_needs_a_test(given, tmp_path):
     file = tmp_path / "candidate.py"
     file.write_text("x = 1\n")
     status, said = guard(given, file)
-    assert status == 2 and "metadata.test" in said and "Traceback" not in said
+    assert status == 2
+    assert "metadata.test" in said
+    assert "Traceback" not in said
 
 
 def test_the_written_answers_are_three_of_each_kind_for_each_suite():
