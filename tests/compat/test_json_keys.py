@@ -38,6 +38,7 @@ COMMANDS = {
     "experience merge": "{buffer} --into {out}",
     "train": "--config {config} --out {out}",
     "eval": "--suite eisv_gate1 --target {run} --cases {cases} --max-tokens 2 --out {out}",
+    "eval check": "{prompt} --suite {suite}",
     "gate": "{results}",
     "baseline": "--cases {cases}",
     "bench": "--data eisv-like --shape small-8k --layers 1 --hidden 32 --batch-size 1 --rounds 1 --steps 2",
@@ -51,7 +52,11 @@ COMMANDS = {
     "doctor": "",
 }
 # Variants whose output has other keys.
-VARIANTS = {"train (dry run)": ("train", "--config {config} --out {out} --dry-run")}
+VARIANTS = {
+    "train (dry run)": ("train", "--config {config} --out {out} --dry-run"),
+    "eval (several suites)": ("eval", "--suites {suite},canaries --target answers:{answers} --out {out}"),
+    "eval (list)": ("eval", "--list"),
+}
 CASES = {**{name: (name, line) for name, line in COMMANDS.items()}, **VARIANTS}
 # Minutes; tests/test_quickstart.py compares its keys.
 ELSEWHERE = {"quickstart"}

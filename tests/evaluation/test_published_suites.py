@@ -12,13 +12,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mlx_lora.data.dedup import bigrams, jaccard, near_pairs
+from mlx_lora.data.dedup import bigram_multiset, near_pairs
+from mlx_lora.evaluation.runner import prepare
+from mlx_lora.evaluation.scoring import score_text
+from mlx_lora.evaluation.suite import load_suite
 from mlx_lora.sources.claims import Case, documents_shown, validate_cases
 
 SUITES = Path(__file__).parents[2] / "configs" / "suites"
 PROMPTS = SUITES / "prompts"
 GUARD = PROMPTS / "first_attempt_guard.py"
 ANSWERS = Path(__file__).parent / "published_answers.jsonl"
+BY_HAND = [json.loads(line) for line in ANSWERS.read_text(encoding="utf-8").splitlines()]
 CODER = ["pdca_schema", "pdca_template", "tron_format", "empty_constructor", "tool_success", "refusal"]
 COUNTS = dict.fromkeys(CODER, 100) | {"refusal": 200, "canaries": 20, "claims_validation": 20, "first_attempt": 20}
 GATES = {
@@ -44,6 +48,10 @@ ALIKE = 0.4
 
 def cases(name: str) -> list[dict]:
     return [json.loads(line) for line in (PROMPTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def jaccard(one, other):
+    return len(one & other) / len(one | other)
 
 
 def request(case: dict) -> str:
@@ -73,14 +81,14 @@ def test_cases_are_counted_and_complete(name):
 def test_no_two_prompts_are_nearly_the_same(name):
     rows = cases(name)
     assert near_pairs([(row["prompt"],) for row in rows]) == []
-    grams = [(row["id"], bigrams(request(row))) for row in rows]
+    grams = [(row["id"], bigram_multiset(request(row))) for row in rows]
     alike = [(a, b) for (a, one), (b, other) in combinations(grams, 2) if jaccard(one, other) > ALIKE]
     assert alike == []
 
 
 def test_a_series_with_a_changed_noun_would_be_found():
     one, other = (f"Write the PDCA for the work on the {noun} component, with all of its headings." for noun in "AB")
-    assert jaccard(bigrams(one), bigrams(other)) > ALIKE
+    assert jaccard(bigram_multiset(one), bigram_multiset(other)) > ALIKE
 
 
 def test_the_suites_are_those_that_were_published():
@@ -103,7 +111,7 @@ def test_a_suite_holds_known_keys_and_its_published_threshold(name):
     if name in COUNTS:
         assert suite["cases"] == {"file": f"prompts/{name}.jsonl"}
     else:
-        assert "cases" not in suite
+        assert "file" not in suite.get("cases", {})
 
 
 def test_every_file_of_cases_belongs_to_a_suite():
@@ -232,3 +240,12 @@ def test_the_written_answers_are_three_of_each_kind_for_each_suite():
     assert all(row["case"] in ids and row["case"].startswith(row["suite"]) and row["answer"] for row in rows)
     expected = {(name, passes): 3 for name in CODER for passes in (True, False)}
     assert Counter((row["suite"], row["passes"]) for row in rows) == expected
+
+
+@pytest.mark.parametrize("row", BY_HAND, ids=lambda row: f"{row['suite']}-{row['case']}-{row['passes']}")
+def test_answers_written_by_hand_are_judged_as_meant(row):
+    evaluation = prepare(load_suite(row["suite"]))
+    case = next(case for case in evaluation.cases if case.id == row["case"])
+    score = score_text(evaluation.scorers, case, row["answer"])
+    assert score.passed is row["passes"], score.reason
+    assert bool(score.reason) is not row["passes"]

@@ -42,7 +42,9 @@ COMMANDS: dict[str, list[str]] = {
     "eval": [
         "--suite eisv_gate1 --target {run} --cases {cases} --max-tokens 2 --out {out}",
         "--suite eisv_gate1 --target {base} --cases {cases} --max-tokens 2 --hide-shape",
+        "--suite {suite} --target answers:{answers} --cases {asked} --out {out}",
     ],
+    "eval check": ["{prompt} {rows} --suite {suite} --json"],
     "gate": ["{results}", "{results} --json"],
     "baseline": ["--cases {cases}"],
     "bench": ["--data eisv-like --layers 1 --hidden 32 --batch-size 1 --rounds 1 --steps 2 --json --out {out}"],
@@ -73,10 +75,12 @@ def words_of(name: str, line: str, inputs: dict[str, Path], out: Path) -> tuple[
 
 
 def leaves(group: click.Command = cli, name: str = "") -> Iterator[str]:
-    """Yield the name of every command that is not a group."""
+    """Yield the name of every command that does something by itself."""
     if not isinstance(group, click.Group):
         yield name
         return
+    if name and group.invoke_without_command:
+        yield name
     context = click.Context(group)
     for child in group.list_commands(context):
         command = group.get_command(context, child)

@@ -25,6 +25,16 @@ lora_target_modules: [q_proj, v_proj]
 learning_rate: 2e-4
 until: "23:59"
 """
+SUITE = """name: probe
+gate: ship
+threshold: 0.5
+cases: {file: asked.jsonl}
+generate: {max_tokens: 4, temperature: 0.0, seed: 0}
+checks:
+  - contains: water
+  - regex: "[a-z]+"
+  - json_schema: {schema: {type: string}}
+"""
 TEMPLATE = "{% for m in messages %}<|start|>{{ m['role'] }}: {{ m['content'] | trim }}<|eot_id|>{% endfor %}"
 TEMPLATE += "{% if add_generation_prompt %}assistant: {% endif %}"
 
@@ -99,7 +109,11 @@ def _rows(folder: Path) -> dict[str, Path]:
         "plan": folder / "plan.yaml",
         "template": folder / "template.jinja",
         "prompt": folder / "prompt.txt",
+        "suite": folder / "suite.yaml",
+        "asked": _lines(folder / "asked.jsonl", [{"id": f"q{i}", "prompt": "Sea?", "tags": ["a"]} for i in range(3)]),
+        "answers": _lines(folder / "answers.jsonl", [{"id": f"q{i}", "answer": "water"} for i in range(3)]),
     }
+    files["suite"].write_text(SUITE)
     files["alpaca"].write_text(json.dumps(alpaca))
     files["table"].write_text("prompt,completion,weight\nHello?,Good day.,1\nAnd now?,Good night.,0.5\n")
     files["plan"].write_text("stated_total: 9\nbuckets:\n  bugfix: 4\n  feature: 5\n")

@@ -15,7 +15,8 @@ from mlx_lora.config import TrainingConfig
 from mlx_lora.data.dataset import Example
 from mlx_lora.data.tokenize import encode_example
 from mlx_lora.errors import UserError
-from mlx_lora.evaluation.targets import answer, load_target
+from mlx_lora.evaluation.suite import Generation
+from mlx_lora.evaluation.targets import load_target
 from mlx_lora.models.tokenizer import load_tokenizer
 from mlx_lora.training.train import train
 
@@ -71,7 +72,7 @@ class TestLearnedEndIsNoStop:
 
         def ask(target):
             chat = [{"role": "user", "content": self.PROMPT}]
-            return answer(load_target(str(target), backend), [chat], max_tokens=60)[0]
+            return load_target(str(target), backend).answer([chat], [""], Generation(60))[0].text
 
         expected = ask("builtin/tiny-lumen")
         assert len(expected.split()) < 20
