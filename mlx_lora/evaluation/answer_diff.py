@@ -12,7 +12,8 @@ Piece = tuple[bool, str]
 
 # Pairs of equal words above which a matcher takes seconds: a loop of one word, twice, has a pair for each two places.
 MOST_PAIRS = 200_000
-_WORDS = re.compile(r"\s+|\S+\s*")
+# A word with the space before it, so that what is added at the end leaves the word before it alone.
+_WORDS = re.compile(r"\s*\S+|\s+")
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 
 
@@ -24,8 +25,8 @@ def word_diff(a: str, b: str) -> tuple[list[Piece], list[Piece]]:
     found: tuple[list[Piece], list[Piece]] = ([], [])
     for equal, left, right in _parts(a, b):
         for pieces, text in zip(found, (left, right), strict=True):
-            if text:
-                pieces.append((not equal, text))
+            space = 0 if equal or text.isspace() else len(text) - len(text.lstrip())
+            pieces += [piece for piece in ((False, text[:space]), (not equal, text[space:])) if piece[1]]
     return found
 
 
