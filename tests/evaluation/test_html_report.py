@@ -146,7 +146,7 @@ def test_two_targets_side_by_side(comparison):
     assert "0.895 (17) 1.000 (19) -0.105" in rows["first"]
     assert "0, 2" in rows["first"]
     assert rows["new"].startswith("new better 3 in 3 1.1000 1.6000 +0.5000")
-    assert rows["one"] == "one inconclusive 1 in 1 1.0000 1.0000 +0.0000"
+    assert rows["one"] == "one inconclusive 1 in 1 1.0000 1.0000 +0.0000 margin -0.02"
     assert rows["tokens"] == "tokens a second 1,234 1,234"
     summaries = [" ".join(text.split()) for text in page.texts("summary")]
     assert summaries[:2] == ["lost A failed, B passed one", "gone A failed, B passed one"]
