@@ -9,8 +9,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..errors import visible
 from ..files import write_atomic
 from .charts import CHART_STYLE, line_chart
+from .interval_bar import BAR_STYLE
 
 # Drawn twice, since text in a scaled-down drawing is illegible; the page shows the one that fits.
 WIDTHS = {"wide": 720, "narrow": 360}
@@ -27,12 +29,24 @@ def responsive_chart(title: str, lines: Any, **options: Any) -> Markup:
     )
 
 
+def _printable(value: Any) -> Any:
+    """Return text with control characters and unpaired surrogates, which a page cannot hold, made visible."""
+    if not isinstance(value, str):
+        return value
+    return Markup(visible(value)) if isinstance(value, Markup) else visible(value)
+
+
 @lru_cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("mlx_lora.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("mlx_lora.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
     )
-    environment.globals["chart_style"] = Markup(CHART_STYLE)
+    environment.globals |= {"chart_style": Markup(CHART_STYLE), "bar_style": Markup(BAR_STYLE)}
     return environment
 
 
