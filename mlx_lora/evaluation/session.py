@@ -12,12 +12,13 @@ from ..errors import UserError
 from ..files import check_directory, check_writable, write_json
 from .eisv_cases import with_shape
 from .gates import judge_reports
+from .html_report import write_html
 from .runner import REPORT, Evaluation, prepare, run_suite
 from .suite import Generation, Suite, find_suites, load_suite, published_suites
 from .target import Target
 from .targets import ModelTarget, open_target
 
-FINAL = "eval_report_final.json"
+FINAL, PAGE = "eval_report_final.json", "report.html"
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -83,6 +84,7 @@ def evaluate_suites(
     final = judge_reports(reports, {suite.name: suite.gate for suite in found})
     if directory is not None:
         write_json(directory / FINAL, final)
+        write_html(directory / PAGE, final, reports)
     short = [{key: value for key, value in r.items() if key not in ("results", "answers")} for r in reports]
     return Result(reports, short[0] if len(reports) == 1 else {"suites": short, **final})
 

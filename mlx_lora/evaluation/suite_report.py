@@ -65,7 +65,12 @@ def suite_report(
     criteria = [_criterion(suite, limit, metrics, scores) for limit in suite.limits]
     best = metrics.pop("best_constant", None) or best_constant_answer(suite, cases, texts, scorers)
     answered = sum(reply.text is not None for reply in replies)
-    warnings = [*target.warnings, *metrics.pop("warnings", []), *_warnings(suite, best, len(cases) - answered)]
+    # A check that knows its best constant warns itself.
+    own = metrics.pop("warnings", None)
+    said = _constant_warning(suite, best) if own is None else own
+    missing = len(cases) - answered
+    unanswered = [f"{missing} cases were not answered, and count as failed; see their reasons"] if missing else []
+    warnings = [*target.warnings, *said, *unanswered]
     passed = sum(score.passed for score in scores)
     return {
         "format": FORMAT,
@@ -88,7 +93,7 @@ def suite_report(
         "gate_passed": all(criterion.met for criterion in criteria),
         "verdict": _joint(criteria),
         "interval": criteria[0].interval,
-        "cases_needed": max((c.cases_needed or 0 for c in criteria if c.verdict == "INCONCLUSIVE"), default=0) or None,
+        "cases_needed": _cases_needed(criteria),
         "criteria": [asdict(criterion) for criterion in criteria],
         "reasons": [_reason(criterion) for criterion in criteria if not criterion.met],
         "balanced": metrics.get(
@@ -143,6 +148,13 @@ def _joint(criteria: Sequence[Criterion]) -> str:
     return next((name for name in ("FAIL", "INCONCLUSIVE") if name in verdicts), "PASS")
 
 
+def _cases_needed(criteria: Sequence[Criterion]) -> int | None:
+    """Return how many more cases would settle an inconclusive verdict, None if it is settled or no number would."""
+    if _joint(criteria) != "INCONCLUSIVE":
+        return None
+    return max((c.cases_needed or 0 for c in criteria if c.verdict == "INCONCLUSIVE"), default=0) or None
+
+
 def _reason(criterion: Criterion) -> str:
     return f"{criterion.criterion} {criterion.reached:.3f} is not {criterion.asked}"
 
@@ -168,16 +180,13 @@ def best_constant_answer(
     return None if best is None else asdict(best)
 
 
-def _warnings(suite: Suite, best: Mapping[str, Any] | None, unanswered: int) -> list[str]:
-    found = []
-    if unanswered:
-        found.append(f"{unanswered} cases were not answered, and count as failed; see their reasons")
-    if best is not None and suite.limits[0].met(best["score"]):
-        found.append(
-            f"these cases cannot tell a model from a constant: one answer given to all of them reaches "
-            f"{best['score']:.3f}, and the threshold is {suite.limits[0]}; judge by the mean over classes too"
-        )
-    return found
+def _constant_warning(suite: Suite, best: Mapping[str, Any] | None) -> list[str]:
+    if best is None or not suite.limits[0].met(best["score"]):
+        return []
+    return [
+        f"these cases cannot tell a model from a constant: one answer given to all of them reaches "
+        f"{best['score']:.3f}, and the threshold is {suite.limits[0]}; judge by the mean over classes too"
+    ]
 
 
 def _result(case: Case, reply: Reply, score: Score) -> dict[str, Any]:

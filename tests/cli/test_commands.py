@@ -213,7 +213,7 @@ def test_bad_arguments(refused, tmp_path, eisv_data):
     assert "train it to the end first" in refused("eval", *cases, "--target", tmp_path / "half")
     (tmp_path / "half" / "adapters.safetensors").write_bytes(b"")
     assert "missing or broken" in refused("eval", *cases, "--target", tmp_path / "half")
-    assert "these results cannot be read" in refused("gate", tmp_path / "absent.json")
+    assert "this report cannot be read" in refused("gate", tmp_path / "absent.json")
 
 
 def test_usage_errors_have_status_2(command):

@@ -54,7 +54,10 @@ def test_cases_that_tell(results, command):
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(refused, tmp_path):
     cases = ("eval", "--suite", "eisv_gate1", "--target", tmp_path / "absent", "--cases", tmp_path / "absent.jsonl")
     assert f"{tmp_path / 'no' / 'r.json'}: it cannot be written" in refused(*cases, "--out", tmp_path / "no" / "r.json")
-    assert f"{tmp_path}: this is there already and is not a file" in refused(*cases, "--out", tmp_path)
+    (tmp_path / "folder.json").mkdir()
+    assert "folder.json: this is there already and is not a file" in refused(*cases, "--out", tmp_path / "folder.json")
+    (tmp_path / "folder.json").rmdir()
+    assert "absent.jsonl: there is no such file" in refused(*cases, "--out", tmp_path)
     (tmp_path / "r.json").write_text("{}")
     assert "absent" in refused(*cases, "--out", tmp_path / "r.json")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("r.json", "{}")]
