@@ -1,4 +1,4 @@
-"""``mlx-lora eval``: measure a target on suites; ``eval check``: run a suite's checks over documents."""
+"""``mlx-lora eval``: measure a target on suites."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from .evaluation_output import print_documents, print_evaluation, print_report, print_suites
+from .eval_check import check
+from .evaluation_output import print_evaluation, print_report, print_suites
 from .output import backend_option, finite, json_option, print_json, print_notes, progress
 
 file_path = click.Path(path_type=Path)
@@ -74,21 +75,4 @@ def _evaluate(listed: bool, suites: str | None, target: str | None, as_json: boo
     sys.exit(0 if len(result.reports) == 1 or result.summary["cleared_for_deployment"] else 1)
 
 
-@evaluate.command("check")
-@click.argument("files", nargs=-1, required=True, type=file_path)
-@suite_option
-@click.option("--profile", help="Profile of checks that have several, such as seed, template_v3 or relaxed.")
-@json_option
-def check(files: tuple[Path, ...], suites: str | None, profile: str | None, as_json: bool) -> None:
-    """Run a suite's checks over FILES that exist already: exit status 0 all pass, 1 some fail.
-
-    \b
-    mlx-lora eval check docs/*.md --suite pdca_schema --profile template_v3
-    """
-    from ..evaluation.documents import check_documents
-
-    if suites is None:
-        raise click.UsageError("Missing option '--suite'.")
-    report = check_documents(files, suites, profile)
-    print_documents(report, as_json)
-    sys.exit(0 if report["passed"] == report["files"] else 1)
+evaluate.add_command(check)

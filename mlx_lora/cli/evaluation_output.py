@@ -23,6 +23,7 @@ METRICS = (
     "entailment",
     "similarity",
     "stock_phrases",
+    "expected_retries",
 )
 SHOWN_FAILURES = 5
 
@@ -47,7 +48,11 @@ def print_report(report: Mapping[str, Any]) -> None:
         ("distinct answers", "", f"{report['distinct_answers']} of {n}", ""),
     ]
     named = {c["criterion"].replace(" ", "_") for c in report["criteria"]}
-    rows += [(m.replace("_", " "), "", f"{report[m]:.3f}", "") for m in METRICS if m in report and m not in named]
+    rows += [
+        (m.replace("_", " "), "", f"{report[m]:.3f}", "")
+        for m in METRICS
+        if report.get(m) is not None and m not in named
+    ]
     rows += [(f"  {k}", "", f"{v:.3f}", "") for k, v in sorted(report.get("per_shape_coherence", {}).items())]
     if "tokens_in_use" in report:
         rows.append(("tokens in use", "", f"{report['tokens_in_use']} of 15", ""))

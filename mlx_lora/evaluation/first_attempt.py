@@ -9,16 +9,11 @@ from typing import Any
 from ..errors import UserError
 from ..sources.traces.prompt_format import format_prompt
 from .scorers.command import Guard, Verdict, as_guard
-from .statistics import paired_difference
+from .statistics import expected_retries, paired_difference
 
 INTERVAL = "Newcombe 1998, method 10 for paired proportions (Wilson's score intervals), 95 %"
 
 Answer = Callable[[str, int], str]
-
-
-def expected_retries(successes: int, total: int) -> float | None:
-    """Return E[retries] = (1 − p) / p, the mean of attempts before the first success; ``None`` without a success."""
-    return (total - successes) / successes if successes else None
 
 
 def _side(passed: Sequence[bool]) -> dict[str, Any]:

@@ -182,3 +182,8 @@ def detectable_difference(discordant: int, total: int) -> float | None:
     root = b * math.sqrt(total + b * b - a * a) if total + b * b > a * a else 0.0
     found = math.sqrt(share) * (a * math.sqrt(total) + root) / (total + b * b)
     return found if found <= 1 else None
+
+
+def expected_retries(successes: int, total: int) -> float | None:
+    """Return E[retries] = (1 − p) / p, the mean of attempts before the first success; ``None`` without a success."""
+    return (total - successes) / successes if successes else None

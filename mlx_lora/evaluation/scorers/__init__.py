@@ -46,6 +46,7 @@ SUMMARIES: dict[str, Summarize] = {
     "expression_coherence": expression_coherence.summarize,
     "claims": claims.summarize,
     "degeneration": degeneration.summarize,
+    "command": command.summarize,
 }
 
 

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from ...errors import UserError, first_line, visible
 from ..cases import Case
+from ..statistics import expected_retries
 from .base import Score, Scorer, read_options
 
 PLACE = "{}"
@@ -194,3 +195,8 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def summarize(cases: Sequence[Case], answers: Sequence[str], scores: Sequence[Score]) -> dict[str, Any]:
+    """Return E[retries], the mean of attempts before one passes, ``None`` where none does."""
+    return {"expected_retries": expected_retries(sum(score.passed for score in scores), len(scores))}
