@@ -173,8 +173,12 @@ class Generation:
     def answer(
         self, tokenizer: TokenizerWrapper, prompts: Prompts, max_tokens: int, temperature: float, seed: int
     ) -> list[str]:
-        """Return the answers to prompts of token ids; temperature 0 is greedy."""
-        if len(prompts) > 1:
+        """Return the answers to prompts of token ids; temperature 0 is greedy.
+
+        The same seed draws the same tokens with a prefix and without, unless prompts exceed ``PREFILL_TOKENS``: what is
+        left of them after a prefix then joins mlx-lm's batch at another step.
+        """
+        if len(prompts) > 1 or self._prefix:
             self._probe(max(map(len, prompts)) + max_tokens)
         prefix = self._prefix_of(prompts)
         sampler = make_sampler(temp=temperature)
