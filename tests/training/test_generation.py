@@ -169,7 +169,7 @@ def test_a_prefix_is_dropped_when_the_parameters_change(architecture, tmp_path, 
 
 def test_a_prompt_beyond_a_window_does_not_follow_a_prefix_that_was_kept_before_it(architecture):
     backend = load(architecture("plamo3", window_size=64))
-    short = [COMMON[:20] + [k, k + 1, 5] for k in range(3)]
+    short = [[*COMMON[:20], k, k + 1, 5] for k in range(3)]
     backend.generate(short, 3, 0.0, 0)
     assert backend._generation.shares
     long = COMMON[:20] + [(13 * i + 5) % 1000 for i in range(70)]
