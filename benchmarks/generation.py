@@ -36,7 +36,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import _get_classes
 
 from mlx_lora.backends.mlx.backend import MLXBackend
-from mlx_lora.backends.mlx.generation import Generation, common_prefix
+from mlx_lora.backends.mlx.generation import Generation
+from mlx_lora.backends.prompt_prefix import common_prefix
 from mlx_lora.bench.model_shapes import shape_config
 from mlx_lora.data.chat_template import encode_prompt
 from mlx_lora.evaluation.targets import GROUP

@@ -20,6 +20,7 @@ from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..loss_plan import agrees
+from ..prompt_prefix import LEAST_PREFIX, common_prefix
 from .prefix import arrays_of, copies, set_arrays, windows
 from .trunk import UNFIT
 
@@ -28,8 +29,6 @@ Prompts = Sequence[list[int]]
 
 # mlx-lm's own defaults: prompts that are processed together, tokens of each at once, answers that grow together.
 PREFILL_ROWS, PREFILL_TOKENS, ROWS = 8, 2048, 32
-# A shorter prefix is not worth its copies.
-LEAST_PREFIX = 8
 # Tokens of a probe: the common prefix, the longer prompt's own, and the answers.
 PROBE_PREFIX, PROBE_OWN, PROBE_ANSWER = 6, 14, 3
 # Highest log-probability that counts as none: those of masked words may be infinite.
@@ -42,13 +41,6 @@ class Prefix:
 
     tokens: list[int]
     caches: list[Any]
-
-
-def common_prefix(prompts: Prompts) -> list[int]:
-    """Return the longest common prefix of prompts."""
-    first, last = min(prompts), max(prompts)
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return first[:length]
 
 
 def after_prefix(model: nn.Module, tokens: list[int]) -> Prefix:
