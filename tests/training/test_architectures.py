@@ -119,7 +119,7 @@ def test_prompts_are_answered_one_by_one_where_they_cannot_be_batched(architectu
     backend = trained(architecture(name))
     prompts = [list(range(5, 15)), list(range(40, 47)), list(range(100, 130))]
     together = backend.generate(prompts, 6, 0.0, 0)
-    assert backend._batches is batches
+    assert backend._generation.batches is batches
     assert together == [backend.generate([prompt], 6, 0.0, 0)[0] for prompt in prompts]
 
 

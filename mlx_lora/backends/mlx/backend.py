@@ -10,7 +10,6 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_model, quantize_model
 
@@ -32,7 +31,7 @@ from ..adapter_format import (
 from ..errors import beginning_from, fitting_its_base, going_on_from
 from . import SLOW_BLAS
 from .distributed import all_reduce_sum, broadcast_bytes
-from .generation import answer_in_turn, answer_together, can_batch
+from .generation import Generation
 from .gradient_checkpointing import checkpoint_layers
 from .lora import add_adapter, layer_modules, load_weights, start_adapter
 from .loss import BatchArrays, check_windows, find_path, loss_sums
@@ -74,8 +73,7 @@ class MLXBackend:
         self.rank, self.ranks = self._group.rank(), self._group.size()
         self._step: TrainStep | None = None
         self.coverage = ""
-        # Unknown until several prompts are answered.
-        self._batches: bool | None = None
+        self._generation = Generation(self.model, self.path.vocabulary)
         self._adapter: dict[str, Any] = {}
 
     def layer_modules(self) -> list[list[str]]:
@@ -100,11 +98,13 @@ class MLXBackend:
         if config.optimizer == "adamw8bit":
             self.notes.append("optimizer: MLX has no adamw8bit; adamw is used, whose state takes four times the memory")
         self._step = TrainStep(self.model, self.path, config, self._group)
+        self._generation.forget()
         return sum(value.size for _, value in tree_flatten(self.model.trainable_parameters()))
 
     def _load(self, directory: Path) -> None:
         check_safetensors(directory / ADAPTER_FILE)
         load_weights(self.model, mx.load(str(directory / ADAPTER_FILE)))
+        self._generation.forget()
 
     def load_adapter(self, directory: Path) -> None:
         """Load a trained adapter in mlx-lm's format."""
@@ -122,6 +122,7 @@ class MLXBackend:
     def _training(self) -> TrainStep:
         if self._step is None:
             raise RuntimeError("attach_lora must be called before training")
+        self._generation.forget()
         return self._step
 
     def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
@@ -163,14 +164,10 @@ class MLXBackend:
     def generate(self, prompts: Sequence[list[int]], max_tokens: int, temperature: float, seed: int) -> list[str]:
         """Return the answers to prompts of token ids."""
         self.model.eval()
-        mx.random.seed(seed)
         # Only mlx-lm's tokenizer wrapper supports several EOS tokens.
         tokenizer = TokenizerWrapper(self.tokenizer)
         tokenizer.eos_token_ids = self.base.ends
-        if self._batches is None and len(prompts) > 1:
-            self._batches = can_batch(self.model, self.path.vocabulary)
-        answer = answer_together if self._batches else answer_in_turn
-        return answer(self.model, tokenizer, prompts, max_tokens, make_sampler(temp=temperature))
+        return self._generation.answer(tokenizer, prompts, max_tokens, temperature, seed)
 
     def peak_memory(self) -> int:
         """Return the peak memory in bytes since the model was loaded."""

@@ -31,6 +31,7 @@ from ..adapter_format import (
 from ..errors import beginning_from, fitting_its_base, going_on_from
 from .device import explained, find_device, peak_memory, usable_memory
 from .distributed import all_reduce_sum, broadcast_bytes, join
+from .generation import can_share, generated, shared_tokens
 from .lora import add_adapter, layer_modules, load_weights, start_adapter, stored_weights, trained
 from .loss import BatchArrays, find_path, in_base_dtype, loss_sums
 from .model_loading import load_model
@@ -65,6 +66,8 @@ class TorchBackend:
         if self.path.note:
             self.notes.append(f"{model.name}: {self.path.note}")
         self.precision: list[str] = []
+        # Unknown until prompts with a common prefix are answered.
+        self._shares: bool | None = None
         self._step: TrainStep | None = None
         self.coverage = ""
         self._adapter: dict[str, Any] = {}
@@ -150,18 +153,15 @@ class TorchBackend:
         """Return the answers to prompts of token ids."""
         self.model.eval()
         torch.manual_seed(seed)
-        length = max(map(len, prompts))
-        rows = [[0] * (length - len(prompt)) + list(prompt) for prompt in prompts]
-        seen = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         # No top-k and top-p, which transformers would add.
         drawn = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
         with in_base_dtype(self.model), explained():
-            found = self.model.generate(
-                input_ids=torch.tensor(rows, device=self.device),
-                attention_mask=torch.tensor(seen, device=self.device),
-                max_new_tokens=max_tokens,
-                do_sample=temperature > 0,
-                **drawn,
+            prefix = shared_tokens(prompts)
+            if prefix and self._shares is None:
+                self._shares = can_share(self.model)
+            prefix = prefix if self._shares else 0
+            found, length = generated(
+                self.model, prompts, prefix, max_new_tokens=max_tokens, do_sample=temperature > 0, **drawn
             )
         return [self._text(row) for row in found[:, length:].tolist()]
 

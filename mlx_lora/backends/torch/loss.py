@@ -95,7 +95,7 @@ def find_path(model: nn.Module) -> LossPath:
         head = model.get_output_embeddings()
         try:
             # Identical operations: not one bit may differ.
-            if type(head) is not nn.Linear or not torch.equal(head(_decoded(model, tokens)), expected):
+            if type(head) is not nn.Linear or not torch.equal(head(decoded(model, tokens)), expected):
                 return LossPath(plain=True)
         except (AttributeError, TypeError, ValueError):
             return LossPath(plain=True)
@@ -114,7 +114,7 @@ def _agree(attempt: Callable[[], torch.Tensor], expected: torch.Tensor) -> bool:
 
 
 def _after_prefix(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    return _decoded(model, tokens[:, 5:], _prefix_of(model, tokens[:, :5], LossPath()))
+    return decoded(model, tokens[:, 5:], _prefix_of(model, tokens[:, :5], LossPath()))
 
 
 def in_base_dtype(model: nn.Module) -> AbstractContextManager:
@@ -122,12 +122,15 @@ def in_base_dtype(model: nn.Module) -> AbstractContextManager:
     return nullcontext() if model.dtype == torch.float32 else torch.autocast(model.device.type, model.dtype)
 
 
-def _decoded(model: nn.Module, ids: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
+def decoded(model: nn.Module, ids: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
     """Return the post-norm hidden states [batch, length, hidden]."""
     decoder = model.get_decoder()
-    # Older versions of transformers name it past_key_values; newer ones warn about that name.
-    name = "cache" if "cache" in signature(decoder.forward).parameters else "past_key_values"
-    return decoder(input_ids=ids, use_cache=cache is not None, **{name: cache}).last_hidden_state
+    return decoder(input_ids=ids, use_cache=cache is not None, **{cache_name(decoder): cache}).last_hidden_state
+
+
+def cache_name(model: nn.Module) -> str:
+    """Return the name of the KV cache's argument: newer versions of transformers warn about the older name."""
+    return "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
 
 
 def _prefix_of(model: nn.Module, ids: torch.Tensor, path: LossPath) -> Cache:
@@ -135,7 +138,7 @@ def _prefix_of(model: nn.Module, ids: torch.Tensor, path: LossPath) -> Cache:
     layers = decoder_layers(model)
     cache = Cache(layers=[Prefix() for _ in layers])
     with _computed_as(layers, path, None):
-        _decoded(model, ids, cache)
+        decoded(model, ids, cache)
     return Cache(layers=[AfterPrefix(layer.keys, layer.values) for layer in cache.layers])
 
 
@@ -167,7 +170,7 @@ def _hidden(
     """Return the post-norm hidden states [positions, hidden] at flat positions of ``ids`` [batch, length]."""
     layers = decoder_layers(model)
     with _computed_as(layers, path, positions):
-        hidden = _decoded(model, ids, cache)
+        hidden = decoded(model, ids, cache)
     return hidden[0] if path.narrow else hidden.flatten(0, 1).index_select(0, positions)
 
 
