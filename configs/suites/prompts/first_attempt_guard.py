@@ -11,6 +11,7 @@ attacker: judge models that you do not trust in a container.
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import secrets
@@ -18,12 +19,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 SECONDS = 5
 BYTES = 512 * 1024 * 1024
-# What a test may print at most before the process is given up: a candidate prints nothing.
-MOST_OUTPUT = 1_000_000
 MODULES = {
     "abc", "bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools",
     "heapq", "itertools", "json", "math", "operator", "re", "statistics", "string", "textwrap", "typing",
@@ -32,9 +32,11 @@ MODULES = {
 FORBIDDEN = {
     "breakpoint", "builtins", "compile", "delattr", "eval", "exec", "exit", "getattr", "globals", "help", "input",
     "locals", "memoryview", "open", "quit", "setattr", "vars",
-    # Attributes that lead from an allowed module, a function or a generator to the interpreter.
-    "sys", "os", "attrgetter", "methodcaller", "codecs", "gi_frame", "cr_frame", "ag_frame", "f_back", "f_globals",
-    "f_builtins", "f_locals", "tb_frame", "tb_next", "format_map",
+    # These evaluate texts or walk along attributes, which no check of names sees.
+    "attrgetter", "methodcaller", "format_map", "Formatter", "get_type_hints", "ForwardRef", "evaluate_forward_ref",
+    "singledispatch", "singledispatchmethod",
+    # Attributes that lead from a generator or an error to the interpreter's frames.
+    "gi_frame", "cr_frame", "ag_frame", "f_back", "f_globals", "f_builtins", "f_locals", "tb_frame", "tb_next",
 }  # fmt: skip
 DUNDERS = {
     "__init__", "__repr__", "__str__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__",
@@ -42,19 +44,25 @@ DUNDERS = {
     "__exit__", "__add__", "__sub__", "__mul__", "__bool__", "__call__", "__name__", "__post_init__", "__slots__",
 }  # fmt: skip
 _FENCE = re.compile(r"^ {0,3}```[ \t]*(\w*)[^\n]*\n(.*?)^ {0,3}```[ \t]*$", re.M | re.S)
-_RUN = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds}))
+_RUN = f"""
+import json, os, resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, ({SECONDS}, {SECONDS}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 if sys.platform == "linux":
-    resource.setrlimit(resource.RLIMIT_AS, ({bytes}, {bytes}))
-work, done = sys.stdin.read(), sys.stdout.write
-code, test = __import__("json").loads(work)
-space = {{"__name__": "candidate"}}
-exec(compile(code, "candidate", "exec"), space)
-exec(compile(test, "test", "exec"), space)
-done({word!r})
+    resource.setrlimit(resource.RLIMIT_AS, ({BYTES}, {BYTES}))
+def judge():
+    code, test, word = json.load(sys.stdin)
+    done, sys.stdout = sys.stdout, open(os.devnull, "w")
+    space = {{"__name__": "candidate"}}
+    try:
+        exec(compile(code, "candidate", "exec"), space)
+        exec(compile(test, "test", "exec"), space)
+    except BaseException as error:
+        word = type(error).__name__ + ": " + str(error)[:300]
+    done.write(word)
+    done.flush()
+judge()
 """
 
 
@@ -103,6 +111,7 @@ def fault_of(code: str) -> str:
         tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"this is not Python: {error}"
+    modules = names_of_modules()
     for node in ast.walk(tree):
         used: list[str] = []
         if isinstance(node, ast.Import):
@@ -110,12 +119,16 @@ def fault_of(code: str) -> str:
         elif isinstance(node, ast.ImportFrom):
             if node.level or (node.module or "").split(".")[0] not in MODULES:
                 used = [node.module or "."]
-            used += [alias.name for alias in node.names if is_forbidden(alias.name)]
+            used += [a.name for a in node.names if a.name.startswith("_") or a.name in FORBIDDEN | modules]
         elif isinstance(node, ast.Name) and is_forbidden(node.id):
             used = [node.id]
-        elif isinstance(node, ast.Attribute) and (is_forbidden(node.attr) or node.attr == "format"):
-            # A format string can walk along attributes, which no check of names sees; f-strings can not.
-            used = [] if node.attr == "format" and isinstance(node.value, ast.Constant) else [node.attr]
+        elif isinstance(node, ast.Attribute):
+            # An object's own attributes may be called as it likes; those of others may be the interpreter's.
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls", "other")
+            private = node.attr.startswith("_") and node.attr not in DUNDERS
+            formats = node.attr == "format" and not isinstance(node.value, ast.Constant)
+            outward = not own and (private or formats or node.attr in modules)
+            used = [node.attr] if outward or is_forbidden(node.attr) else []
         if used:
             return f"line {node.lineno}: {used[0]} is not allowed in a candidate"  # type: ignore[attr-defined]
     return ""
@@ -126,31 +139,31 @@ def is_forbidden(name: str) -> bool:
     return name in FORBIDDEN or (name.startswith("__") and name not in DUNDERS)
 
 
+def names_of_modules() -> set[str]:
+    """Return the names under which the allowed modules hold other modules: ``re.enum.sys`` is sys."""
+    held = [vars(importlib.import_module(name)) for name in sorted(MODULES)]
+    return {name for space in held for name, value in space.items() if isinstance(value, ModuleType)} - MODULES
+
+
 def run(code: str, test: str) -> str:
-    """Run the test after the code in a process of its own; return the last line of its error, "" if it passed."""
+    """Run the test after the code in a process of its own; return the error, "" if it passed."""
     # A word that the candidate cannot know: one that ends the process early has not passed.
     word = secrets.token_hex(16)
-    program = _RUN.format(seconds=SECONDS, bytes=BYTES, word=word)
-    with tempfile.TemporaryDirectory(prefix="guard-") as folder, tempfile.TemporaryFile() as output:
-        # The output limit holds through a file: its size is checked, not read into memory.
-        command = [sys.executable, "-I", "-S", "-B", "-c", program]
+    with tempfile.TemporaryDirectory(prefix="guard-") as folder:
         try:
             done = subprocess.run(
-                command,
-                input=json.dumps([code, test]).encode(),
+                [sys.executable, "-I", "-S", "-B", "-c", _RUN],
+                input=json.dumps([code, test, word]).encode(),
                 stdout=subprocess.PIPE,
-                stderr=output,
+                stderr=subprocess.DEVNULL,
                 cwd=folder,
                 env={},
                 timeout=SECONDS + 5,
             )
         except subprocess.TimeoutExpired:
             return f"the test took more than {SECONDS} seconds"
-        output.seek(0)
-        error = output.read(MOST_OUTPUT).decode("utf-8", "replace").strip()
-    if done.returncode == 0 and done.stdout.decode("utf-8", "replace").endswith(word):
-        return ""
-    return error.splitlines()[-1] if error else f"the test ended early, with status {done.returncode}"
+    said = done.stdout.decode("utf-8", "replace")
+    return "" if said == word else said or f"the test ended early, with status {done.returncode}"
 
 
 if __name__ == "__main__":
