@@ -10,7 +10,7 @@ from ..errors import UserError, first_line
 from ..user_files import read_text
 from .cases import Case
 from .scorers import make_scorer
-from .scoring import score_text
+from .scoring import failures
 from .suite import load_suite
 
 
@@ -35,8 +35,8 @@ def check_documents(files: Sequence[Path], suite: str, profile: str | None = Non
             text = read_text(file)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: this document cannot be read ({first_line(error)}); check the path") from None
-        score = score_text(scorers, Case(str(file), [{"role": "user", "content": ""}]), text)
-        reasons = [] if score.passed else score.reason.split("; ")
-        results.append({"file": str(file), "passed": score.passed, "reasons": reasons})
+        case = Case(str(file), [{"role": "user", "content": ""}])
+        reasons = failures(scorer(case, text) for scorer in scorers)
+        results.append({"file": str(file), "passed": not reasons, "reasons": reasons})
     passed = sum(result["passed"] for result in results)
     return {"suite": found.name, "profile": chosen, "files": len(files), "passed": passed, "results": results}

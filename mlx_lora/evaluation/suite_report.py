@@ -57,17 +57,21 @@ def suite_report(
 ) -> dict[str, Any]:
     """Return the report: the published fields, the fields against fooling, and every result.
 
+    Metrics are over the cases that were answered; for thresholds, the other ones count 0.
+
     Raises:
-        UserError: a threshold of the suite is on a metric that none of its checks measures.
+        UserError: a threshold is on a metric that no answer has.
     """
-    texts = [reply.text or "" for reply in replies]
-    metrics = suite_metrics(suite, cases, texts, scores)
-    criteria = [_criterion(suite, limit, metrics, scores) for limit in suite.limits]
+    rows = [row for row in zip(cases, replies, scores, strict=True) if row[1].text is not None]
+    texts, measured = [reply.text or "" for _, reply, _ in rows], [score for _, _, score in rows]
+    metrics = suite_metrics(suite, [case for case, _, _ in rows], texts, measured)
+    answered, share = len(rows), len(rows) / len(cases)
+    criteria = [_criterion(suite, limit, metrics, scores, measured) for limit in suite.limits]
     best = metrics.pop("best_constant", None) or best_constant_answer(suite, cases, texts, scorers)
-    answered = sum(reply.text is not None for reply in replies)
     warnings = [*target.warnings, *metrics.pop("warnings", []), *_warnings(suite, best, len(cases) - answered)]
     passed = sum(score.passed for score in scores)
-    return {
+    balanced = balanced_mean([case.group for case in cases], [score.passed for score in scores])
+    fields = {
         "format": FORMAT,
         "suite": suite.name,
         "test_name": suite.name,
@@ -91,17 +95,16 @@ def suite_report(
         "cases_needed": max((c.cases_needed or 0 for c in criteria if c.verdict == "INCONCLUSIVE"), default=0) or None,
         "criteria": [asdict(criterion) for criterion in criteria],
         "reasons": [_reason(criterion) for criterion in criteria if not criterion.met],
-        "balanced": metrics.get(
-            "balanced_coherence", balanced_mean([c.group for c in cases], [s.passed for s in scores])
-        ),
+        "balanced": share * metrics["balanced_coherence"] if "balanced_coherence" in metrics else balanced,
         "best_constant": best,
         "distinct_answers": len({text.strip() for text in texts}),
-        **{name: value for name, value in metrics.items() if name != PASS_RATE},
         "warnings": warnings,
         **asdict(generation),
         "performance": target.performance(),
         "results": [_result(*row) for row in zip(cases, replies, scores, strict=True)],
     }
+    # A user's own function may name a metric as it likes.
+    return fields | {name: value for name, value in metrics.items() if name not in fields}
 
 
 def suite_metrics(suite: Suite, cases: Sequence[Case], texts: Sequence[str], scores: Sequence[Score]) -> dict[str, Any]:
@@ -113,13 +116,16 @@ def suite_metrics(suite: Suite, cases: Sequence[Case], texts: Sequence[str], sco
     return {**means, **joint, PASS_RATE: mean(score.passed for score in scores)}
 
 
-def _criterion(suite: Suite, limit: Limit, metrics: Mapping[str, Any], scores: Sequence[Score]) -> Criterion:
-    if not isinstance(metrics.get(limit.metric), (int, float)):
+def _criterion(
+    suite: Suite, limit: Limit, metrics: Mapping[str, Any], scores: Sequence[Score], measured: Sequence[Score]
+) -> Criterion:
+    share = len(measured) / len(scores)
+    if measured and not isinstance(metrics.get(limit.metric), (int, float)):
         known = ", ".join(sorted(name for name, value in metrics.items() if isinstance(value, (int, float))))
         raise UserError(
             f"{suite.file}: the threshold is on {limit.metric}, which none of its checks measures; they measure {known}"
         )
-    reached, found = float(metrics[limit.metric]), _verdict(limit, scores)
+    reached, found = share * float(metrics.get(limit.metric, 0.0)), _verdict(suite, limit, scores, measured)
     interval = (found.lower, found.upper)
     if limit.metric == PASS_RATE:
         interval = wilson(sum(score.passed for score in scores), len(scores))
@@ -127,15 +133,18 @@ def _criterion(suite: Suite, limit: Limit, metrics: Mapping[str, Any], scores: S
     return Criterion(name, str(limit), reached, limit.met(reached), found.verdict, interval, found.cases_needed)
 
 
-def _verdict(limit: Limit, scores: Sequence[Score]) -> Verdict:
+def _verdict(suite: Suite, limit: Limit, scores: Sequence[Score], measured: Sequence[Score]) -> Verdict:
     if limit.metric == PASS_RATE:
         return verdict(sum(score.passed for score in scores), len(scores), limit.value)
-    if limit.metric == "f1":
+    if limit.metric == "f1" and any(check.name == "refusal" for check in suite.checks):
         # A refusal that passed is a true positive, one that failed a false one.
         found = Counter((score.passed, bool(score.metrics.get("refused"))) for score in scores)
         return f1_verdict(found[True, True], found[False, True], found[False, False], limit.value, len(scores))
-    name = limit.metric.removeprefix("mean_").removesuffix("_rate")
-    return mean_verdict([score.metrics[name] for score in scores if name in score.metrics], limit.value)
+    # The published mean_coherence is over valid answers.
+    name = {"mean_coherence": "coherence", "valid_rate": "valid"}.get(limit.metric, limit.metric)
+    chosen = [s for s in measured if name in s.metrics and (limit.metric != "mean_coherence" or s.metrics["valid"])]
+    values = [score.metrics[name] for score in chosen]
+    return mean_verdict(values + [0.0] * (len(scores) - len(measured)) if values else [], limit.value)
 
 
 def _joint(criteria: Sequence[Criterion]) -> str:

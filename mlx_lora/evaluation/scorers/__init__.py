@@ -21,7 +21,7 @@ from . import (
 )
 from .base import CheckSpec, Factory, Score, Scorer, Summarize, nearest
 
-__all__ = ["SCORERS", "SUMMARIES", "CheckSpec", "Score", "Scorer", "make_scorer"]
+__all__ = ["METRICS", "SCORERS", "SUMMARIES", "CheckSpec", "Score", "Scorer", "make_scorer"]
 
 SCORERS: dict[str, Factory] = {
     "contains": text.contains,
@@ -46,6 +46,17 @@ SUMMARIES: dict[str, Summarize] = {
     "expression_coherence": expression_coherence.summarize,
     "claims": claims.summarize,
     "degeneration": degeneration.summarize,
+}
+# Metrics that a threshold may be on, besides pass_rate; a user's own function has its own.
+METRICS: dict[str, set[str]] = {
+    "contains_all": {"found"},
+    "not_contains": {"found"},
+    "sections": {"found"},
+    "tool_call": {"parsed", "right_tool", "right_values"},
+    "refusal": {"f1", "precision", "recall"},
+    "expression_coherence": {"mean_coherence", "balanced_coherence", "valid_rate", "pattern_accuracy", "diversity"},
+    "claims": {"schema", "citation", "entailment", "similarity"},
+    "identity": {"name", "role"},
 }
 
 
