@@ -27,8 +27,7 @@ def check_documents(files: Sequence[Path], suite: str, profile: str | None = Non
         UserError: an unknown suite or profile, a file that cannot be read, or a check that needs a case's reference.
     """
     found = load_suite(suite)
-    chosen = profile or found.profile
-    scorers = [make_scorer(check, chosen, found.file.parent) for check in found.checks]
+    scorers = [make_scorer(check, profile, found.file.parent, found.profile) for check in found.checks]
     results: list[dict[str, Any]] = []
     for file in files:
         try:
@@ -39,4 +38,4 @@ def check_documents(files: Sequence[Path], suite: str, profile: str | None = Non
         reasons = failures(scorer(case, text) for scorer in scorers)
         results.append({"file": str(file), "passed": not reasons, "reasons": reasons})
     passed = sum(result["passed"] for result in results)
-    return {"suite": found.name, "profile": chosen, "files": len(files), "passed": passed, "results": results}
+    return {"suite": found.name, "profile": profile or found.profile, "files": len(files), "passed": passed, "results": results}

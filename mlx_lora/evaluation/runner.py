@@ -53,7 +53,7 @@ def prepare(suite: Suite, cases_file: str | Path | None = None) -> Evaluation:
     if file is None:
         raise UserError(f"{suite.name}: this suite has no cases of its own; give them with --cases FILE.jsonl")
     cases = read_cases(file, parse_eisv_case if suite.reader == "eisv" else None)
-    scorers = [make_scorer(check, suite.profile, suite.file.parent) for check in suite.checks]
+    scorers = [make_scorer(check, None, suite.file.parent, suite.profile) for check in suite.checks]
     _check_metrics(suite)
     return Evaluation(suite, with_systems(cases, suite.system), scorers, {"cases": str(file)})
 

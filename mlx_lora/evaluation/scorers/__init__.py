@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import UserError, shortened
@@ -60,12 +61,13 @@ METRICS: dict[str, set[str]] = {
 }
 
 
-def make_scorer(spec: CheckSpec, profile: str | None, folder: Path) -> Scorer:
+def make_scorer(spec: CheckSpec, profile: str | None, folder: Path, default: str | None = None) -> Scorer:
     """Return the scorer of a check.
 
     Args:
         profile: the one that the user asks for; it comes before the check's own.
         folder: of the suite's file, where the files are that a check names.
+        default: the suite's profile, for a check without its own.
 
     Raises:
         UserError: an unknown name, or wrong options.
@@ -74,4 +76,5 @@ def make_scorer(spec: CheckSpec, profile: str | None, folder: Path) -> Scorer:
         raise UserError(
             f"{spec.where}: there is no check {shortened(spec.name)}; the nearest is {nearest(spec.name, SCORERS)!r}"
         )
-    return SCORERS[spec.name](spec.options, spec.where, profile, folder)
+    own = isinstance(spec.options, Mapping) and "profile" in spec.options
+    return SCORERS[spec.name](spec.options, spec.where, profile or (None if own else default), folder)
