@@ -38,4 +38,10 @@ def check_documents(files: Sequence[Path], suite: str, profile: str | None = Non
         reasons = failures(scorer(case, text) for scorer in scorers)
         results.append({"file": str(file), "passed": not reasons, "reasons": reasons})
     passed = sum(result["passed"] for result in results)
-    return {"suite": found.name, "profile": profile or found.profile, "files": len(files), "passed": passed, "results": results}
+    return {
+        "suite": found.name,
+        "profile": profile or found.profile,
+        "files": len(files),
+        "passed": passed,
+        "results": results,
+    }

@@ -35,7 +35,10 @@ def read(tmp_path):
             Case("a", [USER, ANSWER, USER], "x"),
         ),
         ({"id": "a", "messages": [USER, ANSWER, USER]}, Case("a", [USER, ANSWER, USER])),
-        ({"id": "a", "prompt": "Why?", "system": "Be kind."}, Case("a", [{"role": "system", "content": "Be kind."}, USER])),
+        (
+            {"id": "a", "prompt": "Why?", "system": "Be kind."},
+            Case("a", [{"role": "system", "content": "Be kind."}, USER]),
+        ),
         # Inspect's Sample, whose fields without a value are null.
         (
             {"id": 1, "input": "Why?", "target": "x", "metadata": {"shape": "s"}, "choices": None, "files": None},

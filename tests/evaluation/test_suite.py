@@ -189,4 +189,6 @@ def test_a_check_comes_before_the_suite_and_the_user_before_both(suite_of, tmp_p
     ]
     for found, profile, passed in passes:
         assert check_documents([document], str(found.file), profile)["passed"] == passed, found.name
-        assert found.name == "d" or score_text(prepare(found).scorers, prepare(found).cases[0], document.read_text()).passed == bool(passed)
+        assert found.name == "d" or score_text(
+            prepare(found).scorers, prepare(found).cases[0], document.read_text()
+        ).passed == bool(passed)
