@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -136,9 +137,8 @@ class Handler(JsonHandler):
             return self._json(200, {"object": "chat.completion", "choices": [choice], "usage": usage})
         self._head(200, "text/event-stream", None)
         parts: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": {"role": "assistant", "content": None}}]}]
-        parts += [
-            {"choices": [{"index": 0, "delta": {"content": f" {w}" if i else w}}]} for i, w in enumerate(said.split())
-        ]
+        pieces = re.findall(r"\s*\S+|\s+$", said)
+        parts += [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces]
         parts += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": usage}]
         for data in [*map(json.dumps, parts), "[DONE]"]:
             event = f"data: {data}\n\n".encode()

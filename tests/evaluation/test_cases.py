@@ -10,6 +10,7 @@ from mlx_lora.errors import UserError
 from mlx_lora.evaluation.cases import Case, read_cases, with_systems
 
 USER = {"role": "user", "content": "Why?"}
+SYSTEM = {"role": "system", "content": "Be kind."}
 ANSWER = {"role": "assistant", "content": "Because."}
 
 
@@ -35,10 +36,7 @@ def read(tmp_path):
             Case("a", [USER, ANSWER, USER], "x"),
         ),
         ({"id": "a", "messages": [USER, ANSWER, USER]}, Case("a", [USER, ANSWER, USER])),
-        (
-            {"id": "a", "prompt": "Why?", "system": "Be kind."},
-            Case("a", [{"role": "system", "content": "Be kind."}, USER]),
-        ),
+        ({"id": "a", "prompt": "Why?", "system": "Be kind."}, Case("a", [SYSTEM, USER])),
         # Inspect's Sample, whose fields without a value are null.
         (
             {"id": 1, "input": "Why?", "target": "x", "metadata": {"shape": "s"}, "choices": None, "files": None},
