@@ -68,7 +68,11 @@ def suite_report(
     answered, share = len(rows), len(rows) / len(cases)
     criteria = [_criterion(suite, limit, metrics, scores, measured) for limit in suite.limits]
     best = metrics.pop("best_constant", None) or best_constant_answer(suite, cases, texts, scorers)
-    warnings = [*target.warnings, *metrics.pop("warnings", []), *_warnings(suite, best, len(cases) - answered)]
+    warnings = [
+        *target.warnings,
+        *metrics.pop("warnings", []),
+        *_warnings(suite, best, len(cases) - answered, len(cases)),
+    ]
     passed = sum(score.passed for score in scores)
     balanced = balanced_mean([case.group for case in cases], [score.passed for score in scores])
     fields = {
@@ -177,10 +181,10 @@ def best_constant_answer(
     return None if best is None else asdict(best)
 
 
-def _warnings(suite: Suite, best: Mapping[str, Any] | None, unanswered: int) -> list[str]:
+def _warnings(suite: Suite, best: Mapping[str, Any] | None, unanswered: int, total: int) -> list[str]:
     found = []
     if unanswered:
-        found.append(f"{unanswered} cases were not answered, and count as failed; see their reasons")
+        found.append(f"{unanswered} of {total} cases were not answered, and count as failed; see their reasons")
     if best is not None and suite.limits[0].met(best["score"]):
         found.append(
             f"these cases cannot tell a model from a constant: one answer given to all of them reaches "
