@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,8 +24,12 @@ from .suite import Generation, Limit, Suite
 from .target import Target
 
 PASS_RATE = "pass_rate"
-# Candidates for the best constant answer: the most frequent answers given, and the first references.
-CANDIDATES = 12
+# Scores that are computed for the best constant answer: all answers of 100 cases, the most frequent ones of more.
+TRIED = 10_000
+# Seconds after which no further candidate is tried: a user's pattern may take its whole time limit on each answer.
+TRIED_SECONDS = 60.0
+# What only a summary gives, since it is not a number: a user's own function may use the names.
+SUMMARIZED = {"warnings", "best_constant"}
 # Checks that run a program or a model: too slow to be tried with every candidate.
 SLOW_CHECKS = {"command", "python", "claims"}
 
@@ -113,7 +119,7 @@ def suite_report(
 
 def suite_metrics(suite: Suite, cases: Sequence[Case], texts: Sequence[str], scores: Sequence[Score]) -> dict[str, Any]:
     """Return the means of the cases' metrics, what the checks summarize, and the pass rate."""
-    names = dict.fromkeys(name for score in scores for name in score.metrics)
+    names = dict.fromkeys(name for score in scores for name in score.metrics if name not in SUMMARIZED)
     means = {name: mean(score.metrics[name] for score in scores if name in score.metrics) for name in names}
     summaries = [SUMMARIES[c.name](cases, texts, scores) for c in suite.checks if c.name in SUMMARIES]
     joint = {name: value for summary in summaries for name, value in summary.items()}
@@ -169,16 +175,29 @@ def best_constant_answer(
     """
     if any(check.name in SLOW_CHECKS for check in suite.checks):
         return None
-    given = [text for text, _ in Counter(texts).most_common(CANDIDATES) if text]
-    references = [case.expect for case in cases if isinstance(case.expect, str) and case.expect]
+    most = max(1, TRIED // len(cases))
+    given = [text for text, _ in Counter(texts).most_common(most) if text]
+    references = dict.fromkeys(text for case in cases if (text := _reference_text(case.expect)))
     best: ConstantAnswer[str] | None = None
-    for answer in dict.fromkeys([*given, *dict.fromkeys(references[: 4 * CANDIDATES])]):
+    until = time.monotonic() + TRIED_SECONDS
+    for answer in dict.fromkeys([*given, *list(references)[:most]]):
+        if time.monotonic() > until:
+            break
         scores = [score_text(scorers, case, answer) for case in cases]
         reached = suite_metrics(suite, cases, [answer] * len(cases), scores).get(suite.limits[0].metric, 0.0)
         if best is None or reached > best.score:
             balanced = balanced_mean([case.group for case in cases], [score.passed for score in scores])
             best = ConstantAnswer(answer, reached, balanced)
     return None if best is None else asdict(best)
+
+
+def _reference_text(expect: Any) -> str:
+    """Return a reference as an answer: a list of texts that an answer contains as lines, an object as JSON."""
+    if isinstance(expect, str):
+        return expect
+    if isinstance(expect, list) and all(isinstance(text, str) for text in expect):
+        return "\n".join(expect)
+    return "" if expect is None else json.dumps(expect, ensure_ascii=False)
 
 
 def _warnings(suite: Suite, best: Mapping[str, Any] | None, unanswered: int, total: int) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mlx_lora.errors import UserError
@@ -9,7 +11,7 @@ from mlx_lora.evaluation.documents import check_documents
 from mlx_lora.evaluation.runner import prepare
 from mlx_lora.evaluation.scorers import METRICS, SCORERS
 from mlx_lora.evaluation.scoring import score_text
-from mlx_lora.evaluation.suite import Generation, find_suites, load_suite, published_suites
+from mlx_lora.evaluation.suite import KEYS, Generation, find_suites, load_suite, published_suites
 
 SUITE = """\
 name: mine
@@ -192,3 +194,16 @@ def test_a_check_comes_before_the_suite_and_the_user_before_both(suite_of, tmp_p
         assert found.name == "d" or score_text(
             prepare(found).scorers, prepare(found).cases[0], document.read_text()
         ).passed == bool(passed)
+
+
+def test_suites_checks_and_keys_are_documented():
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert [name for name in published_suites() if f"\n| {name} |" not in text] == []
+    assert [name for name in SCORERS if f"`{name}`" not in text] == []
+    assert [key for key in KEYS - {"name", "description"} if f"`{key}`" not in text] == []
+    rows = {
+        name: line for line in text.splitlines() for name in METRICS if line.startswith("|") and f"`{name}`" in line
+    }
+    gate1 = {"mean_coherence", "balanced_coherence", "valid_rate", "pattern_accuracy", "diversity"}
+    missing = [(n, m) for n, metrics in METRICS.items() for m in metrics - gate1 if n != "claims" and m not in rows[n]]
+    assert missing == []
