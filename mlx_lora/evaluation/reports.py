@@ -36,9 +36,7 @@ def judge_files(
         UserError: a file is missing or is not a report, or a waiver is not ``SUITE=REASON``.
     """
     reports = [report for path in paths for report in _reports(path, suites is not None)]
-    targets = list(dict.fromkeys(report["target"] for report in reports if isinstance(report.get("target"), str)))
-    if len(targets) > 1:
-        raise UserError(f"these reports are of several targets ({', '.join(targets[:4])}); give those of one")
+    _check_one_target(reports)
     expected = None if suites is None else find_suites(suites)
     final = judge_reports(
         [_of_suites(report, expected or []) for report in reports],
@@ -77,6 +75,18 @@ def read_report(file: Path) -> dict[str, Any]:
     if not (isinstance(warnings, list) and all(isinstance(warning, str) for warning in warnings)):
         raise UserError(f"{file}: warnings must be a list of sentences; {AGAIN}")
     return report
+
+
+def _check_one_target(reports: Sequence[Mapping[str, Any]]) -> None:
+    named = [report for report in reports if isinstance(report.get("target"), str)]
+    names = list(dict.fromkeys(report["target"] for report in named))
+    if len(names) > 1:
+        raise UserError(f"these reports are of several targets ({', '.join(names[:4])}); give those of one")
+    identities = {str(report["target_identity"]) for report in named if "target_identity" in report}
+    if len(identities) > 1:
+        raise UserError(
+            f"{names[0]} has changed between these reports; run the evaluation again, each suite on the same"
+        )
 
 
 def _reports(path: Path, expected: bool) -> list[dict[str, Any]]:

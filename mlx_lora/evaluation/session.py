@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import check_directory, check_writable, write_json, writing
+from ..files import check_directory, check_writable, file_lock, write_json, writing
 from .eisv_cases import with_shape
 from .gates import judge_reports
 from .remote_targets import EngineTarget
@@ -18,7 +18,7 @@ from .suite import Generation, Suite, find_suites, load_suite, published_suites
 from .target import Target
 from .targets import ModelTarget, open_target
 
-FINAL = "eval_report_final.json"
+FINAL, LOCK = "eval_report_final.json", ".lock"
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -80,11 +80,9 @@ def evaluate_suites(
     if isinstance(opened, ModelTarget):
         notes(opened.backend.precision)
     directory = None if into_file else out
-    if directory is not None:
-        with writing(directory):
-            directory.mkdir(parents=True, exist_ok=True)
     try:
-        reports = [_run(evaluation, opened, directory, progress, generation) for evaluation in evaluations]
+        with _locked(directory):
+            reports = [_run(evaluation, opened, directory, progress, generation) for evaluation in evaluations]
     finally:
         if isinstance(opened, EngineTarget):
             opened.close()
@@ -95,6 +93,19 @@ def evaluate_suites(
         write_json(directory / FINAL, final)
     short = [{key: value for key, value in r.items() if key not in ("results", "answers")} for r in reports]
     return Result(reports, short[0] if len(reports) == 1 else {"suites": short, **final})
+
+
+@contextmanager
+def _locked(directory: Path | None) -> Iterator[None]:
+    """Create a directory of reports and hold its lock: answers of two evaluations must not meet in one file."""
+    if directory is None:
+        yield
+        return
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    held = f"{directory}: another evaluation is writing there; wait for it, or choose another --out"
+    with file_lock(directory / LOCK, held):
+        yield
 
 
 def _check_out(out: Path, into_file: bool, count: int) -> None:

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from completions_server import completions_server
 
+from mlx_lora.files import file_lock
+
 ANSWERS = '{"id": "a", "answer": "yes"}\n{"id": "b", "answer": "no"}\n'
 CASES = '{"id": "a", "prompt": "A", "expect": "yes"}\n{"id": "b", "prompt": "B", "expect": "yes"}\n'
 
@@ -229,6 +231,19 @@ def test_reports_of_two_targets_are_not_judged_together(reports, tmp_path):
     change(tmp_path / "out" / "report_other.json", target="another")
     status, _, said = reports()
     assert (status, "these reports are of several targets (answers:answers.jsonl, another)" in said) == (2, True)
+
+
+def test_reports_of_a_target_that_changed_are_not_judged_together(reports, tmp_path):
+    change(tmp_path / "out" / "report_other.json", target_identity="another")
+    status, _, said = reports()
+    assert (status, "answers:answers.jsonl has changed between these reports" in said) == (2, True)
+
+
+def test_two_evaluations_do_not_write_into_one_directory(folder, refused, tmp_path):
+    (tmp_path / "out").mkdir()
+    with file_lock(tmp_path / "out" / ".lock", "held"):
+        assert "out: another evaluation is writing there" in refused(*evaluate("--out", "out"))
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [".lock"]
 
 
 def test_a_suite_that_got_stricter_needs_a_new_report(reports, folder):
