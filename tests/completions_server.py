@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ class State:
             (valid JSON of another shape).
         listed: the models of /v1/models; ``None`` if it has no such path.
         requests: bodies of all requests, in order.
+        asked: the key and the last message of each request, by which clients are told apart.
         most_at_once: the largest number of requests that ran at a time.
     """
 
@@ -38,6 +40,7 @@ class State:
     faults: dict[str, str] = field(default_factory=dict)
     listed: list[str] | None = field(default_factory=lambda: ["tiny"])
     requests: list[dict[str, Any]] = field(default_factory=list)
+    asked: list[tuple[str, str]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     running: int = 0
@@ -71,6 +74,7 @@ class Handler(JsonHandler):
                 self._echo(body)
             elif self.path == "/v1/chat/completions":
                 text = body["messages"][-1]["content"]
+                state.asked.append((self.headers.get("Authorization", "").removeprefix("Bearer "), text))
                 fault = state.faults.get(text) or state.faults.get("")
                 state.counts[text] += 1
                 self._answer(body, text) if fault is None else self._fail(fault, body, text)
@@ -136,9 +140,8 @@ class Handler(JsonHandler):
             return self._json(200, {"object": "chat.completion", "choices": [choice], "usage": usage})
         self._head(200, "text/event-stream", None)
         parts: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": {"role": "assistant", "content": None}}]}]
-        parts += [
-            {"choices": [{"index": 0, "delta": {"content": f" {w}" if i else w}}]} for i, w in enumerate(said.split())
-        ]
+        pieces = re.findall(r"\s*\S+|\s+$", said)
+        parts += [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces]
         parts += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": usage}]
         for data in [*map(json.dumps, parts), "[DONE]"]:
             event = f"data: {data}\n\n".encode()

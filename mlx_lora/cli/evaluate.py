@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..errors import UserError
 from .eval_check import check
 from .evaluation_output import print_evaluation, print_report, print_suites
 from .output import backend_option, finite, json_option, print_json, print_notes, progress
@@ -39,6 +40,12 @@ suite_option = click.option(
 )
 @click.option(
     "--out", type=file_path, help="Directory for reports, samples and report.html; or a file, for one suite's report."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    callback=finite,
+    help="Seconds a server may take for one case.",
 )
 @click.option("--list", "listed", is_flag=True, help="List the published suites.")
 @backend_option
@@ -72,6 +79,11 @@ def _evaluate(listed: bool, suites: str | None, target: str | None, as_json: boo
         print_report(result.reports[0])
     else:
         print_evaluation(result.summary, result.reports)
+    silent = next((report for report in result.reports if report["not_answered"] == report["total_tests"]), None)
+    if silent is not None:
+        raise UserError(
+            f"{silent['target']}: no case of {silent['suite']} was answered: {silent['results'][0]['error']}"
+        )
     sys.exit(0 if len(result.reports) == 1 or result.summary["cleared_for_deployment"] else 1)
 
 

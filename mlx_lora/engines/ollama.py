@@ -6,6 +6,7 @@ https://github.com/ollama/ollama/blob/main/docs/api.md. Models are made of uploa
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -104,11 +105,15 @@ class Ollama:
 
     def exists(self, name: str) -> bool:
         """Return True if the server has a model of that name."""
+        return self.description_sha256(name) is not None
+
+    def description_sha256(self, name: str) -> str | None:
+        """Return a hash that changes when a model is made again under its name, ``None`` if there is no such model."""
         with self._speaking("looking for the model", f"the model {name}"):
             response = self._http.post("/api/show", json={"model": name})
             if response.status_code != 404:
                 self._refused(response)
-        return bool(response.status_code != 404)
+        return None if response.status_code == 404 else hashlib.sha256(response.content).hexdigest()
 
     def upload(self, file: Path, advance: Callable[[int], None] = lambda done: None) -> str:
         """Upload a file unless the server has it; return its digest, ``sha256:<hex>``.

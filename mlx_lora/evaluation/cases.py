@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from ..errors import UserError, shortened
 CLASS_KEYS = ("shape", "task_type", "template", "source")
 # The text under `target`, as Inspect's Samples have it, is the reference too.
 REFERENCES = ("expect", "target")
+# Keys of a case that a dataset row does not have.
+CASE_KEYS = {"system", "tags", *REFERENCES}
 KEYS = {"id", "prompt", "messages", "input", "system", "tags", "metadata", "meta", *REFERENCES}
 
 
@@ -74,8 +77,10 @@ def parse_case(where: str, number: int, row: dict[str, Any]) -> Case:
     Raises:
         UserError: it has no id, or no conversation to answer.
     """
-    if "messages" in row and any(isinstance(m, dict) and m.get("role") == "assistant" for m in _listed(row)):
+    if _ends_with_answer(row) and not CASE_KEYS & set(row):
         return case_of_example(where, number, row)
+    # Inspect writes every field of a Sample, those without a value as null.
+    row = {key: value for key, value in row.items() if value is not None}
     unknown = sorted(set(row) - KEYS)
     if unknown:
         raise UserError(f"{where}: a case has no key {shortened(unknown[0])}; it has {', '.join(sorted(KEYS))}")
@@ -89,11 +94,18 @@ def parse_case(where: str, number: int, row: dict[str, Any]) -> Case:
     if not isinstance(meta, dict):
         raise UserError(f"{where}: metadata must be an object")
     expect = next((row[key] for key in REFERENCES if key in row), None)
-    return Case(str(identity), _conversation(where, row), expect, tags or class_of(meta), meta)
+    messages = _conversation(where, row)
+    try:
+        json.dumps([messages, expect, meta], allow_nan=False)
+    except ValueError:
+        raise UserError(f"{where}: the case holds a number that is not finite; correct it") from None
+    return Case(str(identity), messages, expect, tags or class_of(meta), meta)
 
 
-def _listed(row: dict[str, Any]) -> list[Any]:
-    return row["messages"] if isinstance(row["messages"], list) else []
+def _ends_with_answer(row: dict[str, Any]) -> bool:
+    messages = row.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == "assistant"
 
 
 def _conversation(where: str, row: dict[str, Any]) -> list[dict[str, Any]]:

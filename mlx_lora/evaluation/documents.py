@@ -10,7 +10,7 @@ from ..errors import UserError, first_line
 from ..user_files import read_text
 from .cases import Case
 from .scorers import make_scorer
-from .scoring import score_text
+from .scoring import failures
 from .suite import load_suite
 
 
@@ -27,16 +27,21 @@ def check_documents(files: Sequence[Path], suite: str, profile: str | None = Non
         UserError: an unknown suite or profile, a file that cannot be read, or a check that needs a case's reference.
     """
     found = load_suite(suite)
-    chosen = profile or found.profile
-    scorers = [make_scorer(check, chosen, found.file.parent) for check in found.checks]
+    scorers = [make_scorer(check, profile, found.file.parent, found.profile) for check in found.checks]
     results: list[dict[str, Any]] = []
     for file in files:
         try:
             text = read_text(file)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: this document cannot be read ({first_line(error)}); check the path") from None
-        score = score_text(scorers, Case(str(file), [{"role": "user", "content": ""}]), text)
-        reasons = [] if score.passed else score.reason.split("; ")
-        results.append({"file": str(file), "passed": score.passed, "reasons": reasons})
+        case = Case(str(file), [{"role": "user", "content": ""}])
+        reasons = failures(scorer(case, text) for scorer in scorers)
+        results.append({"file": str(file), "passed": not reasons, "reasons": reasons})
     passed = sum(result["passed"] for result in results)
-    return {"suite": found.name, "profile": chosen, "files": len(files), "passed": passed, "results": results}
+    return {
+        "suite": found.name,
+        "profile": profile or found.profile,
+        "files": len(files),
+        "passed": passed,
+        "results": results,
+    }

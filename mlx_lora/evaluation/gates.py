@@ -20,6 +20,9 @@ GATES = ("ship", "quality")
 TARGET_SCORE = 0.90
 FIELDS = ("test_name", "total_tests", "passed", "failed", "pass_rate", "gate", "gate_passed", "results")
 
+# Key of a stand-in for a report that was found and cannot be judged: the reason.
+UNUSABLE = "unusable"
+
 Status = Literal["PASSED", "FAILED", "BLOCKED", "WAIVED"]
 
 
@@ -142,6 +145,8 @@ def incomplete(report: Any) -> str | None:
     """Return why a report cannot be judged, in a sentence; ``None`` if it can."""
     if not isinstance(report, dict):
         return f"a report is a JSON object, not {shortened(report)}; run the evaluation again"
+    if UNUSABLE in report:
+        return str(report[UNUSABLE])
     missing = [name for name in FIELDS if name not in report]
     if missing:
         return f"the report lacks {', '.join(missing)}; run the evaluation again"

@@ -15,9 +15,10 @@ from ..runs.resolve import Reference
 from .suite import Generation
 from .target import Messages, Target
 
-# Conversations between two saves of the answers; the clients bound what runs at a time.
-GROUP = 8
-Chat = Callable[[Sequence[Messages], Generation], Iterator[tuple[int, Reply]]]
+# Conversations, the seed of each, and the other settings.
+Chat = Callable[[Sequence[Messages], Sequence[int], Generation], Iterator[tuple[int, Reply]]]
+# Seeds that every program takes: llama.cpp's have 32 bits.
+SEEDS = 2**31
 
 
 @dataclass
@@ -25,9 +26,10 @@ class EngineTarget:
     """Model that another program runs; see ``engines``.
 
     Attributes:
-        chat: asks conversations; each has the seed of its place, whatever its company.
+        chat: asks conversations; the clients bound what runs at a time.
         likelihoods: natural log-probabilities of raw (prompt, continuation) texts, where the program gives them.
         facts: ``load_s`` and ``peak_memory_bytes``, where they are known.
+        close: ends the program, where it is ours.
     """
 
     name: str
@@ -37,7 +39,8 @@ class EngineTarget:
     likelihoods: Callable[[Sequence[tuple[str, str]]], Any] | None = None
     system_prompt: str | None = None
     warnings: list[str] = field(default_factory=list)
-    group: int = GROUP
+    close: Callable[[], None] = lambda: None
+    group: int = 1
     _first: list[float] = field(default_factory=list)
     _rates: list[float] = field(default_factory=list)
     _load_s: float | None = None
@@ -48,17 +51,26 @@ class EngineTarget:
         Raises:
             UserError: the program cannot be reached, or does not have the model.
         """
-        found = dict(self.chat(conversations, settings))
-        replies = [found[number] for number in range(len(conversations))]
-        for reply in replies:
-            self._first += [] if reply.first_token_s is None else [reply.first_token_s]
-            rate = reply.tokens_per_second
-            if rate is None and reply.completion_tokens and reply.seconds:
-                rate = reply.completion_tokens / reply.seconds
-            self._rates += [] if rate is None else [rate]
-            if reply.load_s is not None and self._load_s is None:
-                self._load_s = reply.load_s
-        return replies
+        seeds = [settings.seed + number for number in range(len(conversations))]
+        found = dict(self.stream(conversations, seeds, settings))
+        return [found[number] for number in range(len(conversations))]
+
+    def stream(
+        self, conversations: Sequence[Messages], seeds: Sequence[int], settings: Generation
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield (index, reply) of each conversation in the order in which they end; see ``answer``."""
+        for number, reply in self.chat(conversations, [seed % SEEDS for seed in seeds], settings):
+            self._measure(reply)
+            yield number, reply
+
+    def _measure(self, reply: Reply) -> None:
+        self._first += [] if reply.first_token_s is None else [reply.first_token_s]
+        rate = reply.tokens_per_second
+        if rate is None and reply.completion_tokens and reply.seconds:
+            rate = reply.completion_tokens / reply.seconds
+        self._rates += [] if rate is None else [rate]
+        if reply.load_s is not None and self._load_s is None:
+            self._load_s = reply.load_s
 
     def performance(self) -> dict[str, float | None]:
         """Return the means of the program's own counters."""
@@ -72,7 +84,7 @@ class EngineTarget:
 
 @dataclass
 class AnswersTarget:
-    """File of answers that exist already, one JSON object a line: ``{"id", "answer"}``."""
+    """File of answers that exist already, one JSON object a line: ``{"id", "answer"}``, or of ``eval --out``."""
 
     name: str
     identity: str
@@ -91,60 +103,67 @@ class AnswersTarget:
         return dict.fromkeys(("load_s", "first_token_s", "tokens_per_s", "peak_memory_bytes"))
 
 
-def open_remote(reference: Reference) -> Target:
+def open_remote(reference: Reference, seconds: float | None = None) -> Target:
     """Open a target that another program runs.
+
+    Args:
+        seconds: time limit of one conversation; by default 900, and of a server 300.
 
     Raises:
         UserError: it cannot be loaded or reached, or an extra is missing.
     """
-    return {"gguf": _gguf, "ollama": _ollama, "server": _server, "answers": _answers}[reference.kind](reference)
+    if reference.kind == "answers":
+        return _answers(reference)
+    opener, usual = {"gguf": (_gguf, 900.0), "ollama": (_ollama, 900.0), "server": (_server, 300.0)}[reference.kind]
+    return opener(reference, usual if seconds is None else seconds)
 
 
-def _seeds(conversations: Sequence[Messages], settings: Generation) -> list[int]:
-    return [settings.seed + number for number in range(len(conversations))]
-
-
-def _gguf(reference: Reference) -> Target:
+def _gguf(reference: Reference, seconds: float) -> Target:
     from ..engines.llamacpp.session import GGUFModel
 
-    model = GGUFModel(reference.location)
+    model = GGUFModel(reference.location, seconds=seconds)
 
-    def chat(conversations: Sequence[Messages], settings: Generation) -> Iterator[tuple[int, Reply]]:
-        seeds = _seeds(conversations, settings)
+    def chat(
+        conversations: Sequence[Messages], seeds: Sequence[int], settings: Generation
+    ) -> Iterator[tuple[int, Reply]]:
         return model.chat(conversations, max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seeds)
 
     def facts() -> dict[str, float | None]:
         return {"load_s": model.load_s, "peak_memory_bytes": model.peak_bytes}
 
     identity = f"gguf:{sha256_of(reference.location)}"
-    return EngineTarget(reference.name, identity, chat, facts, model.likelihoods)
+    return EngineTarget(reference.name, identity, chat, facts, model.likelihoods, close=model.close)
 
 
-def _ollama(reference: Reference) -> Target:
+def _ollama(reference: Reference, seconds: float) -> Target:
     from ..engines.ollama import Ollama, check_name
 
-    client, name = Ollama(), check_name(reference.remote_model)
+    client, name = Ollama(seconds=seconds), check_name(reference.remote_model)
 
-    def chat(conversations: Sequence[Messages], settings: Generation) -> Iterator[tuple[int, Reply]]:
-        seeds = _seeds(conversations, settings)
+    def chat(
+        conversations: Sequence[Messages], seeds: Sequence[int], settings: Generation
+    ) -> Iterator[tuple[int, Reply]]:
         return client.chat(
             name, conversations, max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seeds
         )
 
-    if not client.exists(name):
+    made = client.description_sha256(name)
+    if made is None:
         raise UserError(f"{reference.name}: Ollama has no model {name}; `ollama list` names those that it has")
-    return EngineTarget(reference.name, f"ollama:{client.url}:{name}", chat)
+    return EngineTarget(reference.name, f"ollama:{client.url}:{name}:{made}", chat)
 
 
-def _server(reference: Reference) -> Target:
+def _server(reference: Reference, seconds: float) -> Target:
     from ..engines.openai_likelihood import likelihoods
     from ..engines.openai_server import OpenAIServer
 
-    server = OpenAIServer(reference.name)
+    # Streamed, so that the time to the first token is measured.
+    server = OpenAIServer(reference.name, stream=True, seconds=seconds)
     server.check()
 
-    def chat(conversations: Sequence[Messages], settings: Generation) -> Iterator[tuple[int, Reply]]:
-        seeds = _seeds(conversations, settings)
+    def chat(
+        conversations: Sequence[Messages], seeds: Sequence[int], settings: Generation
+    ) -> Iterator[tuple[int, Reply]]:
         return server.chat(conversations, max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seeds)
 
     identity = f"server:{server.url}:{server.model}"
@@ -154,8 +173,11 @@ def _server(reference: Reference) -> Target:
 def _answers(reference: Reference) -> Target:
     found: dict[str, str] = {}
     for where, row in read_jsonl(reference.location):
-        name = row.get("id", row.get("doc_id")) if isinstance(row, dict) else None
-        text = row.get("answer") if isinstance(row, dict) else None
+        if isinstance(row, dict) and "cases_sha256" in row:
+            continue
+        name, text = _answer_of(row) if isinstance(row, dict) else (None, None)
+        if text is None and isinstance(row, dict) and (row.get("error") or "filtered_resps" in row):
+            continue
         if not isinstance(name, (str, int)) or not isinstance(text, str):
             raise UserError(f'{where}: a line of answers is {{"id": ..., "answer": text}}, not {shortened(row)}')
         if str(name) in found:
@@ -165,3 +187,11 @@ def _answers(reference: Reference) -> Target:
         raise UserError(f"{reference.name}: the file holds no answer")
     digest = hashlib.sha256(repr(sorted(found.items())).encode("utf-8", "surrogatepass")).hexdigest()
     return AnswersTarget(reference.name, f"answers:{digest}", found)
+
+
+def _answer_of(row: dict[str, Any]) -> tuple[Any, Any]:
+    """Return (id, answer) of a line, also of the files ``answers_SUITE.jsonl`` and ``samples_SUITE.jsonl``."""
+    replies, doc = row.get("filtered_resps"), row.get("doc")
+    if isinstance(replies, list) and replies and isinstance(doc, dict):
+        return doc.get("id"), replies[0]
+    return row.get("id"), row.get("answer", row.get("text"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from .answers import ask
 from .cases import Case, read_cases, with_systems
 from .eisv_cases import parse_eisv_case
 from .samples import write_samples
-from .scorers import make_scorer
+from .scorers import METRICS, make_scorer
 from .scorers.base import Scorer
 from .scoring import score_replies
 from .suite import Generation, Suite
-from .suite_report import suite_report
+from .suite_report import PASS_RATE, suite_report
 from .target import Target
 
 REPORT = "report_{}.json"
@@ -27,11 +27,16 @@ ANSWERS = "answers_{}.jsonl"
 
 @dataclass
 class Evaluation:
-    """One suite with its cases and scorers, ready to run."""
+    """One suite with its cases and scorers, ready to run.
+
+    Attributes:
+        about: further fields of the report.
+    """
 
     suite: Suite
     cases: list[Case]
     scorers: list[Scorer]
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare(suite: Suite, cases_file: str | Path | None = None) -> Evaluation:
@@ -41,14 +46,27 @@ def prepare(suite: Suite, cases_file: str | Path | None = None) -> Evaluation:
         cases_file: replaces the suite's own cases.
 
     Raises:
-        UserError: the suite has no cases of its own and none are given, a broken case, or a wrong option of a check.
+        UserError: the suite has no cases of its own and none are given, a broken case, a wrong option of a check, or a
+            threshold on a metric that none of the checks measures.
     """
     file = cases_file or suite.cases
     if file is None:
         raise UserError(f"{suite.name}: this suite has no cases of its own; give them with --cases FILE.jsonl")
     cases = read_cases(file, parse_eisv_case if suite.reader == "eisv" else None)
-    scorers = [make_scorer(check, suite.profile, suite.file.parent) for check in suite.checks]
-    return Evaluation(suite, with_systems(cases, suite.system), scorers)
+    scorers = [make_scorer(check, None, suite.file.parent, suite.profile) for check in suite.checks]
+    _check_metrics(suite)
+    return Evaluation(suite, with_systems(cases, suite.system), scorers, {"cases": str(file)})
+
+
+def _check_metrics(suite: Suite) -> None:
+    names = [check.name for check in suite.checks]
+    measured = {PASS_RATE}.union(*(METRICS.get(name, set()) for name in names))
+    for limit in suite.limits:
+        if limit.metric not in measured and "python" not in names:
+            raise UserError(
+                f"{limit.where}: the threshold is on {limit.metric}, which none of the checks measures; they measure "
+                f"{', '.join(sorted(measured))}"
+            )
 
 
 def run_suite(
@@ -63,7 +81,7 @@ def run_suite(
 
     Args:
         generation: replaces the suite's own settings.
-        out: directory for the report, the samples and, until they are written, the answers; None writes nothing.
+        out: directory for the answers as they arrive, the samples and the report; None writes nothing.
 
     Raises:
         UserError: the target cannot answer at all, or a file cannot be written.
@@ -73,7 +91,7 @@ def run_suite(
     saved = None if out is None else out / ANSWERS.format(suite.name)
     replies = ask(target, cases, settings, saved, advance)
     scores = score_replies(evaluation.scorers, cases, replies)
-    report = suite_report(suite, target, cases, replies, scores, evaluation.scorers, settings)
+    report = suite_report(suite, target, cases, replies, scores, evaluation.scorers, settings) | evaluation.about
     if out is not None:
         write_samples(out / SAMPLES.format(suite.name), suite, cases, replies, scores, settings)
         write_json(out / REPORT.format(suite.name), report)

@@ -24,6 +24,14 @@ def score_reply(scorers: Iterable[Scorer], case: Case, reply: Reply) -> Score:
 def score_text(scorers: Iterable[Scorer], case: Case, text: str) -> Score:
     """Return the joint score of all checks on a text."""
     found = [scorer(case, text) for scorer in scorers]
-    metrics = {name: value for score in found for name, value in score.metrics.items()}
-    reasons = [score.reason for score in found if not score.passed]
-    return Score(all(score.passed for score in found), "; ".join(reasons), metrics)
+    # Of a metric that two checks measure, the lower value.
+    metrics: dict[str, float] = {}
+    for score in found:
+        metrics |= {name: min(value, metrics.get(name, value)) for name, value in score.metrics.items()}
+    reasons = failures(found)
+    return Score(not reasons, "; ".join(reasons), metrics)
+
+
+def failures(scores: Iterable[Score]) -> list[str]:
+    """Return the reason of each check that did not pass."""
+    return [score.reason or "a check failed" for score in scores if not score.passed]

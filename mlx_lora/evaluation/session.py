@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import check_directory, check_writable, write_json
+from ..files import check_directory, check_writable, file_lock, write_json, writing
 from .eisv_cases import with_shape
 from .gates import judge_reports
 from .html_report import write_html
-from .runner import REPORT, Evaluation, prepare, run_suite
+from .remote_targets import EngineTarget
+from .runner import Evaluation, prepare, run_suite
 from .suite import Generation, Suite, find_suites, load_suite, published_suites
 from .target import Target
 from .targets import ModelTarget, open_target
 
-FINAL, PAGE = "eval_report_final.json", "report.html"
+FINAL, PAGE, LOCK = "eval_report_final.json", "report.html", ".lock"
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -54,6 +55,7 @@ def evaluate_suites(
     hide_shape: bool = False,
     out: Path | None = None,
     backend: str | None = None,
+    timeout: float | None = None,
     **generation: Any,
 ) -> Result:
     """Evaluate a target on suites: everything is read and checked before the target is loaded.
@@ -62,6 +64,7 @@ def evaluate_suites(
         suites: names, groups or files, separated by commas.
         cases: replaces the cases of the suite; of several suites, of those that have none of their own.
         out: directory, or a ``.json`` file for the report of one suite.
+        timeout: seconds that another program may take for one conversation.
         generation: ``max_tokens``, ``temperature`` and ``seed``; None is the suite's own.
 
     Raises:
@@ -71,14 +74,19 @@ def evaluate_suites(
     into_file = out is not None and (out.suffix == ".json" or (len(found) == 1 and out.is_file()))
     if out is not None:
         _check_out(out, into_file, len(found))
+    if cases is not None and len(found) > 1 and all(suite.cases for suite in found):
+        raise UserError(f"--cases {cases}: each of these suites has cases of its own; name one suite to replace them")
     evaluations = [_prepare(suite, cases, hide_shape, len(found) > 1) for suite in found]
-    opened = open_target(target, backend or "auto")
+    opened = open_target(target, backend or "auto", timeout)
     if isinstance(opened, ModelTarget):
         notes(opened.backend.precision)
     directory = None if into_file else out
-    if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-    reports = [_run(e, opened, directory, progress, generation, hide_shape, cases) for e in evaluations]
+    try:
+        with _locked(directory):
+            reports = [_run(evaluation, opened, directory, progress, generation) for evaluation in evaluations]
+    finally:
+        if isinstance(opened, EngineTarget):
+            opened.close()
     if out is not None and into_file:
         write_json(out, reports[0])
     final = judge_reports(reports, {suite.name: suite.gate for suite in found})
@@ -87,6 +95,19 @@ def evaluate_suites(
         write_html(directory / PAGE, final, reports)
     short = [{key: value for key, value in r.items() if key not in ("results", "answers")} for r in reports]
     return Result(reports, short[0] if len(reports) == 1 else {"suites": short, **final})
+
+
+@contextmanager
+def _locked(directory: Path | None) -> Iterator[None]:
+    """Create a directory of reports and hold its lock: answers of two evaluations must not meet in one file."""
+    if directory is None:
+        yield
+        return
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    held = f"{directory}: another evaluation is writing there; wait for it, or choose another --out"
+    with file_lock(directory / LOCK, held):
+        yield
 
 
 def _check_out(out: Path, into_file: bool, count: int) -> None:
@@ -102,23 +123,14 @@ def _prepare(suite: Suite, cases: Path | None, hide_shape: bool, several: bool) 
     evaluation = prepare(suite, None if several and suite.cases is not None else cases)
     if hide_shape and suite.reader != "eisv":
         raise UserError(f"{suite.name}: --hide-shape is for suites of trajectories, such as eisv_gate1")
-    return replace(evaluation, cases=with_shape(evaluation.cases, named=False)) if hide_shape else evaluation
+    asked = with_shape(evaluation.cases, named=False) if hide_shape else evaluation.cases
+    return replace(evaluation, cases=asked, about={**evaluation.about, "hide_shape": hide_shape})
 
 
 def _run(
-    evaluation: Evaluation,
-    target: Target,
-    directory: Path | None,
-    progress: Progress,
-    generation: dict[str, Any],
-    hide_shape: bool,
-    cases: Path | None,
+    evaluation: Evaluation, target: Target, directory: Path | None, progress: Progress, generation: dict[str, Any]
 ) -> dict[str, Any]:
     own = evaluation.suite.generation
     settings = Generation(**{**vars(own), **{key: value for key, value in generation.items() if value is not None}})
     with progress(f"{evaluation.suite.name}: {target.name}", len(evaluation.cases)) as advance:
-        report = run_suite(evaluation, target, generation=settings, out=directory, advance=advance)
-    report |= {"cases": str(cases or evaluation.suite.cases), "hide_shape": hide_shape}
-    if directory is not None:
-        write_json(directory / REPORT.format(evaluation.suite.name), report)
-    return report
+        return run_suite(evaluation, target, generation=settings, out=directory, advance=advance)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,17 @@ _LIMIT = re.compile(r"(>=|>)?\s*(\d+(?:\.\d+)?)")
 
 @dataclass(frozen=True)
 class Limit:
-    """Threshold of one metric; ``strict``: the value must be above it, not at it."""
+    """Threshold of one metric.
+
+    Attributes:
+        strict: the value must be above it, not at it.
+        where: FILE, line LINE, for errors.
+    """
 
     metric: str
     value: float
     strict: bool = False
+    where: str = ""
 
     def met(self, reached: float) -> bool:
         """Return True if a value reaches the threshold."""
@@ -79,7 +85,8 @@ class Suite:
     def sha256(self) -> str:
         """Return a hash of all that decides an answer's score, wherever the files are."""
         checks = [(check.name, check.options) for check in self.checks]
-        content = [self.name, [asdict(limit) for limit in self.limits], checks, self.system, self.profile]
+        limits = [(limit.metric, limit.value, limit.strict) for limit in self.limits]
+        content = [self.name, limits, checks, self.system, self.profile]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -130,6 +137,9 @@ def load_suite(name: str) -> Suite:
                 f"{shortened(name)}: there is no such suite; the nearest is {near[0]!r}, all are {', '.join(known)}, "
                 "and FILE.yaml is one of your own"
             )
+        if name not in published_suites():
+            members = ", ".join(suite_groups()[name])
+            raise UserError(f"{name}: this is a group, and one suite is needed here: one of {members}")
         file = suites_folder() / f"{name}.yaml"
     try:
         text = read_text(file, MOST_SETTINGS, "utf-8-sig")
@@ -164,7 +174,7 @@ class _Parser:
 
     def fail(self, what: str, *keys: str | int) -> UserError:
         """Return the error of a key."""
-        path = ".".join(map(str, keys))
+        path = ".".join(str(key)[:60] for key in keys)
         return UserError(f"{self.where(*keys)}: {f'{path}: ' if path else ''}{what}")
 
     def suite(self, content: Any) -> Suite:
@@ -209,9 +219,8 @@ class _Parser:
 
     def _limits(self, content: Mapping[str, Any]) -> list[Limit]:
         if ("threshold" in content) == ("thresholds" in content):
-            raise self.fail(
-                "a suite needs threshold (the share of cases that must pass) or thresholds, and one of them"
-            )
+            said = "a suite needs threshold (the share of cases that must pass) or thresholds, and one of them"
+            raise self.fail(said, *(["thresholds"] if "threshold" in content else []))
         if "threshold" in content:
             return [self._limit("pass_rate", content["threshold"], "threshold")]
         several = content["thresholds"]
@@ -223,7 +232,7 @@ class _Parser:
         found = _LIMIT.fullmatch(str(value).strip()) if isinstance(value, (int, float, str)) else None
         if isinstance(value, bool) or found is None or not 0 <= float(found[2]) <= 1:
             raise self.fail(f"{shortened(value)} is not a number from 0 to 1, nor one as '> 0.933'", *path)
-        return Limit(metric, float(found[2]), found[1] == ">")
+        return Limit(metric, float(found[2]), found[1] == ">", self.where(*path))
 
     def _cases(self, value: Any) -> tuple[Path | None, str]:
         if value is None:

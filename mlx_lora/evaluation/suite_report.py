@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,8 +24,12 @@ from .suite import Generation, Limit, Suite
 from .target import Target
 
 PASS_RATE = "pass_rate"
-# Candidates for the best constant answer: the most frequent answers given, and the first references.
-CANDIDATES = 12
+# Scores that are computed for the best constant answer: all answers of 100 cases, the most frequent ones of more.
+TRIED = 10_000
+# Seconds after which no further candidate is tried: a user's pattern may take its whole time limit on each answer.
+TRIED_SECONDS = 60.0
+# What only a summary gives, since it is not a number: a user's own function may use the names.
+SUMMARIZED = {"warnings", "best_constant"}
 # Checks that run a program or a model: too slow to be tried with every candidate.
 SLOW_CHECKS = {"command", "python", "claims"}
 
@@ -57,22 +63,25 @@ def suite_report(
 ) -> dict[str, Any]:
     """Return the report: the published fields, the fields against fooling, and every result.
 
+    Metrics are over the cases that were answered; for thresholds, the other ones count 0.
+
     Raises:
-        UserError: a threshold of the suite is on a metric that none of its checks measures.
+        UserError: a threshold is on a metric that no answer has.
     """
-    texts = [reply.text or "" for reply in replies]
-    metrics = suite_metrics(suite, cases, texts, scores)
-    criteria = [_criterion(suite, limit, metrics, scores) for limit in suite.limits]
+    rows = [row for row in zip(cases, replies, scores, strict=True) if row[1].text is not None]
+    texts, measured = [reply.text or "" for _, reply, _ in rows], [score for _, _, score in rows]
+    metrics = suite_metrics(suite, [case for case, _, _ in rows], texts, measured)
+    answered, share = len(rows), len(rows) / len(cases)
+    criteria = [_criterion(suite, limit, metrics, scores, measured) for limit in suite.limits]
     best = metrics.pop("best_constant", None) or best_constant_answer(suite, cases, texts, scorers)
-    answered = sum(reply.text is not None for reply in replies)
     # A check that knows its best constant warns itself.
     own = metrics.pop("warnings", None)
     said = _constant_warning(suite, best) if own is None else own
-    missing = len(cases) - answered
-    unanswered = [f"{missing} cases were not answered, and count as failed; see their reasons"] if missing else []
-    warnings = [*target.warnings, *said, *unanswered]
+    missing = f"{len(cases) - answered} of {len(cases)} cases were not answered, and count as failed; see their reasons"
+    warnings = [*target.warnings, *said, *([missing] if answered < len(cases) else [])]
     passed = sum(score.passed for score in scores)
-    return {
+    balanced = balanced_mean([case.group for case in cases], [score.passed for score in scores])
+    fields = {
         "format": FORMAT,
         "suite": suite.name,
         "test_name": suite.name,
@@ -96,35 +105,37 @@ def suite_report(
         "cases_needed": _cases_needed(criteria),
         "criteria": [asdict(criterion) for criterion in criteria],
         "reasons": [_reason(criterion) for criterion in criteria if not criterion.met],
-        "balanced": metrics.get(
-            "balanced_coherence", balanced_mean([c.group for c in cases], [s.passed for s in scores])
-        ),
+        "balanced": share * metrics["balanced_coherence"] if "balanced_coherence" in metrics else balanced,
         "best_constant": best,
         "distinct_answers": len({text.strip() for text in texts}),
-        **{name: value for name, value in metrics.items() if name != PASS_RATE},
         "warnings": warnings,
         **asdict(generation),
         "performance": target.performance(),
         "results": [_result(*row) for row in zip(cases, replies, scores, strict=True)],
     }
+    # A user's own function may name a metric as it likes.
+    return fields | {name: value for name, value in metrics.items() if name not in fields}
 
 
 def suite_metrics(suite: Suite, cases: Sequence[Case], texts: Sequence[str], scores: Sequence[Score]) -> dict[str, Any]:
     """Return the means of the cases' metrics, what the checks summarize, and the pass rate."""
-    names = dict.fromkeys(name for score in scores for name in score.metrics)
+    names = dict.fromkeys(name for score in scores for name in score.metrics if name not in SUMMARIZED)
     means = {name: mean(score.metrics[name] for score in scores if name in score.metrics) for name in names}
     summaries = [SUMMARIES[c.name](cases, texts, scores) for c in suite.checks if c.name in SUMMARIES]
     joint = {name: value for summary in summaries for name, value in summary.items()}
     return {**means, **joint, PASS_RATE: mean(score.passed for score in scores)}
 
 
-def _criterion(suite: Suite, limit: Limit, metrics: Mapping[str, Any], scores: Sequence[Score]) -> Criterion:
-    if not isinstance(metrics.get(limit.metric), (int, float)):
+def _criterion(
+    suite: Suite, limit: Limit, metrics: Mapping[str, Any], scores: Sequence[Score], measured: Sequence[Score]
+) -> Criterion:
+    share = len(measured) / len(scores)
+    if measured and not isinstance(metrics.get(limit.metric), (int, float)):
         known = ", ".join(sorted(name for name, value in metrics.items() if isinstance(value, (int, float))))
         raise UserError(
             f"{suite.file}: the threshold is on {limit.metric}, which none of its checks measures; they measure {known}"
         )
-    reached, found = float(metrics[limit.metric]), _verdict(limit, scores)
+    reached, found = share * float(metrics.get(limit.metric, 0.0)), _verdict(suite, limit, scores, measured)
     interval = (found.lower, found.upper)
     if limit.metric == PASS_RATE:
         interval = wilson(sum(score.passed for score in scores), len(scores))
@@ -132,15 +143,18 @@ def _criterion(suite: Suite, limit: Limit, metrics: Mapping[str, Any], scores: S
     return Criterion(name, str(limit), reached, limit.met(reached), found.verdict, interval, found.cases_needed)
 
 
-def _verdict(limit: Limit, scores: Sequence[Score]) -> Verdict:
+def _verdict(suite: Suite, limit: Limit, scores: Sequence[Score], measured: Sequence[Score]) -> Verdict:
     if limit.metric == PASS_RATE:
         return verdict(sum(score.passed for score in scores), len(scores), limit.value)
-    if limit.metric == "f1":
+    if limit.metric == "f1" and any(check.name == "refusal" for check in suite.checks):
         # A refusal that passed is a true positive, one that failed a false one.
         found = Counter((score.passed, bool(score.metrics.get("refused"))) for score in scores)
         return f1_verdict(found[True, True], found[False, True], found[False, False], limit.value, len(scores))
-    name = limit.metric.removeprefix("mean_").removesuffix("_rate")
-    return mean_verdict([score.metrics[name] for score in scores if name in score.metrics], limit.value)
+    # The published mean_coherence is over valid answers.
+    name = {"mean_coherence": "coherence", "valid_rate": "valid"}.get(limit.metric, limit.metric)
+    chosen = [s for s in measured if name in s.metrics and (limit.metric != "mean_coherence" or s.metrics["valid"])]
+    values = [score.metrics[name] for score in chosen]
+    return mean_verdict(values + [0.0] * (len(scores) - len(measured)) if values else [], limit.value)
 
 
 def _joint(criteria: Sequence[Criterion]) -> str:
@@ -168,16 +182,29 @@ def best_constant_answer(
     """
     if any(check.name in SLOW_CHECKS for check in suite.checks):
         return None
-    given = [text for text, _ in Counter(texts).most_common(CANDIDATES) if text]
-    references = [case.expect for case in cases if isinstance(case.expect, str) and case.expect]
+    most = max(1, TRIED // len(cases))
+    given = [text for text, _ in Counter(texts).most_common(most) if text]
+    references = dict.fromkeys(text for case in cases if (text := _reference_text(case.expect)))
     best: ConstantAnswer[str] | None = None
-    for answer in dict.fromkeys([*given, *dict.fromkeys(references[: 4 * CANDIDATES])]):
+    until = time.monotonic() + TRIED_SECONDS
+    for answer in dict.fromkeys([*given, *list(references)[:most]]):
+        if time.monotonic() > until:
+            break
         scores = [score_text(scorers, case, answer) for case in cases]
         reached = suite_metrics(suite, cases, [answer] * len(cases), scores).get(suite.limits[0].metric, 0.0)
         if best is None or reached > best.score:
             balanced = balanced_mean([case.group for case in cases], [score.passed for score in scores])
             best = ConstantAnswer(answer, reached, balanced)
     return None if best is None else asdict(best)
+
+
+def _reference_text(expect: Any) -> str:
+    """Return a reference as an answer: a list of texts that an answer contains as lines, an object as JSON."""
+    if isinstance(expect, str):
+        return expect
+    if isinstance(expect, list) and all(isinstance(text, str) for text in expect):
+        return "\n".join(expect)
+    return "" if expect is None else json.dumps(expect, ensure_ascii=False)
 
 
 def _constant_warning(suite: Suite, best: Mapping[str, Any] | None) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from ..engines.reply import Reply
 from .suite import Generation
@@ -33,3 +33,13 @@ class Target(Protocol):
 
     def performance(self) -> dict[str, float | None]:
         """Return ``load_s``, ``first_token_s``, ``tokens_per_s`` and ``peak_memory_bytes``; None is not measured."""
+
+
+@runtime_checkable
+class StreamingTarget(Target, Protocol):
+    """Target whose answers do not depend on what else is asked; each can be saved as soon as it arrives."""
+
+    def stream(
+        self, conversations: Sequence[Messages], seeds: Sequence[int], settings: Generation
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield (index, reply) of each conversation in the order in which they end."""

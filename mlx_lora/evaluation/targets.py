@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -102,8 +103,11 @@ def load_target(name: str, requested: str = "auto") -> ModelTarget:
     return _load(resolve_model_or_run(name), requested)
 
 
-def open_target(name: str, requested: str = "auto") -> Target:
+def open_target(name: str, requested: str = "auto", seconds: float | None = None) -> Target:
     """Open a target of any kind, by the names of ``runs.resolve``.
+
+    Args:
+        seconds: time limit of one conversation with another program.
 
     Raises:
         UserError: the name names nothing, or the target cannot be loaded or reached.
@@ -111,18 +115,26 @@ def open_target(name: str, requested: str = "auto") -> Target:
     reference = resolve(name)
     if reference.kind in ("base", "run"):
         return _load(reference, requested)
-    return open_remote(reference)
+    return open_remote(reference, seconds)
 
 
 def _load(reference: Reference, requested: str) -> ModelTarget:
     started = time.perf_counter()
     in_4bit = bool(reference.run.get("learned_from", {}).get("load_in_4bit"))
     backend = load_backend(reference.base, requested, in_4bit, wide=True)
-    identity = reference.base.fingerprint
     if reference.adapter is not None:
         backend.load_adapter(reference.adapter)
-        identity += f"+{sha256_of(reference.adapter / 'adapters.safetensors')}"
     warnings = [f"{reference.name}: {reference.other_base}"] if reference.other_base else []
     system = reference.run.get("system_prompt")
     seconds = time.perf_counter() - started
-    return ModelTarget(reference.name, backend, system, warnings, f"{backend.name}:{identity}", load_s=seconds)
+    identity = f"{backend.name}:{'4bit:' if in_4bit else ''}{_identity(reference)}"
+    return ModelTarget(reference.name, backend, system, warnings, identity, load_s=seconds)
+
+
+def _identity(reference: Reference) -> str:
+    """Return a hash of all that decides the answers: weights, tokenizer, template, and the adapter with its scale."""
+    base, adapter = reference.base, reference.adapter
+    files = [file for suffix in ("json", "jinja", "model") for file in sorted(base.path.glob(f"*.{suffix}"))]
+    files += [] if adapter is None else [adapter / "adapters.safetensors", adapter / "adapter_config.json"]
+    digests = [base.fingerprint, str(base.chat_template), base.system_role, *map(sha256_of, files)]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import UserError, shortened
@@ -21,7 +22,7 @@ from . import (
 )
 from .base import CheckSpec, Factory, Score, Scorer, Summarize, nearest
 
-__all__ = ["SCORERS", "SUMMARIES", "CheckSpec", "Score", "Scorer", "make_scorer"]
+__all__ = ["METRICS", "SCORERS", "SUMMARIES", "CheckSpec", "Score", "Scorer", "make_scorer"]
 
 SCORERS: dict[str, Factory] = {
     "contains": text.contains,
@@ -48,14 +49,26 @@ SUMMARIES: dict[str, Summarize] = {
     "degeneration": degeneration.summarize,
     "command": command.summarize,
 }
+# Metrics that a threshold may be on, besides pass_rate; a user's own function has its own.
+METRICS: dict[str, set[str]] = {
+    "contains_all": {"found"},
+    "not_contains": {"found"},
+    "sections": {"found"},
+    "tool_call": {"parsed", "right_tool", "right_values"},
+    "refusal": {"f1", "precision", "recall"},
+    "expression_coherence": {"mean_coherence", "balanced_coherence", "valid_rate", "pattern_accuracy", "diversity"},
+    "claims": {"schema", "citation", "entailment", "similarity"},
+    "identity": {"name", "role"},
+}
 
 
-def make_scorer(spec: CheckSpec, profile: str | None, folder: Path) -> Scorer:
+def make_scorer(spec: CheckSpec, profile: str | None, folder: Path, default: str | None = None) -> Scorer:
     """Return the scorer of a check.
 
     Args:
         profile: the one that the user asks for; it comes before the check's own.
         folder: of the suite's file, where the files are that a check names.
+        default: the suite's profile, for a check without its own.
 
     Raises:
         UserError: an unknown name, or wrong options.
@@ -64,4 +77,5 @@ def make_scorer(spec: CheckSpec, profile: str | None, folder: Path) -> Scorer:
         raise UserError(
             f"{spec.where}: there is no check {shortened(spec.name)}; the nearest is {nearest(spec.name, SCORERS)!r}"
         )
-    return SCORERS[spec.name](spec.options, spec.where, profile, folder)
+    own = isinstance(spec.options, Mapping) and "profile" in spec.options
+    return SCORERS[spec.name](spec.options, spec.where, profile or (None if own else default), folder)

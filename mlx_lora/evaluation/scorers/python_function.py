@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,7 +55,7 @@ def _load(file: Path, name: str, where: str) -> Callable[[Case, str], Any]:
 
 def _as_score(said: Any, name: str) -> Score:
     if isinstance(said, Score):
-        return said
+        said = vars(said)
     if isinstance(said, tuple) and len(said) == 2:
         said = {"passed": said[0], "reason": said[1]}
     elif not isinstance(said, Mapping):
@@ -63,5 +64,7 @@ def _as_score(said: Any, name: str) -> Score:
     if not isinstance(passed, bool):
         return Score(False, f"{name} returned {shortened(passed)}, and it must return True or False")
     metrics = {str(key): float(value) for key, value in dict(said.get("metrics") or {}).items()}
+    if not all(map(math.isfinite, metrics.values())):
+        return Score(False, f"{name} returned a metric that is not finite")
     reason = str(said.get("reason") or f"{name} returned False")
     return Score(passed, "" if passed else reason, metrics)
