@@ -16,6 +16,7 @@ from .cases import Case
 from .suite import Generation
 from .target import Target
 
+NOT_ASKED = "not asked: the evaluation was stopped before"
 _FIELDS = {field.name for field in fields(Reply)}
 _Known = dict[str, Reply]
 
@@ -60,8 +61,7 @@ def ask(
         replies += [known[case.id] for case in group]
         advance(len(replies))
         if stop(replies):
-            rest = len(cases) - len(replies)
-            return replies + [Reply(None, "not asked: the evaluation was stopped before")] * rest
+            return replies + [Reply(None, NOT_ASKED)] * (len(cases) - len(replies))
     return replies
 
 
