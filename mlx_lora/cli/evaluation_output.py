@@ -133,7 +133,7 @@ def print_comparison(found: Mapping[str, Any]) -> None:
         rows.append(_difference("pooled", found["pooled"], ""))
     rows += [_difference(f"anchor {anchor['anchor']}", anchor, "") for anchor in found["anchors"]]
     if rows:
-        title = f"Candidate {found['candidate']} minus reference {found['reference']}, in points; p: of a suite that is worse"
+        title = f"Candidate {found['candidate']} minus reference {found['reference']}, in points"
         print_table(title, ("", "cases", "won", "lost", "points", "95 % bounds", "p", "verdict"), rows)
     detectable = found["pooled"]["detectable"]
     if detectable is not None:

@@ -204,7 +204,7 @@ def _summary(
         **comparison.as_dict(),
         "reruns": len(reference.reruns),
         "targets": [_rates(target, role, candidate) for target, role in rows],
-        "warnings": list(dict.fromkeys(warning for target, _ in rows for warning in _warnings(target, comparison))),
+        "warnings": [*_left_out(reference), *(w for target, _ in rows for w in _warnings(target, comparison))],
     }
 
 
@@ -226,6 +226,15 @@ def _rates(target: Measurement, role: str, candidate: Measurement) -> dict[str, 
         ],
         "performance": target.performance,
     }
+
+
+def _left_out(reference: Measurement) -> list[str]:
+    counts = {name: report["not_answered"] for name, report in reference.reports.items()}
+    return [
+        f"{name}: {count} cases that the reference did not answer are left out"
+        for name, count in counts.items()
+        if count
+    ]
 
 
 def _warnings(target: Measurement, comparison: Comparison) -> list[str]:
