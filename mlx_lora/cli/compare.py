@@ -19,8 +19,7 @@ RERUNS = "Runs of the reference that find unstable cases; by default 2 where ans
 
 
 @click.command()
-@click.argument("reference", metavar="REFERENCE")
-@click.argument("targets", metavar="CANDIDATE", nargs=-1, required=True)
+@click.argument("targets", metavar="[SHOWN]... REFERENCE CANDIDATE", nargs=-1, required=True)
 @click.option("--suites", "--suite", "suites", metavar="NAMES", help=SUITES)
 @click.option(
     "--data", type=file_path, multiple=True, metavar="DIR", help="Dataset: compare the loss of its held-out rows."
@@ -39,7 +38,7 @@ RERUNS = "Runs of the reference that find unstable cases; by default 2 where ans
 @click.option("--out", type=file_path, help="Directory for answers and results: what is there is not asked again.")
 @backend_option
 @json_option
-def compare(reference: str, targets: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def compare(targets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Judge CANDIDATE against REFERENCE on the same cases, prompts, seeds and batches.
 
     The verdict is on the candidate, the last target named; the one before it is the reference. Others before these two
@@ -52,7 +51,7 @@ def compare(reference: str, targets: tuple[str, ...], as_json: bool, **options: 
     """
     from ..evaluation.compare_targets import compare_targets
 
-    found = compare_targets([reference, *targets], progress=progress, notes=print_notes, **options)
+    found = compare_targets(targets, progress=progress, notes=print_notes, **options)
     if as_json:
         print_json(found.summary)
     else:
