@@ -121,6 +121,65 @@ def print_gates(final: Mapping[str, Any]) -> None:
     print_decision(final)
 
 
+OUTCOMES = {
+    "better": "BETTER: the candidate {} is better than the reference {}",
+    "not_worse": "NOT WORSE: the candidate {} is not worse than the reference {}",
+    "worse": "WORSE: the candidate {} is worse than the reference {}",
+    "inconclusive": "INCONCLUSIVE: not settled if the candidate {} is as good as the reference {}",
+}
+
+
+def print_comparison(found: Mapping[str, Any]) -> None:
+    """Print all targets side by side, the differences of candidate and reference, and the verdict."""
+    targets = found["targets"]
+    columns = ("", *(f"{target['role']}: {target['target']}" for target in targets))
+    print_table("All targets on the same cases", columns, _side_by_side(targets))
+    rows = [_difference(suite["suite"], suite, f"{suite['p_adjusted']:.3g}") for suite in found["suites"]]
+    if rows:
+        rows.append(_difference("pooled", found["pooled"], ""))
+    rows += [_difference(f"anchor {anchor['anchor']}", anchor, "") for anchor in found["anchors"]]
+    if rows:
+        title = f"Candidate {found['candidate']} minus reference {found['reference']}, in points"
+        print_table(title, ("", "cases", "won", "lost", "points", "95 % bounds", "p", "verdict"), rows)
+    detectable = found["pooled"]["detectable"]
+    if detectable is not None:
+        say(f"smallest difference that these cases find: {100 * detectable:.1f} points")
+    unstable = [f"{case['suite']}: {case['id']}" for case in found["unstable"]]
+    if unstable:
+        more = f" and {len(unstable) - SHOWN_FAILURES} more" if len(unstable) > SHOWN_FAILURES else ""
+        say(f"left out, since the reference's own runs disagree: {', '.join(unstable[:SHOWN_FAILURES])}{more}")
+    print_warnings(found["warnings"])
+    say(OUTCOMES[found["verdict"]].format(found["candidate"], found["reference"]))
+    for reason in found["reasons"]:
+        say(f"  {reason}")
+
+
+def _side_by_side(targets: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    cells: dict[str, dict[int, str]] = {}
+    for column, target in enumerate(targets):
+        found = [(suite["suite"], _rate(suite)) for suite in target["suites"]]
+        for part in target["heldout_loss"]:
+            loss = "not finite" if part["loss"] is None else f"{part['loss']:.4f}"
+            found.append((f"held-out loss, {part['part']}", loss if part["comparable"] else f"{loss}, other tokens"))
+        for label, text in [*found, *_performance(target["performance"])]:
+            cells.setdefault(label, {})[column] = text
+    return [(label, *(row.get(column, "–") for column in range(len(targets)))) for label, row in cells.items()]
+
+
+def _rate(suite: Mapping[str, Any]) -> str:
+    rate = f"{100 * suite['pass_rate']:.1f} % ({suite['passed']} of {suite['total_tests']})"
+    measure = suite["measure"].replace("_", " ")
+    return rate if measure == "pass rate" else f"{rate}, {measure} {suite['score']:.3f}"
+
+
+def _difference(name: str, rates: Mapping[str, Any], p_value: str) -> tuple[str, ...]:
+    counts = (str(rates["n"]), str(rates["wins"]), str(rates["losses"]))
+    if rates["difference"] is None:
+        return (name, *counts, "–", "–", p_value, rates["verdict"])
+    difference, low, high = (f"{100 * rates[key]:+.1f}" for key in ("difference", "lower", "upper"))
+    return (name, *counts, difference, f"{low} to {high}", p_value, rates["verdict"])
+
+
 def print_documents(report: Mapping[str, Any], as_json: bool) -> None:
     """Print the documents that a suite's checks reject, and the reasons."""
     if as_json:

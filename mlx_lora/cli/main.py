@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("mlx_lora.cli.train", "train", "Train a LoRA adapter on a dataset."),
     "eval": ("mlx_lora.cli.evaluate", "evaluate", "Measure a model, an adapter, a GGUF file or a server on suites."),
     "gate": ("mlx_lora.cli.gate", "gate", "Judge the results of eval: exit status 0 passed, 1 failed."),
+    "compare": ("mlx_lora.cli.compare", "compare", "Judge a candidate against a reference on the same cases."),
     "baseline": ("mlx_lora.cli.gate", "baseline", "What the same cases score without a model."),
     "bench": ("mlx_lora.cli.bench", "bench", "Time our trainer against mlx-lm's own, or TRL's."),
     "fuse": ("mlx_lora.cli.fuse", "fuse", "Merge an adapter into its base: a model of its own."),

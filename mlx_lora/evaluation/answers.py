@@ -18,11 +18,11 @@ from .cases import Case
 from .suite import Generation
 from .target import StreamingTarget, Target
 
+NOT_ASKED = "not asked: the evaluation was stopped before"
 _FIELDS = {field.name for field in fields(Reply)}
 _Known = dict[str, Reply]
 # Answers of some hundred cases; much longer than any.
 MOST_BYTES = 2**30
-STOPPED = "not asked: the evaluation was stopped before"
 
 
 def ask(
@@ -65,7 +65,7 @@ def ask(
             done += 1
         if stop([known[case.id] for case in cases[:done]]):
             break
-    return [known.get(case.id) or Reply(None, STOPPED) for case in cases]
+    return [known.get(case.id) or Reply(None, NOT_ASKED) for case in cases]
 
 
 def _asked(target: Target, cases: Sequence[Case], generation: Generation, missing: set[str]) -> Iterator[_Known]:

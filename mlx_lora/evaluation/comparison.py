@@ -1,15 +1,15 @@
-"""Paired comparison of a candidate (A) with a reference (B) on the same cases, and its verdict.
+"""Paired comparison of a candidate with a reference on the same cases, and its verdict on the candidate.
 
-Each part of a comparison has one-sided 95 % bounds of how much better A is, and a margin Δ:
+Each part of a comparison has one-sided 95 % bounds of how much better the candidate is, and a margin Δ:
 
 =============  ==================================================================================
 better         the lower bound is above 0
 not_worse      the lower bound is above −Δ (non-inferior)
-worse          the upper bound is below 0, and A is not shown to be within the margin
+worse          the upper bound is below 0, and the candidate is not shown to be within the margin
 inconclusive   none of these: the cases do not settle it
 =============  ==================================================================================
 
-The parts are the pooled pass rates of all suites (Newcombe's paired interval; Δ = 5 points below 500 pairs, 3 from
+The parts are the pooled pass rates of the suites (Newcombe's paired interval; Δ = 5 points below 500 pairs, 3 from
 there), the held-out loss of each part of the data (clustered t interval; Δ = 0.02 nats a token), and each anchor. The
 comparison is
 
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,27 +51,27 @@ class SuiteComparison(PairedRates):
 
 @dataclass
 class AnchorComparison(PairedRates):
-    """A's pass rate against an anchor's: the base on general canaries, or the best generation so far."""
+    """Candidate's pass rate against an anchor's: the base on general canaries, or the best generation so far."""
 
     anchor: str
 
 
 @dataclass
 class HeldoutRows:
-    """Mean token loss (nats) of each row of one part of the data, for A and for B.
+    """Mean token loss (nats) of each row of one part of the data, for the candidate and for the reference.
 
     Attributes:
         clusters: what rows belong to: a session, shape or template; by default each row is its own.
     """
 
-    losses_a: Sequence[float]
-    losses_b: Sequence[float]
+    candidate: Sequence[float]
+    reference: Sequence[float]
     clusters: Sequence[Hashable] | None = None
 
 
 @dataclass
 class HeldoutLoss:
-    """How much lower A's held-out loss is than B's (nats a token), with one-sided 95 % bounds.
+    """Difference of held-out losses, reference − candidate (nats a token), with one-sided 95 % bounds.
 
     Attributes:
         learned: the lower bound is above 0.
@@ -81,8 +81,8 @@ class HeldoutLoss:
     part: str
     n: int
     clusters: int
-    loss_a: float
-    loss_b: float
+    loss_candidate: float
+    loss_reference: float
     difference: float
     lower: float | None
     upper: float | None
@@ -125,22 +125,24 @@ class Comparison:
 def compare(
     suites: Mapping[str, Sequence[Pair]],
     *,
+    pool: Collection[str] | None = None,
     reruns: Sequence[Mapping[str, Mapping[str, bool]]] = (),
     heldout: Mapping[str, HeldoutRows] | None = None,
     anchors: Mapping[str, Sequence[Pair]] | None = None,
     stopped_after: int | None = None,
     margin: float | None = None,
 ) -> Comparison:
-    """Compare a candidate A with a reference B.
+    """Compare a candidate with a reference.
 
     Args:
         suites: pairs of each suite; a case that was not answered has not passed.
+        pool: names of the suites whose cases are pooled, such as the ship suites; by default all.
         reruns: further runs of the reference (other seed or batching): suite → case id → passed. Cases on which the
-            reference's runs disagree are left out. With one rerun they are found by comparing it with B, which favours
-            B: it keeps the cases on which B had luck twice. With two or more they are found among the reruns alone, and
-            the comparison stays fair; give two where answers are sampled.
+            reference's runs disagree are left out. With one rerun they are found by comparing it with the reference's
+            run, which favours the reference: it keeps the cases on which that had luck twice. With two or more they are
+            found among the reruns alone, and the comparison stays fair; give two where answers are sampled.
         heldout: held-out losses by part of the data, such as new and each earlier night.
-        anchors: pairs of A and each anchor, judged with the same margin as the pooled pairs.
+        anchors: pairs of the candidate and each anchor, judged with the same margin as the pooled pairs.
         stopped_after: see ``collapse.CollapseStop``.
         margin: Δ of pass rates; by default by the number of pairs.
 
@@ -153,7 +155,7 @@ def compare(
         _check_ids(name, pairs)
     flipped = {name: _unstable(name, pairs, reruns) for name, pairs in suites.items()}
     stable = {name: [p for p in pairs if p[0] not in flipped[name]] for name, pairs in suites.items()}
-    pooled = paired_rates([pair for pairs in stable.values() for pair in pairs], margin)
+    pooled = paired_rates([p for name, pairs in stable.items() if pool is None or name in pool for p in pairs], margin)
     compared = _compare_suites(stable, margin)
     losses = [_heldout(part, rows) for part, rows in (heldout or {}).items()]
     anchored = [
@@ -206,20 +208,20 @@ def _compare_suites(stable: Mapping[str, Sequence[Pair]], margin: float | None) 
 
 
 def _heldout(part: str, rows: HeldoutRows) -> HeldoutLoss:
-    sizes = {len(rows.losses_a), len(rows.losses_b), len(rows.clusters or rows.losses_a)}
+    sizes = {len(rows.candidate), len(rows.reference), len(rows.clusters or rows.candidate)}
     if len(sizes) > 1 or 0 in sizes:
-        raise UserError(f"{part}: A, B and the clusters need the same held-out rows, at least one; measure both again")
-    if not all(map(math.isfinite, [*rows.losses_a, *rows.losses_b])):
+        raise UserError(f"{part}: both models need the same held-out rows, at least one; measure both again")
+    if not all(map(math.isfinite, [*rows.candidate, *rows.reference])):
         raise UserError(f"{part}: a held-out loss is not finite; the model is broken or overflows")
-    n = len(rows.losses_a)
-    found = clustered_mean([b - a for a, b in zip(rows.losses_a, rows.losses_b, strict=True)], rows.clusters)
+    n = len(rows.candidate)
+    found = clustered_mean([b - a for a, b in zip(rows.candidate, rows.reference, strict=True)], rows.clusters)
     known = math.isfinite(found.lower)
     return HeldoutLoss(
         part,
         n,
         found.clusters,
-        math.fsum(rows.losses_a) / n,
-        math.fsum(rows.losses_b) / n,
+        math.fsum(rows.candidate) / n,
+        math.fsum(rows.reference) / n,
         found.mean,
         found.lower if known else None,
         found.upper if known else None,

@@ -11,13 +11,13 @@ from typing import Literal
 from .statistics import Z95_ONE_SIDED, detectable_difference, margin_of, paired_difference
 
 Outcome = Literal["better", "not_worse", "worse", "inconclusive"]
-# (case id, A passed, B passed)
+# (case id, the candidate passed, the reference passed)
 Pair = tuple[str, bool, bool]
 
 
 @dataclass
 class PairedRates:
-    """Difference of two pass rates, A − B, on the same cases; ``None`` where no case is left.
+    """Difference of two pass rates, candidate − reference, on the same cases; ``None`` where no case is left.
 
     Attributes:
         lower, upper: one-sided 95 % bounds (Newcombe).
@@ -26,8 +26,8 @@ class PairedRates:
     """
 
     n: int
-    passed_a: int
-    passed_b: int
+    passed_candidate: int
+    passed_reference: int
     wins: int
     losses: int
     difference: float | None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..engines.reply import Reply
 from ..errors import UserError
 from ..files import write_json
 from .answers import ask
@@ -14,7 +15,7 @@ from .cases import Case, read_cases, with_systems
 from .eisv_cases import parse_eisv_case
 from .samples import write_samples
 from .scorers import METRICS, make_scorer
-from .scorers.base import Scorer
+from .scorers.base import Score, Scorer
 from .scoring import score_replies
 from .suite import Generation, Suite
 from .suite_report import PASS_RATE, suite_report
@@ -76,12 +77,14 @@ def run_suite(
     generation: Generation | None = None,
     out: Path | None = None,
     advance: Callable[[int], None] = lambda done: None,
+    stop: Callable[[Sequence[Score]], bool] = lambda scores: False,
 ) -> dict[str, Any]:
     """Ask a target every case, check the answers, and return the report.
 
     Args:
         generation: replaces the suite's own settings.
         out: directory for the answers as they arrive, the samples and the report; None writes nothing.
+        stop: given the scores so far after each group of answers; True ends the asking.
 
     Raises:
         UserError: the target cannot answer at all, or a file cannot be written.
@@ -89,8 +92,15 @@ def run_suite(
     suite, cases = evaluation.suite, evaluation.cases
     settings = generation or suite.generation
     saved = None if out is None else out / ANSWERS.format(suite.name)
-    replies = ask(target, cases, settings, saved, advance)
-    scores = score_replies(evaluation.scorers, cases, replies)
+    scores: list[Score] = []
+
+    def score(replies: Sequence[Reply]) -> bool:
+        new = slice(len(scores), len(replies))
+        scores.extend(score_replies(evaluation.scorers, cases[new], replies[new]))
+        return stop(scores)
+
+    replies = ask(target, cases, settings, saved, advance, score)
+    score(replies)
     report = suite_report(suite, target, cases, replies, scores, evaluation.scorers, settings) | evaluation.about
     if out is not None:
         write_samples(out / SAMPLES.format(suite.name), suite, cases, replies, scores, settings)

@@ -40,6 +40,7 @@ COMMANDS = {
     "eval": "--suite eisv_gate1 --target {run} --cases {cases} --max-tokens 2 --out {out}",
     "eval check": "{prompt} --suite {suite}",
     "gate": "{results}",
+    "compare": "{base} {run} --suites eisv_gate1 --cases {cases} --data {data} --max-tokens 2 --anchor {base}",
     "baseline": "--cases {cases}",
     "bench": "--data eisv-like --shape small-8k --layers 1 --hidden 32 --batch-size 1 --rounds 1 --steps 2",
     "fuse": "--run {run} --out {out}",

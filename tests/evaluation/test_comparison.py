@@ -114,7 +114,7 @@ def test_heldout_loss():
     assert (found.verdict, found.heldout_loss["verdict"], found.pooled.n) == ("better", "better", 0)
     new, old = found.heldout_loss["parts"]
     assert (new["learned"], old["not_forgotten"], new["clusters"]) == (True, True, 12)
-    assert new["difference"] == pytest.approx(new["loss_b"] - new["loss_a"])
+    assert new["difference"] == pytest.approx(new["loss_reference"] - new["loss_candidate"])
     assert compare({}, heldout={"new": rows(0.3), "night 1": rows(-0.2)}).verdict == "worse"
     assert compare({}, heldout={"new": rows(0.3, ["one"] * 60)}).verdict == "inconclusive"
 

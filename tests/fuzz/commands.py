@@ -46,6 +46,7 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "eval check": ["{prompt} {rows} --suite {suite} --json"],
     "gate": ["{results}", "{results} --json"],
+    "compare": ["{base} {run} --suites eisv_gate1 --cases {cases} --data {data} --max-tokens 2 --out {out}"],
     "baseline": ["--cases {cases}"],
     "bench": ["--data eisv-like --layers 1 --hidden 32 --batch-size 1 --rounds 1 --steps 2 --json --out {out}"],
     "fuse": ["--run {run} --out {out}"],
@@ -64,7 +65,10 @@ COMMANDS: dict[str, list[str]] = {
     "doctor": ["--json"],
 }
 # These read no file of the user's, or take minutes: the fuzzer leaves them out.
-SLOW = {"export gguf", "export gguf-lora", "export ollama", "export peft", "import peft", "fuse", "train", "eval"}
+SLOW = {
+    *("export gguf", "export gguf-lora", "export ollama", "export peft", "import peft", "fuse", "train", "eval"),
+    "compare",
+}
 NOT_FUZZED = {"quickstart", "bench", "doctor"}
 
 
