@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..data.dataset import read_jsonl
-from ..engines.reply import Reply
+from ..engines.reply import Opening, Reply
 from ..errors import UserError, shortened
 from ..files import sha256_of
 from ..runs.resolve import Reference
@@ -18,6 +18,7 @@ from .target import Messages, Target
 # Conversations between two saves of the answers; the clients bound what runs at a time.
 GROUP = 8
 Chat = Callable[[Sequence[Messages], Generation], Iterator[tuple[int, Reply]]]
+Complete = Callable[[Sequence[str], Generation, Sequence[str]], Iterator[tuple[int, Reply]]]
 
 
 @dataclass
@@ -27,6 +28,8 @@ class EngineTarget:
     Attributes:
         chat: asks conversations; each has the seed of its place, whatever its company.
         likelihoods: natural log-probabilities of raw (prompt, continuation) texts, where the program gives them.
+        complete: continues raw texts; also given the texts that end an answer.
+        opening: the token that begins a text.
         facts: ``load_s`` and ``peak_memory_bytes``, where they are known.
     """
 
@@ -35,6 +38,8 @@ class EngineTarget:
     chat: Chat
     facts: Callable[[], dict[str, float | None]] = dict
     likelihoods: Callable[[Sequence[tuple[str, str]]], Any] | None = None
+    complete: Complete | None = None
+    opening: Callable[[], Opening] = lambda: Opening(None, False)
     system_prompt: str | None = None
     warnings: list[str] = field(default_factory=list)
     group: int = GROUP
@@ -113,11 +118,14 @@ def _gguf(reference: Reference) -> Target:
         seeds = _seeds(conversations, settings)
         return model.chat(conversations, max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seeds)
 
+    def complete(texts: Sequence[str], settings: Generation, stops: Sequence[str]) -> Iterator[tuple[int, Reply]]:
+        return model.complete(texts, **vars(settings))
+
     def facts() -> dict[str, float | None]:
         return {"load_s": model.load_s, "peak_memory_bytes": model.peak_bytes}
 
     identity = f"gguf:{sha256_of(reference.location)}"
-    return EngineTarget(reference.name, identity, chat, facts, model.likelihoods)
+    return EngineTarget(reference.name, identity, chat, facts, model.likelihoods, complete, lambda: model.opening)
 
 
 def _ollama(reference: Reference) -> Target:
@@ -137,6 +145,7 @@ def _ollama(reference: Reference) -> Target:
 
 
 def _server(reference: Reference) -> Target:
+    from ..engines.openai_completions import complete, opening_of
     from ..engines.openai_likelihood import likelihoods
     from ..engines.openai_server import OpenAIServer
 
@@ -148,7 +157,14 @@ def _server(reference: Reference) -> Target:
         return server.chat(conversations, max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seeds)
 
     identity = f"server:{server.url}:{server.model}"
-    return EngineTarget(reference.name, identity, chat, likelihoods=lambda pairs: likelihoods(server, pairs))
+    return EngineTarget(
+        reference.name,
+        identity,
+        chat,
+        likelihoods=lambda pairs: likelihoods(server, pairs),
+        complete=lambda texts, settings, stops: complete(server, texts, **vars(settings), stops=stops),
+        opening=lambda: opening_of(server),
+    )
 
 
 def _answers(reference: Reference) -> Target:
