@@ -1,4 +1,4 @@
-"""``mlx-lora eval``: measure a target on suites; ``eval check``: run a suite's checks over documents."""
+"""``mlx-lora eval``: measure a target on suites, or on tasks of lm-eval."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 
 import click
 
-from .evaluation_output import print_documents, print_evaluation, print_report, print_suites
+from .evaluation_check import check, suite_option
+from .evaluation_output import print_evaluation, print_report, print_suites
+from .lm_eval import evaluate_tasks, interoperation_options
 from .output import backend_option, finite, json_option, print_json, print_notes, progress
 
 file_path = click.Path(path_type=Path)
-suite_option = click.option(
-    "--suite", "--suites", "suites", metavar="NAMES", help="Suites by name, group (coder) or FILE.yaml, with commas."
-)
 
 
 @click.group(invoke_without_command=True)
@@ -39,6 +38,7 @@ suite_option = click.option(
 @click.option(
     "--out", type=file_path, help="Directory for reports, samples and report.html; or a file, for one suite's report."
 )
+@interoperation_options
 @click.option("--list", "listed", is_flag=True, help="List the published suites.")
 @backend_option
 @json_option
@@ -49,9 +49,10 @@ def evaluate(ctx: click.Context, **options: Any) -> None:
     \b
     mlx-lora eval --suites coder --target adapters/coder --out eval/coder
     mlx-lora eval --suite eisv_gate1 --target adapters/lumen --cases data/eisv/test.jsonl --out results.json
+    mlx-lora eval --lm-eval arc_easy --target adapters/coder --limit 100
     mlx-lora eval --list
     """
-    if ctx.invoked_subcommand is None:
+    if ctx.invoked_subcommand is None and not evaluate_tasks(options):
         _evaluate(**options)
 
 
@@ -74,21 +75,4 @@ def _evaluate(listed: bool, suites: str | None, target: str | None, as_json: boo
     sys.exit(0 if len(result.reports) == 1 or result.summary["cleared_for_deployment"] else 1)
 
 
-@evaluate.command("check")
-@click.argument("files", nargs=-1, required=True, type=file_path)
-@suite_option
-@click.option("--profile", help="Profile of checks that have several, such as seed, template_v3 or relaxed.")
-@json_option
-def check(files: tuple[Path, ...], suites: str | None, profile: str | None, as_json: bool) -> None:
-    """Run a suite's checks over FILES that exist already: exit status 0 all pass, 1 some fail.
-
-    \b
-    mlx-lora eval check docs/*.md --suite pdca_schema --profile template_v3
-    """
-    from ..evaluation.documents import check_documents
-
-    if suites is None:
-        raise click.UsageError("Missing option '--suite'.")
-    report = check_documents(files, suites, profile)
-    print_documents(report, as_json)
-    sys.exit(0 if report["passed"] == report["files"] else 1)
+evaluate.add_command(check)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from .openai_likelihood import read_first_choice, read_tokens
 from .openai_server import OpenAIServer
@@ -32,7 +33,7 @@ def complete(
         UserError: see ``OpenAIServer.chat``.
     """
     server.check()
-    body = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    body: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     if stops:
         body["stop"] = list(stops[:MOST_STOPS])
 

@@ -6,6 +6,7 @@ llama.cpp each token of the continuation is forced in turn, and its log-probabil
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ from .requests import RequestFailed
 # Larger than any bias that a model's logits have, and than any vocabulary.
 FORCING = 10_000.0
 WHOLE_VOCABULARY = 1_000_000
+# llama.cpp's probabilities are float32: less than the smallest one is 0 there, whose logarithm is reported as -3.4e38.
+LEAST_LOGPROB = math.log(2**-149)
 
 
 def likelihoods(server: OpenAIServer, pairs: Sequence[tuple[str, str]]) -> list[Likelihood | None] | None:
@@ -118,7 +121,7 @@ def _forced(server: OpenAIServer, ids: list[int], token: int, top: int, seek: in
         ranked = row["top_logprobs"]
         one = row if seek is None else next(r for r in ranked if r["id"] == seek)
         right = one["id"] == (token if seek is None else seek) and isinstance(one["logprob"], (int, float))
-        return (float(one["logprob"]), ranked[0]["id"] == one["id"]) if right else None
+        return (max(float(one["logprob"]), LEAST_LOGPROB), ranked[0]["id"] == one["id"]) if right else None
     except (KeyError, IndexError, TypeError, StopIteration):
         return None
 

@@ -58,7 +58,12 @@ def run_tasks(
 
     with guarded(f"--lm-eval {tasks}: lm-eval cannot run this"):
         found: Any = simple_evaluate(TargetLM(texts), tasks=names, task_manager=manager, limit=limit)
-    summary = {"target": opened.name, "limit": limit, **{key: found[key] for key in KEPT if found.get(key)}}
+    summary = {
+        "target": opened.name,
+        "limit": limit,
+        "warnings": opened.warnings,
+        **{key: found[key] for key in KEPT if found.get(key)},
+    }
     summary = _finite(json.loads(json.dumps(summary, default=str)))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -76,8 +81,8 @@ def table_of(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             name, _, filtering = key.partition(",")
             if filtering and not name.endswith("_stderr") and isinstance(value, (int, float)):
                 error = metrics.get(f"{name}_stderr,{filtering}")
-                shown = f"{error:.4f}" if isinstance(error, (int, float)) else ""
-                rows.append((task, name if filtering == "none" else f"{name} ({filtering})", f"{value:.4f}", shown))
+                shown = f"{error:.4g}" if isinstance(error, (int, float)) else ""
+                rows.append((task, name if filtering == "none" else f"{name} ({filtering})", f"{value:.6g}", shown))
     return rows
 
 

@@ -42,7 +42,8 @@ def raw_texts(target: Target) -> RawTexts:
     if isinstance(target, EngineTarget) and target.likelihoods is not None and target.complete is not None:
         return EngineTexts(target)
     raise UserError(
-        f"{target.name}: it gives no log-probabilities of given texts; use a run, a base, a GGUF file or a server that does"
+        f"{target.name}: it gives no log-probabilities of given texts; use a run, a base, a GGUF file or a server "
+        "that does"
     )
 
 
@@ -60,9 +61,9 @@ class ModelTexts:
         """Return the log-probability of each whole text; one longer than the context is read in windows."""
         owners, windows = [], []
         for number, text in enumerate(texts):
-            found = rolling_windows(self._tokenizer, text, self.target.backend.base.context or UNLIMITED)
-            owners += [number] * len(found)
-            windows += found
+            own = rolling_windows(self._tokenizer, text, self.target.backend.base.context or UNLIMITED)
+            owners += [number] * len(own)
+            windows += own
         totals = [0.0] * len(texts)
         for number, found in zip(owners, token_likelihoods(self.target.backend, windows), strict=True):
             totals[number] += found.total
@@ -117,7 +118,7 @@ class EngineTexts:
         return found
 
     def whole(self, texts: Sequence[str]) -> list[float]:
-        """Return the log-probability of each whole text; without the first token's, if the program hides its opening."""
+        """Return the log-probability of each whole text, without its first token's if the opening is unknown."""
         return [found.total for found in self.likelihoods([("", text) for text in texts])]
 
     def complete(self, texts: Sequence[str], settings: Generation, stops: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..files import check_directory, check_writable, write_json
 from .eisv_cases import with_shape
 from .gates import judge_reports
+from .inspect_log import check_inspect, write_inspect_log
 from .runner import REPORT, Evaluation, prepare, run_suite
 from .suite import Generation, Suite, find_suites, load_suite, published_suites
 from .target import Target
@@ -53,6 +54,7 @@ def evaluate_suites(
     hide_shape: bool = False,
     out: Path | None = None,
     backend: str | None = None,
+    inspect: bool = False,
     **generation: Any,
 ) -> Result:
     """Evaluate a target on suites: everything is read and checked before the target is loaded.
@@ -61,6 +63,7 @@ def evaluate_suites(
         suites: names, groups or files, separated by commas.
         cases: replaces the cases of the suite; of several suites, of those that have none of their own.
         out: directory, or a ``.json`` file for the report of one suite.
+        inspect: write a log of Inspect beside each report.
         generation: ``max_tokens``, ``temperature`` and ``seed``; None is the suite's own.
 
     Raises:
@@ -70,6 +73,8 @@ def evaluate_suites(
     into_file = out is not None and (out.suffix == ".json" or (len(found) == 1 and out.is_file()))
     if out is not None:
         _check_out(out, into_file, len(found))
+    if inspect:
+        check_inspect(None if into_file else out)
     evaluations = [_prepare(suite, cases, hide_shape, len(found) > 1) for suite in found]
     opened = open_target(target, backend or "auto")
     if isinstance(opened, ModelTarget):
@@ -78,6 +83,9 @@ def evaluate_suites(
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     reports = [_run(e, opened, directory, progress, generation, hide_shape, cases) for e in evaluations]
+    if directory is not None and inspect:
+        for evaluation, report in zip(evaluations, reports, strict=True):
+            write_inspect_log(directory, evaluation, report)
     if out is not None and into_file:
         write_json(out, reports[0])
     final = judge_reports(reports, {suite.name: suite.gate for suite in found})
