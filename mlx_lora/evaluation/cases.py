@@ -76,7 +76,7 @@ def parse_case(where: str, number: int, row: dict[str, Any]) -> Case:
     Raises:
         UserError: it has no id, or no conversation to answer.
     """
-    if "messages" in row and any(isinstance(m, dict) and m.get("role") == "assistant" for m in _listed(row)):
+    if "messages" in row and _is_example(row):
         return case_of_example(where, number, row)
     # Inspect writes every key of a Sample, and an empty target where there is none.
     row = {key: value for key, value in row.items() if value is not None}
@@ -98,8 +98,11 @@ def parse_case(where: str, number: int, row: dict[str, Any]) -> Case:
     return Case(str(identity), _conversation(where, row), expect, tags or class_of(meta), meta)
 
 
-def _listed(row: dict[str, Any]) -> list[Any]:
-    return row["messages"] if isinstance(row["messages"], list) else []
+def _is_example(row: dict[str, Any]) -> bool:
+    """Return True if a row's last answer is its reference; a case of several turns ends with the user or a tool."""
+    messages = row["messages"] if isinstance(row["messages"], list) else []
+    answered = [isinstance(message, dict) and message.get("role") == "assistant" for message in messages]
+    return any(answered) and (answered[-1] or "id" not in row)
 
 
 def _conversation(where: str, row: dict[str, Any]) -> list[dict[str, Any]]:

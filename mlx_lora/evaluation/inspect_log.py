@@ -57,7 +57,7 @@ def _log(evaluation: Evaluation, report: Mapping[str, Any]) -> Any:
     from inspect_ai.model import GenerateConfig
 
     suite, cases = evaluation.suite, evaluation.cases
-    settings = report["generation"]
+    settings = {name: report[name] for name in ("max_tokens", "temperature", "seed")}
     return EvalLog(
         status="success",
         eval=EvalSpec(
