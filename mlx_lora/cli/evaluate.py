@@ -1,4 +1,4 @@
-"""``mlx-lora eval``: measure a target on suites, or on tasks of lm-eval."""
+"""``mlx-lora eval``: measure a target on suites."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 
 import click
 
-from .evaluation_check import check, suite_option
+from .eval_check import check
 from .evaluation_output import print_evaluation, print_report, print_suites
 from .lm_eval import evaluate_tasks, interoperation_options
 from .output import backend_option, finite, json_option, print_json, print_notes, progress
 
 file_path = click.Path(path_type=Path)
+suite_option = click.option(
+    "--suite", "--suites", "suites", metavar="NAMES", help="Suites by name, group (coder) or FILE.yaml, with commas."
+)
 
 
 @click.group(invoke_without_command=True)
@@ -38,8 +41,8 @@ file_path = click.Path(path_type=Path)
 @click.option(
     "--out", type=file_path, help="Directory for reports, samples and report.html; or a file, for one suite's report."
 )
-@interoperation_options
 @click.option("--list", "listed", is_flag=True, help="List the published suites.")
+@interoperation_options
 @backend_option
 @json_option
 @click.pass_context

@@ -32,24 +32,26 @@ def check_inspect(out: Path | None) -> None:
         raise UserError("--inspect writes a log beside the reports; give a directory to --out")
 
 
-def write_inspect_log(directory: Path, evaluation: Evaluation, report: Mapping[str, Any]) -> Path:
-    """Write one suite's report as an EvalLog, and return its file; an earlier one is replaced.
+def write_inspect_logs(
+    directory: Path, evaluations: Sequence[Evaluation], reports: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write each suite's report as an EvalLog; an earlier log of the suite is replaced.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: a file cannot be written.
     """
     from inspect_ai.log import write_eval_log
 
-    file = directory / LOG.format(evaluation.suite.name)
-    # Inspect tells a log's format by the end of its name.
-    temporary = temporary_beside(file, keep_suffix=True)
-    with writing(file):
-        try:
-            write_eval_log(_log(evaluation, report), temporary)
-            replace_file(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return file
+    for evaluation, report in zip(evaluations, reports, strict=True):
+        file = directory / LOG.format(evaluation.suite.name)
+        # Inspect tells a log's format by the end of its name.
+        temporary = temporary_beside(file, keep_suffix=True)
+        with writing(file):
+            try:
+                write_eval_log(_log(evaluation, report), temporary)
+                replace_file(temporary, file)
+            finally:
+                temporary.unlink(missing_ok=True)
 
 
 def _log(evaluation: Evaluation, report: Mapping[str, Any]) -> Any:

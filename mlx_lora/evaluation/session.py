@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..files import check_directory, check_writable, write_json
 from .eisv_cases import with_shape
 from .gates import judge_reports
-from .inspect_log import check_inspect, write_inspect_log
+from .inspect_log import check_inspect, write_inspect_logs
 from .runner import REPORT, Evaluation, prepare, run_suite
 from .suite import Generation, Suite, find_suites, load_suite, published_suites
 from .target import Target
@@ -83,9 +83,8 @@ def evaluate_suites(
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     reports = [_run(e, opened, directory, progress, generation, hide_shape, cases) for e in evaluations]
-    if directory is not None and inspect:
-        for evaluation, report in zip(evaluations, reports, strict=True):
-            write_inspect_log(directory, evaluation, report)
+    if inspect and directory is not None:
+        write_inspect_logs(directory, evaluations, reports)
     if out is not None and into_file:
         write_json(out, reports[0])
     final = judge_reports(reports, {suite.name: suite.gate for suite in found})

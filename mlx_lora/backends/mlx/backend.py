@@ -68,6 +68,8 @@ class MLXBackend:
             self.model.freeze()
             self.widened, self.precision = widen(self.model, model.name) if wide else (False, [])
             self.path = find_path(self.model)
+        # Length up to which the shared prefix agrees with the windows of the caches.
+        self._checked_length = 0
         self.notes = [*([] if SLOW_BLAS is None else [SLOW_BLAS]), *self.precision, *self.base.notes]
         self._name = model.name
         self._group = mx.distributed.init()
@@ -76,8 +78,6 @@ class MLXBackend:
         self.coverage = ""
         # Unknown until several prompts are answered.
         self._batches: bool | None = None
-        # Length up to which the shared prefix agrees with the windows of the caches.
-        self._checked_length = 0
         self._adapter: dict[str, Any] = {}
 
     def layer_modules(self) -> list[list[str]]:

@@ -10,17 +10,13 @@ import click
 from .evaluation_output import print_documents
 from .output import json_option
 
-suite_option = click.option(
-    "--suite", "--suites", "suites", metavar="NAMES", help="Suites by name, group (coder) or FILE.yaml, with commas."
-)
 
-
-@click.command()
+@click.command("check")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@suite_option
+@click.option("--suite", "suites", metavar="NAME", required=True, help="A published suite, or FILE.yaml.")
 @click.option("--profile", help="Profile of checks that have several, such as seed, template_v3 or relaxed.")
 @json_option
-def check(files: tuple[Path, ...], suites: str | None, profile: str | None, as_json: bool) -> None:
+def check(files: tuple[Path, ...], suites: str, profile: str | None, as_json: bool) -> None:
     """Run a suite's checks over FILES that exist already: exit status 0 all pass, 1 some fail.
 
     \b
@@ -28,8 +24,6 @@ def check(files: tuple[Path, ...], suites: str | None, profile: str | None, as_j
     """
     from ..evaluation.documents import check_documents
 
-    if suites is None:
-        raise click.UsageError("Missing option '--suite'.")
     report = check_documents(files, suites, profile)
     print_documents(report, as_json)
     sys.exit(0 if report["passed"] == report["files"] else 1)
