@@ -82,6 +82,9 @@ class Backend(Protocol):
     def evaluate(self, batch: Batch) -> float:
         """Return the summed unweighted cross-entropy over a batch's supervised tokens."""
 
+    def log_probabilities(self, batch: Batch) -> tuple[list[float], list[bool]]:
+        """Return the log-probability of each supervised token of a batch, and True where it is the top-1 token."""
+
     def save_adapter(self, directory: Path, base: ResolvedModel) -> None:
         """Write ``adapters.safetensors`` and ``adapter_config.json`` in mlx-lm's format."""
 

@@ -11,6 +11,7 @@ import click
 from ..errors import UserError
 from .eval_check import check
 from .evaluation_output import print_evaluation, print_report, print_suites
+from .lm_eval import evaluate_tasks, interoperation_options
 from .output import backend_option, finite, json_option, print_json, print_notes, progress
 
 file_path = click.Path(path_type=Path)
@@ -48,6 +49,7 @@ suite_option = click.option(
     help="Seconds a server may take for one case.",
 )
 @click.option("--list", "listed", is_flag=True, help="List the published suites.")
+@interoperation_options
 @backend_option
 @json_option
 @click.pass_context
@@ -57,9 +59,11 @@ def evaluate(ctx: click.Context, **options: Any) -> None:
     \b
     mlx-lora eval --suites coder --target adapters/coder --out eval/coder
     mlx-lora eval --suite eisv_gate1 --target adapters/lumen --cases data/eisv/test.jsonl --out results.json
+    mlx-lora eval --lm-eval arc_easy --target adapters/coder --limit 100
+    mlx-lora eval --lm-eval arc_easy --target adapters/coder --limit 100
     mlx-lora eval --list
     """
-    if ctx.invoked_subcommand is None:
+    if ctx.invoked_subcommand is None and not evaluate_tasks(options):
         _evaluate(**options)
 
 

@@ -6,6 +6,7 @@ llama.cpp each token of the continuation is forced in turn, and its log-probabil
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ from .requests import RequestFailed
 # Larger than any bias that a model's logits have, and than any vocabulary.
 FORCING = 10_000.0
 WHOLE_VOCABULARY = 1_000_000
+# llama.cpp's probabilities are float32: less than the smallest one is 0 there, whose logarithm is reported as -3.4e38.
+LEAST_LOGPROB = math.log(2**-149)
 
 
 def likelihoods(server: OpenAIServer, pairs: Sequence[tuple[str, str]]) -> list[Likelihood | None] | None:
@@ -59,7 +62,7 @@ def likelihoods(server: OpenAIServer, pairs: Sequence[tuple[str, str]]) -> list[
 def _by_echo(server: OpenAIServer, prompt: str, continuation: str) -> Likelihood | None:
     text = prompt + continuation
     body = {"prompt": text, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
-    choice = _choice(server.post("/completions", body))
+    choice = read_first_choice(server.post("/completions", body))
     given = choice.get("logprobs")
     if not str(choice.get("text", "")).startswith(text) or not isinstance(given, dict):
         return None
@@ -81,7 +84,7 @@ def _of_echo(given: dict[str, Any], start: int, end: int) -> Likelihood:
 
 
 def _by_forcing(server: OpenAIServer, prompt: str, continuation: str) -> Likelihood | None:
-    start, ids = _tokens(server, prompt), _tokens(server, prompt + continuation)
+    start, ids = read_tokens(server, prompt), read_tokens(server, prompt + continuation)
     found = Likelihood()
     for place in range(continuation_start(start, ids), len(ids)):
         row = _forced(server, ids[:place], ids[place], 1) or _among_all(server, ids[:place], ids[place])
@@ -92,8 +95,13 @@ def _by_forcing(server: OpenAIServer, prompt: str, continuation: str) -> Likelih
     return found
 
 
-def _tokens(server: OpenAIServer, text: str) -> list[int]:
-    body = {"content": text, "add_special": False, "parse_special": True}
+def read_tokens(server: OpenAIServer, text: str, special: bool = False) -> list[int]:
+    """Return llama.cpp's token ids of a text; ``special``: with those that it adds to a text.
+
+    Raises:
+        RequestFailed: the server has no such request.
+    """
+    body = {"content": text, "add_special": special, "parse_special": True}
     ids = server.post("/tokenize", body, root=True).get("tokens")
     if not isinstance(ids, list) or not all(isinstance(i, int) for i in ids):
         raise RequestFailed("it has no tokens of a text")
@@ -107,24 +115,29 @@ def _forced(server: OpenAIServer, ids: list[int], token: int, top: int, seek: in
         seek: another token, whose figures are returned instead, among the ``top`` most likely ones.
     """
     body = {"prompt": ids, "max_tokens": 1, "logprobs": top, "temperature": 1.0, "cache_prompt": True}
-    choice = _choice(server.post("/completions", {**body, "logit_bias": [[token, FORCING]]}))
+    choice = read_first_choice(server.post("/completions", {**body, "logit_bias": [[token, FORCING]]}))
     try:
         row = choice["logprobs"]["content"][0]
         ranked = row["top_logprobs"]
         one = row if seek is None else next(r for r in ranked if r["id"] == seek)
         right = one["id"] == (token if seek is None else seek) and isinstance(one["logprob"], (int, float))
-        return (float(one["logprob"]), ranked[0]["id"] == one["id"]) if right else None
+        return (max(float(one["logprob"]), LEAST_LOGPROB), ranked[0]["id"] == one["id"]) if right else None
     except (KeyError, IndexError, TypeError, StopIteration):
         return None
 
 
 def _among_all(server: OpenAIServer, ids: list[int], token: int) -> Any:
     """Return the same of a token that is a part of a character, whose own log-probability llama.cpp does not report."""
-    whole = _tokens(server, "a")
+    whole = read_tokens(server, "a")
     return _forced(server, ids, whole[0], WHOLE_VOCABULARY, seek=token) if whole else None
 
 
-def _choice(content: dict[str, Any]) -> dict[str, Any]:
+def read_first_choice(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the first choice of a completion.
+
+    Raises:
+        RequestFailed: it has none.
+    """
     choices = content.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(first, dict):

@@ -200,6 +200,10 @@ class OpenAIServer:
         url = self.url.removesuffix("/v1") if root else self.url
         return self._object(self._client.post(url + path, json={"model": self.model, **body}))
 
+    def get(self, path: str) -> dict[str, Any]:
+        """Return the JSON object at a path that is not below /v1; errors as of ``post``."""
+        return self._object(self._client.get(self.url.removesuffix("/v1") + path))
+
     def _object(self, response: Any) -> dict[str, Any]:
         status = response.status_code
         if 300 <= status < 400:

@@ -56,6 +56,24 @@ class Likelihood:
         return sum(self.logprobs)
 
 
+@dataclass(frozen=True)
+class Opening:
+    """Token that begins a text, in a program's tokenizer.
+
+    Attributes:
+        text: the token as text; ``None`` if the program does not tell.
+        added: raw texts are read with it in front.
+    """
+
+    text: str | None
+    added: bool
+
+    def before(self, text: str) -> str:
+        """Return a raw text with the token in front, where it is added and not there already."""
+        missing = self.added and self.text and not text.startswith(self.text)
+        return f"{self.text}{text}" if missing else text
+
+
 def continuation_start(prompt: Sequence[int], tokens: Sequence[int]) -> int:
     """Return the place in ``tokens``, of prompt and continuation together, of the first that the prompt has not.
 

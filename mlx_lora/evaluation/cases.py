@@ -18,7 +18,9 @@ CLASS_KEYS = ("shape", "task_type", "template", "source")
 REFERENCES = ("expect", "target")
 # Keys of a case that a dataset row does not have.
 CASE_KEYS = {"system", "tags", *REFERENCES}
-KEYS = {"id", "prompt", "messages", "input", "system", "tags", "metadata", "meta", *REFERENCES}
+KEYS = {"id", "prompt", "messages", "input", "system", "tags", "metadata", "meta", "description", *REFERENCES}
+# Keys that Inspect adds to each message of a Sample; its ids are new each time, and no model reads them.
+INSPECT_MESSAGE_KEYS = {"id", "source", "metadata", "model"}
 
 
 @dataclass
@@ -79,9 +81,11 @@ def parse_case(where: str, number: int, row: dict[str, Any]) -> Case:
     """
     if _ends_with_answer(row) and not CASE_KEYS & set(row):
         return case_of_example(where, number, row)
-    # Inspect writes every field of a Sample, those without a value as null.
+    # Inspect writes every key of a Sample: null where it has no value, and an empty target where there is none.
     row = {key: value for key, value in row.items() if value is not None}
     unknown = sorted(set(row) - KEYS)
+    if "choices" in unknown:
+        raise UserError(f"{where}: choices are not read; write them into the question, and the right one into target")
     if unknown:
         raise UserError(f"{where}: a case has no key {shortened(unknown[0])}; it has {', '.join(sorted(KEYS))}")
     identity = row.get("id")
@@ -93,7 +97,7 @@ def parse_case(where: str, number: int, row: dict[str, Any]) -> Case:
     meta = row.get("metadata", row.get("meta", {}))
     if not isinstance(meta, dict):
         raise UserError(f"{where}: metadata must be an object")
-    expect = next((row[key] for key in REFERENCES if key in row), None)
+    expect = next((row[key] for key in REFERENCES if key in row and (key, row[key]) != ("target", "")), None)
     messages = _conversation(where, row)
     try:
         json.dumps([messages, expect, meta], allow_nan=False)
@@ -122,6 +126,8 @@ def _conversation(where: str, row: dict[str, Any]) -> list[dict[str, Any]]:
             messages = parse_messages(value, given[0])[0]
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+    if given[0] == "input":
+        messages = [{k: v for k, v in message.items() if k not in INSPECT_MESSAGE_KEYS} for message in messages]
     if messages[-1]["role"] not in ("user", "tool"):
         raise UserError(f"{where}: the last message must be the user's or a tool's, since the model answers it")
     system = row.get("system")

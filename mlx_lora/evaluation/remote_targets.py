@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..data.dataset import read_jsonl
-from ..engines.reply import Reply
+from ..engines.reply import Opening, Reply
 from ..errors import UserError, shortened
 from ..files import sha256_of
 from ..runs.resolve import Reference
@@ -17,6 +17,8 @@ from .target import Messages, Target
 
 # Conversations, the seed of each, and the other settings.
 Chat = Callable[[Sequence[Messages], Sequence[int], Generation], Iterator[tuple[int, Reply]]]
+# (texts, settings, texts that end an answer)
+Complete = Callable[[Sequence[str], Generation, Sequence[str]], Iterator[tuple[int, Reply]]]
 # Seeds that every program takes: llama.cpp's have 32 bits.
 SEEDS = 2**31
 
@@ -28,6 +30,8 @@ class EngineTarget:
     Attributes:
         chat: asks conversations; the clients bound what runs at a time.
         likelihoods: natural log-probabilities of raw (prompt, continuation) texts, where the program gives them.
+        complete: continues raw texts; also given the texts that end an answer.
+        opening: the token that begins a text.
         facts: ``load_s`` and ``peak_memory_bytes``, where they are known.
         close: ends the program, where it is ours.
     """
@@ -37,6 +41,8 @@ class EngineTarget:
     chat: Chat
     facts: Callable[[], dict[str, float | None]] = dict
     likelihoods: Callable[[Sequence[tuple[str, str]]], Any] | None = None
+    complete: Complete | None = None
+    opening: Callable[[], Opening] = lambda: Opening(None, False)
     system_prompt: str | None = None
     warnings: list[str] = field(default_factory=list)
     close: Callable[[], None] = lambda: None
@@ -128,11 +134,23 @@ def _gguf(reference: Reference, seconds: float) -> Target:
     ) -> Iterator[tuple[int, Reply]]:
         return model.chat(conversations, max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seeds)
 
+    def complete(texts: Sequence[str], settings: Generation, stops: Sequence[str]) -> Iterator[tuple[int, Reply]]:
+        return model.complete(texts, **vars(settings))
+
     def facts() -> dict[str, float | None]:
         return {"load_s": model.load_s, "peak_memory_bytes": model.peak_bytes}
 
     identity = f"gguf:{sha256_of(reference.location)}"
-    return EngineTarget(reference.name, identity, chat, facts, model.likelihoods, close=model.close)
+    return EngineTarget(
+        reference.name,
+        identity,
+        chat,
+        facts,
+        model.likelihoods,
+        complete,
+        lambda: model.opening,
+        close=model.close,
+    )
 
 
 def _ollama(reference: Reference, seconds: float) -> Target:
@@ -154,6 +172,7 @@ def _ollama(reference: Reference, seconds: float) -> Target:
 
 
 def _server(reference: Reference, seconds: float) -> Target:
+    from ..engines.openai_completions import complete, opening_of
     from ..engines.openai_likelihood import likelihoods
     from ..engines.openai_server import OpenAIServer
 
@@ -167,7 +186,14 @@ def _server(reference: Reference, seconds: float) -> Target:
         return server.chat(conversations, max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seeds)
 
     identity = f"server:{server.url}:{server.model}"
-    return EngineTarget(reference.name, identity, chat, likelihoods=lambda pairs: likelihoods(server, pairs))
+    return EngineTarget(
+        reference.name,
+        identity,
+        chat,
+        likelihoods=lambda pairs: likelihoods(server, pairs),
+        complete=lambda texts, settings, stops: complete(server, texts, **vars(settings), stops=stops),
+        opening=lambda: opening_of(server),
+    )
 
 
 def _answers(reference: Reference) -> Target:

@@ -13,6 +13,7 @@ from ..files import check_directory, check_writable, file_lock, write_json, writ
 from .eisv_cases import with_shape
 from .gates import judge_reports
 from .html_report import write_html
+from .inspect_log import check_inspect, write_inspect_logs
 from .remote_targets import EngineTarget
 from .runner import Evaluation, prepare, run_suite
 from .suite import Generation, Suite, find_suites, load_suite, published_suites
@@ -56,6 +57,7 @@ def evaluate_suites(
     out: Path | None = None,
     backend: str | None = None,
     timeout: float | None = None,
+    inspect: bool = False,
     **generation: Any,
 ) -> Result:
     """Evaluate a target on suites: everything is read and checked before the target is loaded.
@@ -65,6 +67,7 @@ def evaluate_suites(
         cases: replaces the cases of the suite; of several suites, of those that have none of their own.
         out: directory, or a ``.json`` file for the report of one suite.
         timeout: seconds that another program may take for one conversation.
+        inspect: write a log of Inspect beside each report.
         generation: ``max_tokens``, ``temperature`` and ``seed``; None is the suite's own.
 
     Raises:
@@ -76,6 +79,8 @@ def evaluate_suites(
         _check_out(out, into_file, len(found))
     if cases is not None and len(found) > 1 and all(suite.cases for suite in found):
         raise UserError(f"--cases {cases}: each of these suites has cases of its own; name one suite to replace them")
+    if inspect:
+        check_inspect(None if into_file else out)
     evaluations = [_prepare(suite, cases, hide_shape, len(found) > 1) for suite in found]
     opened = open_target(target, backend or "auto", timeout)
     if isinstance(opened, ModelTarget):
@@ -87,6 +92,8 @@ def evaluate_suites(
     finally:
         if isinstance(opened, EngineTarget):
             opened.close()
+    if inspect and directory is not None:
+        write_inspect_logs(directory, evaluations, reports)
     if out is not None and into_file:
         write_json(out, reports[0])
     final = judge_reports(reports, {suite.name: suite.gate for suite in found})

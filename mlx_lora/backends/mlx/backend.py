@@ -34,7 +34,7 @@ from .distributed import all_reduce_sum, broadcast_bytes
 from .generation import Generation
 from .gradient_checkpointing import checkpoint_layers
 from .lora import add_adapter, layer_modules, load_weights, start_adapter
-from .loss import BatchArrays, check_windows, find_path, loss_sums
+from .loss import BatchArrays, check_windows, find_path, log_probabilities, loss_sums
 from .memory import explained, set_limits, usable_memory
 from .precision import widen
 from .train_step import TrainStep
@@ -67,6 +67,8 @@ class MLXBackend:
             self.model.freeze()
             self.widened, self.precision = widen(self.model, model.name) if wide else (False, [])
             self.path = find_path(self.model)
+        # Length up to which the shared prefix agrees with the windows of the caches.
+        self._checked_length = 0
         self.notes = [*([] if SLOW_BLAS is None else [SLOW_BLAS]), *self.precision, *self.base.notes]
         self._name = model.name
         self._group = mx.distributed.init()
@@ -150,6 +152,15 @@ class MLXBackend:
         """Return the summed unweighted cross-entropy over a batch's supervised tokens."""
         self.model.eval()
         return float(loss_sums(self.model, self.path, BatchArrays.of(batch))[1])
+
+    def log_probabilities(self, batch: Batch) -> tuple[list[float], list[bool]]:
+        """Return the log-probability of each supervised token, and True where it is the top-1 token."""
+        self.model.eval()
+        length = len(batch.prefix) + batch.ids.shape[1]
+        if length > self._checked_length:
+            self.path, self._checked_length = check_windows(self.model, self.path, length), length
+        logprobs, top = log_probabilities(self.model, self.path, BatchArrays.of(batch))
+        return logprobs[: batch.tokens].tolist(), top[: batch.tokens].tolist()
 
     def save_adapter(self, directory: Path, base: ResolvedModel) -> None:
         """Write the adapter in mlx-lm's format."""

@@ -203,6 +203,34 @@ def loss_sums(
     Args:
         caches: the model's KV caches after the batch's prefix, if it has been computed.
     """
+    spoken = _spoken(model, path, batch, caches)
+    if path.plain:
+        return _sums(spoken, batch)
+    head = partial(logits_from, model, path.trunk)
+    return head_sums(head, spoken, batch.targets, batch.weights, _rows(path), model.training)
+
+
+def log_probabilities(model: nn.Module, path: LossPath, batch: BatchArrays) -> tuple[np.ndarray, np.ndarray]:
+    """Return (log-probability, is top-1) of the token at each of a batch's positions, padding included."""
+    spoken = _spoken(model, path, batch, None)
+    logprobs, top = [], []
+    for start in range(0, spoken.shape[0], _rows(path)):
+        part = slice(start, start + _rows(path))
+        logits = spoken[part] if path.plain else logits_from(model, path.trunk, spoken[part])
+        logits, targets = logits.astype(mx.float32), batch.targets[part]
+        own = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+        logprobs.append(np.array(own - mx.logsumexp(logits, axis=-1)))
+        top.append(np.array(mx.argmax(logits, axis=-1) == targets))
+    return np.concatenate(logprobs), np.concatenate(top)
+
+
+def _rows(path: LossPath) -> int:
+    """Return the number of positions whose logits are computed at once."""
+    return max(LEAST_POSITIONS, LOGITS_AT_ONCE[mx.default_device().type] // path.vocabulary)
+
+
+def _spoken(model: nn.Module, path: LossPath, batch: BatchArrays, caches: list[Any] | None) -> mx.array:
+    """Return the trunk's output at a batch's positions, or the logits where the path is ``plain``."""
     ids, positions = batch.ids, batch.positions
     if batch.prefix.size and path.share_prefix:
         caches = caches or caches_after(model, path, batch.prefix)
@@ -211,11 +239,8 @@ def loss_sums(
         ids, positions = _with_prefix(batch), positions + (positions // ids.shape[1] + 1) * batch.prefix.size
     if path.plain:
         logits = model(ids, cache=caches)
-        return _sums(logits.reshape(-1, logits.shape[-1])[positions], batch)
-    spoken = _hidden(model, path, ids, positions, caches)
-    rows = max(LEAST_POSITIONS, LOGITS_AT_ONCE[mx.default_device().type] // path.vocabulary)
-    head = partial(logits_from, model, path.trunk)
-    return head_sums(head, spoken, batch.targets, batch.weights, rows, model.training)
+        return logits.reshape(-1, logits.shape[-1])[positions]
+    return _hidden(model, path, ids, positions, caches)
 
 
 def _with_prefix(batch: BatchArrays) -> mx.array:

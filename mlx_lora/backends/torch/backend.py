@@ -33,7 +33,7 @@ from .device import explained, find_device, peak_memory, usable_memory
 from .distributed import all_reduce_sum, broadcast_bytes, join
 from .generation import can_share, generated, shared_tokens
 from .lora import add_adapter, layer_modules, load_weights, start_adapter, stored_weights, trained
-from .loss import BatchArrays, find_path, in_base_dtype, loss_sums
+from .loss import BatchArrays, find_path, in_base_dtype, log_probabilities, loss_sums
 from .model_loading import load_model
 from .train_step import TrainStep
 
@@ -138,6 +138,14 @@ class TorchBackend:
         self.model.eval()
         with explained():
             return float(loss_sums(self.model, self.path, BatchArrays.of(batch, self.device))[1])
+
+    @torch.no_grad()
+    def log_probabilities(self, batch: Batch) -> tuple[list[float], list[bool]]:
+        """Return the log-probability of each supervised token, and True where it is the top-1 token."""
+        self.model.eval()
+        with explained():
+            logprobs, top = log_probabilities(self.model, self.path, BatchArrays.of(batch, self.device))
+        return logprobs[: batch.tokens].tolist(), top[: batch.tokens].tolist()
 
     def save_adapter(self, directory: Path, base: ResolvedModel) -> None:
         """Write the adapter in mlx-lm's format."""

@@ -239,6 +239,30 @@ def loss_sums(
     """
     if path.plain:
         return plain_loss_sums(model, batch, path)
+    spoken, head = _spoken(model, path, batch, shared), model.get_output_embeddings()
+    return FusedLinearCrossEntropy.apply(spoken, head, batch.targets, batch.weights, _rows(spoken, head.out_features))
+
+
+def log_probabilities(model: nn.Module, path: LossPath, batch: BatchArrays) -> tuple[np.ndarray, np.ndarray]:
+    """Return (log-probability, is top-1) of the token at each of a batch's positions, padding included."""
+    spoken = _plain_logits(model, batch, path) if path.plain else _spoken(model, path, batch, None)
+    head = nn.Identity() if path.plain else model.get_output_embeddings()
+    rows = _rows(spoken, spoken.shape[1] if path.plain else head.out_features)
+    logprobs, top = [], []
+    for start in range(0, len(spoken), rows):
+        logits, targets = head(spoken[start : start + rows]).float(), batch.targets[start : start + rows]
+        logprobs.append((logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)).cpu().numpy())
+        top.append((logits.argmax(1) == targets).cpu().numpy())
+    return np.concatenate(logprobs), np.concatenate(top)
+
+
+def _rows(spoken: torch.Tensor, vocabulary: int) -> int:
+    """Return the number of positions whose logits are computed at once."""
+    return max(LEAST_POSITIONS, LOGITS_AT_ONCE[spoken.device.type] // vocabulary)
+
+
+def _spoken(model: nn.Module, path: LossPath, batch: BatchArrays, shared: SharedPrefix | None) -> torch.Tensor:
+    """Return the hidden states at a batch's positions, in the head's dtype."""
     with in_base_dtype(model):
         if len(batch.prefix) and path.share_prefix:
             cache = shared.cache() if shared else _prefix_of(model, batch.prefix[None], path)
@@ -247,9 +271,7 @@ def loss_sums(
             row = batch.positions // batch.ids.shape[1]
             positions = batch.positions + (row + 1) * len(batch.prefix)
             spoken = _hidden(model, path, _with_prefix(batch), positions, None)
-    head = model.get_output_embeddings()
-    rows = max(LEAST_POSITIONS, LOGITS_AT_ONCE[spoken.device.type] // head.out_features)
-    return FusedLinearCrossEntropy.apply(spoken.to(head.weight.dtype), head, batch.targets, batch.weights, rows)
+    return spoken.to(model.get_output_embeddings().weight.dtype)
 
 
 def _with_prefix(batch: BatchArrays) -> torch.Tensor:
@@ -260,9 +282,13 @@ def plain_loss_sums(
     model: nn.Module, batch: BatchArrays, path: LossPath | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the sums of ``loss_sums`` from the logits of every position: the reference, which any model allows."""
-    layers = decoder_layers(model)
-    with in_base_dtype(model), _computed_as(layers, path or LossPath(), None):
-        logits = model(input_ids=_with_prefix(batch), use_cache=False).logits[:, len(batch.prefix) :]
-    spoken = logits.flatten(0, 1).index_select(0, batch.positions).float()
+    spoken = _plain_logits(model, batch, path or LossPath()).float()
     losses = functional.cross_entropy(spoken, batch.targets, reduction="none")
     return (losses * batch.weights).sum(), (losses * (batch.weights > 0)).sum()
+
+
+def _plain_logits(model: nn.Module, batch: BatchArrays, path: LossPath) -> torch.Tensor:
+    """Return the logits at a batch's positions, by the model itself."""
+    with in_base_dtype(model), _computed_as(decoder_layers(model), path, None):
+        logits = model(input_ids=_with_prefix(batch), use_cache=False).logits[:, len(batch.prefix) :]
+    return logits.flatten(0, 1).index_select(0, batch.positions)

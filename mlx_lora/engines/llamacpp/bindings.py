@@ -85,9 +85,9 @@ class Cyllama:
         )
         return whole[len(alone) : len(alone) + len(whole) - len(twice)]
 
-    def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of a text, special tokens parsed."""
-        return list(self._vocab.tokenize(text, False, True))
+    def tokenize(self, text: str, special: bool = False) -> list[int]:
+        """Return the token ids of a text, special tokens parsed; ``special``: with those that the file says to add."""
+        return list(self._vocab.tokenize(text, special, True))
 
     def is_end(self, token: int) -> bool:
         """Return True if a token ends generation."""
@@ -171,9 +171,9 @@ class LlamaCppPython:
         """Return the text of tokens, without special ones."""
         return self._llama.detokenize(list(tokens), special=False).decode(errors="replace")
 
-    def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of a text, special tokens parsed."""
-        return list(self._llama.tokenize(text.encode(), add_bos=False, special=True))
+    def tokenize(self, text: str, special: bool = False) -> list[int]:
+        """Return the token ids of a text, special tokens parsed; ``special``: with those that the file says to add."""
+        return list(self._llama.tokenize(text.encode(), add_bos=special, special=True))
 
     def is_end(self, token: int) -> bool:
         """Return True if a token ends generation."""

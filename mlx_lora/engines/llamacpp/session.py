@@ -8,15 +8,16 @@ import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...data.chat_template import render
 from ...errors import UserError
 from ...processes import python_command
-from ..reply import Likelihood, Messages, Reply, continuation_start, rate, seed_of
+from ..reply import Likelihood, Messages, Opening, Reply, continuation_start, rate, seed_of
 from .run import HOW_TO_GET, LlamaCppFailed, bindings, failure, worker_environment
 
 PIECE = 1 << 16
@@ -43,6 +44,7 @@ class GGUFModel:
     Attributes:
         load_s: seconds to load the file.
         context: tokens that the model was trained to read.
+        opening: beginning (or else end) of text as a text, and True if the tokenizer puts it before every text.
         peak_bytes: the largest resident memory of the process so far, mapped weights included.
     """
 
@@ -71,6 +73,8 @@ class GGUFModel:
             self.close()
             raise UserError(f"{file}: llama.cpp cannot run this file ({error})") from error
         self.load_s, self.context = float(facts["load_s"]), int(facts["context"])
+        special = facts["special"]
+        self.opening = Opening(special.get("bos_token", special.get("eos_token")), bool(facts["adds_bos"]))
         self._template = StoredTemplate(str(file), facts["template"], facts["special"])
 
     def __enter__(self) -> GGUFModel:
@@ -118,18 +122,31 @@ class GGUFModel:
         """
         if conversations and self._template.chat_template is None:
             raise UserError(f"{self.file}: this file has no chat template, so it cannot be asked anything")
-        for number, messages in enumerate(conversations):
+        prompts = [partial(self.render, messages) for messages in conversations]
+        yield from self._replies(prompts, max_tokens, temperature, seed)
+
+    def complete(
+        self, texts: Sequence[str], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield (index, reply) of each raw text, which is continued; see ``chat``."""
+        prompts = [partial(self.opening.before, text) for text in texts]
+        yield from self._replies(prompts, max_tokens, temperature, seed)
+
+    def _replies(
+        self, prompts: Sequence[Callable[[], str]], max_tokens: int, temperature: float, seed: int | Sequence[int]
+    ) -> Iterator[tuple[int, Reply]]:
+        for number, prompt in enumerate(prompts):
             started = time.monotonic()
             try:
-                reply = self._reply(messages, max_tokens, temperature, seed_of(seed, number))
+                reply = self._reply(prompt(), max_tokens, temperature, seed_of(seed, number))
             except (UserError, LlamaCppFailed) as error:
                 said = str(error) if isinstance(error, UserError) else f"{self.file}: llama.cpp {error}"
                 reply = Reply(None, said)
             reply.seconds = time.monotonic() - started
             yield number, reply
 
-    def _reply(self, messages: Messages, max_tokens: int, temperature: float, seed: int) -> Reply:
-        prompt = self.tokenize(self.render(messages))
+    def _reply(self, text: str, max_tokens: int, temperature: float, seed: int) -> Reply:
+        prompt = self.tokenize(text)
         if len(prompt) >= self.context:
             raise UserError(f"{self.file}: the prompt has {len(prompt):,} tokens, and the context {self.context:,}")
         most = min(max_tokens, self.context - len(prompt))

@@ -32,6 +32,7 @@ class Session:
             "context": self.model.trained_context,
             "template": self.model.template(),
             "special": self.model.special_texts(),
+            "adds_bos": len(self.model.tokenize("a", special=True)) > len(self.model.tokenize("a")),
         }
 
     def reserve(self, tokens: int) -> dict[str, Any]:
