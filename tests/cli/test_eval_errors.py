@@ -68,9 +68,17 @@ def test_a_target_that_answers_nothing_could_not_run(folder, command):
     folder(answers='{"id": "c", "answer": "yes"}\n')
     done = command(*evaluate("--out", "out"))
     assert done.returncode == 2
-    said = "no case of mine was answered: answers:answers.jsonl has no answer to this case"
+    said = "no case was answered: answers:answers.jsonl has no answer to this case"
     assert done.stderr.strip().splitlines()[-1] == f"mlx-lora: answers:answers.jsonl: {said}"
     assert json.loads(command("gate", "out", "--json").stdout)["gate_passed"] is False
+
+
+def test_one_suite_of_several_that_is_not_answered_is_not_cleared(folder, command):
+    folder("other", rows=CASES.replace('"a"', '"c"').replace('"b"', '"d"'), gate="ship")
+    done = command(*evaluate("--json", suite="mine.yaml,other.yaml"))
+    final = json.loads(done.stdout)
+    assert (done.returncode, [report["not_answered"] for report in final["suites"]]) == (1, [0, 2])
+    assert final["reasons"][0] == "other: pass rate 0.000 is not ≥ 0.5"
 
 
 def test_what_is_not_answered_is_not_passed(folder, command):
