@@ -28,6 +28,7 @@ class EngineTarget:
         chat: asks conversations; each has the seed of its place, whatever its company.
         likelihoods: natural log-probabilities of raw (prompt, continuation) texts, where the program gives them.
         facts: ``load_s`` and ``peak_memory_bytes``, where they are known.
+        close: ends the program, where it is ours.
     """
 
     name: str
@@ -37,6 +38,7 @@ class EngineTarget:
     likelihoods: Callable[[Sequence[tuple[str, str]]], Any] | None = None
     system_prompt: str | None = None
     warnings: list[str] = field(default_factory=list)
+    close: Callable[[], None] = lambda: None
     group: int = GROUP
     _first: list[float] = field(default_factory=list)
     _rates: list[float] = field(default_factory=list)
@@ -117,7 +119,7 @@ def _gguf(reference: Reference) -> Target:
         return {"load_s": model.load_s, "peak_memory_bytes": model.peak_bytes}
 
     identity = f"gguf:{sha256_of(reference.location)}"
-    return EngineTarget(reference.name, identity, chat, facts, model.likelihoods)
+    return EngineTarget(reference.name, identity, chat, facts, model.likelihoods, close=model.close)
 
 
 def _ollama(reference: Reference) -> Target:
