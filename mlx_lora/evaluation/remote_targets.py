@@ -28,7 +28,6 @@ class EngineTarget:
         chat: asks conversations; each has the seed of its place, whatever its company.
         likelihoods: natural log-probabilities of raw (prompt, continuation) texts, where the program gives them.
         facts: ``load_s`` and ``peak_memory_bytes``, where they are known.
-        close: ends the program, where it is ours.
     """
 
     name: str
@@ -38,7 +37,6 @@ class EngineTarget:
     likelihoods: Callable[[Sequence[tuple[str, str]]], Any] | None = None
     system_prompt: str | None = None
     warnings: list[str] = field(default_factory=list)
-    close: Callable[[], None] = lambda: None
     group: int = GROUP
     _first: list[float] = field(default_factory=list)
     _rates: list[float] = field(default_factory=list)
@@ -119,7 +117,7 @@ def _gguf(reference: Reference) -> Target:
         return {"load_s": model.load_s, "peak_memory_bytes": model.peak_bytes}
 
     identity = f"gguf:{sha256_of(reference.location)}"
-    return EngineTarget(reference.name, identity, chat, facts, model.likelihoods, close=model.close)
+    return EngineTarget(reference.name, identity, chat, facts, model.likelihoods)
 
 
 def _ollama(reference: Reference) -> Target:
