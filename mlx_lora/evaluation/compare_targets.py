@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import FORMAT, check_directory, write_json
+from ..files import FORMAT, check_directory, file_lock, write_json, writing
 from ..runs.resolve import Reference, resolve
 from .answers import NOT_ASKED
 from .collapse import CollapseStop
@@ -21,7 +22,7 @@ from .runner import Evaluation, prepare
 from .scorers.base import Score
 from .suite import find_suites
 
-RESULT = "compare.json"
+RESULT, LOCK = "compare.json", ".lock"
 
 
 @dataclass
@@ -80,12 +81,13 @@ def compare_targets(
         reruns = (2 if sampled else 1) if evaluations else 0
     length = training_length([found[name].run for name in (names[-1], names[-2])])
     session = Session(evaluations, parts, length, out, backend or "auto", progress, notes)
-    others = {
-        name: session.measure(name, reruns=reruns if name == names[-2] else 0, heldout=name in names[:-1])
-        for name in dict.fromkeys([*names[:-1], *anchors])
-    }
-    reference, stop = others[names[-2]], CollapseStop()
-    candidate = session.measure(names[-1], stop=_collapse_watch(stop, reference))
+    with _locked(out):
+        others = {
+            name: session.measure(name, reruns=reruns if name == names[-2] else 0, heldout=name in names[:-1])
+            for name in dict.fromkeys([*names[:-1], *anchors])
+        }
+        reference, stop = others[names[-2]], CollapseStop()
+        candidate = session.measure(names[-1], stop=_collapse_watch(stop, reference))
     anchored = {name: others[name] for name in anchors}
     comparison = _compare(evaluations, parts, candidate, reference, anchored, stop)
     targets = [*(others[name] for name in names[:-1]), candidate]
@@ -95,9 +97,26 @@ def compare_targets(
     return TargetComparison(targets, comparison, summary)
 
 
+@contextmanager
+def _locked(directory: Path | None) -> Iterator[None]:
+    """Create a directory of answers and hold its lock: those of two comparisons must not meet in one file."""
+    if directory is None:
+        yield
+        return
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    held = f"{directory}: another comparison is writing there; wait for it, or choose another --out"
+    with file_lock(directory / LOCK, held):
+        yield
+
+
 def _evaluations(suites: str | None, cases: Path | None, generation: dict[str, Any]) -> list[Evaluation]:
     found = [] if suites is None else find_suites(suites)
     given = {key: value for key, value in generation.items() if value is not None}
+    if cases is not None and not found:
+        raise UserError(f"--cases {cases}: these are the cases of a suite; name it with --suites")
+    if cases is not None and len(found) > 1 and all(suite.cases for suite in found):
+        raise UserError(f"--cases {cases}: each of these suites has cases of its own; name one suite to replace them")
     prepared = []
     for suite in found:
         evaluation = prepare(suite, None if len(found) > 1 and suite.cases is not None else cases)

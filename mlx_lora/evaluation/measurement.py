@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import UserError
 from .answers import ask
 from .heldout import HeldoutPart, RowLosses, heldout_losses
-from .remote_targets import AnswersTarget
+from .remote_targets import AnswersTarget, EngineTarget
 from .runner import Evaluation, run_suite
 from .scorers.base import Score
 from .scoring import score_replies
@@ -79,10 +79,14 @@ class Session:
         Raises:
             UserError: the target cannot be opened, or answers no case of a suite; see ``run_suite``.
         """
+        target = open_target(name, self.backend)
         try:
-            return self._measure(open_target(name, self.backend), reruns, heldout, stop)
+            return self._measure(target, reruns, heldout, stop)
         finally:
             # The next target needs the memory.
+            if isinstance(target, EngineTarget):
+                target.close()
+            del target
             gc.collect()
 
     def _measure(self, target: Target, reruns: int, heldout: bool, stop: Stop) -> Measurement:

@@ -17,6 +17,7 @@ from mlx_lora.errors import UserError
 from mlx_lora.evaluation import measurement
 from mlx_lora.evaluation.compare_targets import compare_targets
 from mlx_lora.evaluation.targets import ModelTarget, open_target
+from mlx_lora.files import file_lock
 from mlx_lora.models.resolve import BUILT_IN
 from mlx_lora.training.train import train
 from mlx_lora.training.trainer import validation_loss
@@ -161,6 +162,25 @@ def test_one_model_is_in_memory_at_a_time(suite, broken_run, monkeypatch):
     assert len(opened) == 3
 
 
+def test_a_gguf_file_beside_its_base(suite, tmp_path, monkeypatch):
+    pytest.importorskip("gguf", reason="needs the extra gguf")
+    from mlx_lora.engines.llamacpp.session import GGUFModel
+    from mlx_lora.export.gguf.export import export_gguf
+
+    file, started, start = tmp_path / "base.gguf", [], GGUFModel._start
+    export_gguf(BASE, file, kind="f32")
+
+    def record(self):
+        assert all(model._process is None for model in started)
+        started.append(self)
+        return start(self)
+
+    monkeypatch.setattr(GGUFModel, "_start", record)
+    found = run(str(file), BASE, str(file), suites=suite())
+    assert (found.comparison.verdict, found.comparison.pooled.n, found.comparison.unstable) == ("not_worse", ROWS, [])
+    assert [model._process for model in started] == [None, None]
+
+
 @pytest.mark.parametrize("after", [16, 48, 80])
 def test_an_interrupted_comparison_asks_nothing_twice(suite, asked, tmp_path, broken_run, after):
     log, limit = asked
@@ -266,7 +286,7 @@ def test_cases_that_were_not_answered(questions, answers):
     full, half = answers("full", "y" * 60), answers("half", "y" * 55 + "-" * 5)
     lost = run(full, half, suites=suites)
     assert (lost.comparison.pooled.n, lost.comparison.pooled.losses) == (60, 5)
-    assert any("5 cases were not answered, and count as failed" in warning for warning in lost.summary["warnings"])
+    assert any("cases were not answered, and count as failed" in warning for warning in lost.summary["warnings"])
     left_out = run(half, full, suites=suites)
     assert (left_out.comparison.pooled.n, left_out.comparison.pooled.wins) == (55, 0)
     assert any("5 cases that the reference did not answer are left out" in w for w in left_out.summary["warnings"])
@@ -274,7 +294,8 @@ def test_cases_that_were_not_answered(questions, answers):
 
 def test_user_errors(questions, answers, eisv_data, tmp_path):
     suites, live = questions(60), answers("live", "y" * 60)
-    other = tmp_path / "other.jsonl"
+    both, other, held = f"{suites},{questions(60, 'more')}", tmp_path / "other.jsonl", tmp_path / "held"
+    held.mkdir()
     other.write_text('{"id": "another case", "answer": "yes"}\n')
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -288,10 +309,13 @@ def test_user_errors(questions, answers, eisv_data, tmp_path):
         ((BASE, BASE), {"data": [eisv_data, eisv_data]}, "given twice"),
         ((BASE, BASE), {"data": [empty]}, "neither validation nor test rows"),
         ((BASE, BASE), {"data": [eisv_data], "anchors": [BASE]}, "an anchor is compared by its answers"),
+        ((BASE, BASE), {"data": [eisv_data], "cases": other}, "name it with --suites"),
+        ((live, live), {"suites": both, "cases": other}, "each of these suites has cases of its own"),
+        ((live, live), {"suites": suites, "out": held}, "another comparison is writing there"),
         ((live, live), {"suites": suites, "out": other}, "is there and is not a directory"),
         ((live, "answers:absent"), {"suites": suites}, "no such file"),
     ):
-        with pytest.raises(UserError, match=said):
+        with file_lock(held / ".lock", "held"), pytest.raises(UserError, match=said):
             run(*names, **options)
 
 
