@@ -119,7 +119,9 @@ class EngineTexts:
 
     def whole(self, texts: Sequence[str]) -> list[float]:
         """Return the log-probability of each whole text, without its first token's if the opening is unknown."""
-        return [found.total for found in self.likelihoods([("", text) for text in texts])]
+        # As lm-eval reads them: an opening that the tokenizer adds is predicted too.
+        opening = self.target.opening()
+        return [found.total for found in self.likelihoods([("", opening.before(text)) for text in texts])]
 
     def complete(self, texts: Sequence[str], settings: Generation, stops: Sequence[str]) -> list[str]:
         """Return the continuation of each text.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import mlx_lora.backends.mlx  # noqa: F401  first: it loads a fast BLAS before MLX
 
 # isort: split
@@ -50,17 +48,40 @@ def test_choices_share_their_context(backend, batches):
         assert likelihood.greedy == one.greedy
 
 
-def test_against_the_models_own_logits(backend):
+def own(model, context, continuation):
+    """Log-probabilities from the model's logits of one whole row."""
     import mlx.core as mx
 
+    logits = model(mx.array([[*context, *continuation]]))[0, len(context) - 1 : -1].astype(mx.float32)
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return [float(row[token]) for row, token in zip(logprobs, continuation, strict=True)]
+
+
+def test_against_the_models_own_logits(backend):
     context, continuation = encode_pair(backend.tokenizer, "shape: warm ", "~warmth~ ~stillness~")
-    logits = backend.model(mx.array([[*context, *continuation]]))[0].tolist()
     (found,) = token_likelihoods(backend, [(context, continuation)])
-    for place, token in enumerate(continuation):
-        row = logits[len(context) - 1 + place]
-        largest = max(row)
-        expected = row[token] - largest - math.log(sum(math.exp(value - largest) for value in row))
-        assert found.logprobs[place] == pytest.approx(expected, abs=1e-4)
+    assert found.logprobs == pytest.approx(own(backend.model, context, continuation), abs=1e-4)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_window_shorter_than_the_context(make_model, monkeypatch, broken):
+    """Rows beyond a cache's window share a prefix only if that is exact."""
+    from mlx_lm.models.cache import RotatingKVCache
+
+    windows = {"sliding_window": 24, "sliding_window_pattern": 2, "head_dim": 16, "logit_scale": 0.5}
+    backend = load_target(str(make_model("cohere2", **windows)), "mlx").backend
+    if broken:
+        trim = RotatingKVCache._trim
+        monkeypatch.setattr(
+            RotatingKVCache,
+            "_trim",
+            lambda self, size, v, append=None: trim(self, size, 0 * v if size > 0 else v, append),
+        )
+    context = [n * 7 % 900 for n in range(100)]
+    pairs = [(context, [5, 6, 7]), (context, [8, 9]), ([*context[:90], 3, 4], [5, 6])]
+    for (left, right), found in zip(pairs, token_likelihoods(backend, pairs), strict=True):
+        assert found.logprobs == pytest.approx(own(backend.model, left, right), abs=1e-3)
+    assert backend.path.share_prefix is not broken
 
 
 def test_a_context_that_is_too_long_is_truncated_on_its_left(backend):
