@@ -16,13 +16,14 @@ from .answers import NOT_ASKED
 from .collapse import CollapseStop
 from .comparison import Comparison, HeldoutRows, compare
 from .heldout import HeldoutPart, read_heldout, training_length
+from .html_report import write_comparison
 from .measurement import Measurement, Progress, Session, Stop
 from .paired_rates import Pair
 from .runner import Evaluation, prepare
 from .scorers.base import Score
 from .suite import find_suites
 
-RESULT, LOCK = "compare.json", ".lock"
+RESULT, PAGE, LOCK = "compare.json", "compare.html", ".lock"
 
 
 @dataclass
@@ -61,7 +62,8 @@ def compare_targets(
         cases: see ``session.evaluate_suites``.
         anchors: targets against which the candidate is judged too.
         reruns: further runs of the reference to find unstable cases; by default 2 where answers are sampled, else 1.
-        out: directory that keeps the answers, so that an interrupted comparison asks only what is missing.
+        out: directory of the results and their page; it keeps the answers, so that an interrupted comparison asks only
+            what is missing.
         generation: ``max_tokens``, ``temperature`` and ``seed``; None is each suite's own.
 
     Raises:
@@ -94,6 +96,7 @@ def compare_targets(
     summary = _summary(targets, anchored, comparison)
     if out is not None:
         write_json(out / RESULT, {"format": FORMAT, **summary})
+        write_comparison(out / PAGE, summary, list(candidate.reports.values()), list(reference.reports.values()))
     return TargetComparison(targets, comparison, summary)
 
 

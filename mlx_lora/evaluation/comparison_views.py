@@ -24,8 +24,8 @@ def rate_rows(rates: Sequence[tuple[str, Report]], anchors: Mapping[str, str]) -
             "name": name,
             "anchor": anchors.get(name),
             "n": f"{row['n']:,}",
-            "a": _share(row["passed_a"], row["n"]),
-            "b": _share(row["passed_b"], row["n"]),
+            "a": _share(row["passed_candidate"], row["n"]),
+            "b": _share(row["passed_reference"], row["n"]),
             "wins": row["wins"],
             "losses": row["losses"],
             "p": f"{row['p_adjusted']:.3g}" if "p_adjusted" in row else "",
@@ -44,8 +44,8 @@ def loss_rows(parts: Sequence[Report]) -> list[dict[str, Any]]:
         {
             "name": part["part"],
             "n": f"{part['n']:,} in {part['clusters']:,}",
-            "a": f"{part['loss_a']:.4f}",
-            "b": f"{part['loss_b']:.4f}",
+            "a": f"{part['loss_candidate']:.4f}",
+            "b": f"{part['loss_reference']:.4f}",
             **_difference(part, scale, 4),
         }
         for part in parts

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_lora.evaluation.targets import load_target
+from mlx_lora.engines.reply import Reply
 
 REPO = Path(__file__).parent.parent.parent
 # Sets the terminal's title; click would take a colour out by itself, but not this.
@@ -95,9 +95,9 @@ def test_an_answer_with_escape_sequences(monkeypatch, tmp_path):
     from mlx_lora.cli.main import cli
     from mlx_lora.evaluation import targets
 
-    monkeypatch.setattr(targets, "answer", lambda *_, **__: [TITLE + "\r\nyes\r"])
-    monkeypatch.setattr(targets, "load_target", lambda *_: load_target("builtin/tiny-lumen"))
-    done = CliRunner().invoke(cli, ["generate", "--target", "x", "--prompt", "a"], catch_exceptions=False)
+    monkeypatch.setattr(targets.ModelTarget, "answer", lambda *_: [Reply(TITLE + "\r\nyes\r")])
+    words = ["generate", "--target", "builtin/tiny-lumen", "--prompt", "a"]
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
     assert done.stdout_bytes == b"\\u001b]0;owned\\u0007\r\nyes\\u000d\n"
 
 
