@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+# Before any test imports MLX by itself, which would then multiply some 15 times slower.
+import mlx_lora.backends.mlx  # noqa: F401
 from mlx_lora.processes import python_environment
 
 REPO = Path(__file__).parent.parent

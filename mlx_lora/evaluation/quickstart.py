@@ -15,15 +15,23 @@ from ..errors import UserError
 from ..files import write_json
 from ..sources.eisv import make_dataset
 from ..training.train import train
+from .eisv_cases import with_shape
 from .runner import prepare, run_suite
 from .suite import load_suite
-from .targets import load_target
+from .targets import ModelTarget, load_target
 
 RESULTS = "quickstart.json"
 SHOWN = 5
 # Enough for the adapter to keep the format when it is sampled, and few enough for minutes.
-PER_SHAPE = 80
-NAMES = {"base": "base", "adapter": "adapter", "adapter_sampled": "adapter, sampled"}
+PER_SHAPE = 100
+# Share of the examples that do not name the shape: it has to be inferred from the numbers.
+HIDDEN = 0.33
+NAMES = {
+    "base": "base",
+    "adapter": "adapter",
+    "adapter_sampled": "adapter, sampled",
+    "adapter_hidden": "adapter, shape not named",
+}
 
 Reports = dict[str, dict[str, Any]]
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -41,7 +49,7 @@ def make_data(out: Path) -> DatasetCard:
         shutil.rmtree(out)
     out.mkdir(parents=True)
     write_json(out / RESULTS, {})
-    return make_dataset(out / "data", min_per_shape=PER_SHAPE)
+    return make_dataset(out / "data", min_per_shape=PER_SHAPE, hide_shape=HIDDEN)
 
 
 def quickstart_config(out: Path, backend: str) -> TrainingConfig:
@@ -62,22 +70,22 @@ def train_and_judge(
         quiet: train without a progress bar.
 
     Returns:
-        The reports of ``base``, ``adapter``, and ``adapter_sampled`` at temperature 1.
+        The reports of ``base``, ``adapter``, ``adapter_sampled`` at temperature 1, and ``adapter_hidden``, which is not
+        told the shapes.
     """
     suite = prepare(load_suite("eisv_gate1"), out / "data" / "test.jsonl")
 
-    def judge(name: str, *temperatures: float) -> list[dict[str, Any]]:
-        target, reports = load_target(name, config.backend), []
-        for temperature in temperatures:
-            generation = replace(suite.suite.generation, temperature=temperature)
-            with progress(f"asking {target.name}", len(suite.cases)) as advance:
-                reports.append(run_suite(suite, target, generation=generation, advance=advance))
-        return reports
+    def judge(target: ModelTarget, temperature: float = 0.0, named: bool = True) -> dict[str, Any]:
+        evaluation = replace(suite, cases=with_shape(suite.cases, named))
+        generation = replace(suite.suite.generation, temperature=temperature)
+        with progress(f"asking {target.name}", len(suite.cases)) as advance:
+            return run_suite(evaluation, target, generation=generation, advance=advance)
 
-    base = judge(config.model_name, 0.0)
+    base = judge(load_target(config.model_name, config.backend))
     announce()
     train(config, quiet=quiet)
-    reports = dict(zip(NAMES, base + judge(str(out / "run"), 0.0, 1.0), strict=True))
+    adapter = load_target(str(out / "run"), config.backend)
+    reports = dict(zip(NAMES, (base, judge(adapter), judge(adapter, 1.0), judge(adapter, named=False)), strict=True))
     for name, report in reports.items():
         write_json(out / f"{name}.json", report)
     write_json(out / RESULTS, summary(reports))
