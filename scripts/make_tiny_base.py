@@ -4,8 +4,8 @@
     python scripts/make_tiny_base.py --out mlx_lora/models/tiny_lumen
 
 Some 40 minutes on two cores. PyTorch trains it because on a CPU it is three times as fast as MLX. The weights in the
-repository are those of the defaults before the exercises that leave the shape unnamed were added; `--init` continues
-from a base.
+repository are those of the defaults before the exercises that leave the shape unnamed were added, continued with these:
+`--init` (the earlier weights) `--steps 1200`.
 """
 
 from __future__ import annotations
