@@ -90,7 +90,7 @@ def resolve_model_or_run(name: str, needs_adapter: bool = False) -> Reference:
     if needs_adapter:
         if not directory.exists() and name not in BUILT_IN:
             raise UserError(f"{name}: there is no such run directory; name one that `train` made")
-        raise UserError(f"{name}: this is no run directory (there is no {RUN_FILE} in it); name one that `train` made")
+        raise UserError(f"{name}: this is not a run directory (there is no {RUN_FILE} in it); name one that `train` made")
     check_exists(name)
     try:
         return Reference(name, "base", resolve_model(name))

@@ -19,8 +19,9 @@ from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import resolve_model
 
 TEXTS = ["hello", "What now?", "Describe the shape: settled_presence", "The warmth rises, stillness.", "größe 日本 😀"]
+# Not the last text: the base is unsure of its answer, and a rounding decides.
 CHATS = [
-    *([{"role": "user", "content": text}] for text in TEXTS),
+    *([{"role": "user", "content": text}] for text in [*TEXTS[:-1], "TRAJECTORY:\nshape: convergence"]),
     [{"role": "system", "content": "You are Lumen."}, {"role": "user", "content": "hello"}],
 ]
 PAIRS = [("hello", " there"), ("The warmth", " rises größe 日本 😀"), ("a b", " c<|eot_id|>")]
@@ -93,7 +94,8 @@ def test_log_probabilities_are_those_of_mlx_and_of_llama_cpps_server(model, back
 
 def test_a_greedy_continuation_is_known_as_such(model, greedy):
     pairs = [(model.render(chat), text + "<|eot_id|>") for chat, text in zip(CHATS, greedy, strict=True)]
-    assert all(found.greedy and found.total > -1 for found in model.likelihoods(pairs))
+    found = model.likelihoods(pairs)
+    assert [one.greedy for one in found] == [True] * len(pairs), [one.total for one in found]
 
 
 @pytest.mark.parametrize("stream", [False, True])

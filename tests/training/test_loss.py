@@ -83,7 +83,8 @@ def test_shared_prefix_and_supervised_positions(make_model, architecture):
     assert not backend.path.plain
     assert backend.path.share_prefix
     assert backend.path.narrow
-    assert backend.notes == [] or "OpenBLAS" in backend.notes[0]
+    known = ("OpenBLAS", "the tokenizer has the token")
+    assert [note for note in backend.notes if not any(words in note for words in known)] == []
     batch = collate(examples())
     assert len(batch.prefix) == 16
     assert_same(backend, batch)
