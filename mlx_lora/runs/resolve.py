@@ -88,8 +88,9 @@ def resolve_model_or_run(name: str, needs_adapter: bool = False) -> Reference:
         check_safetensors(directory / ADAPTER_FILE)
         return Reference(name, "run", model, directory, run, other_base(run, directory, model))
     if needs_adapter:
-        there = directory.exists() or name in BUILT_IN
-        said = f"this is not a run directory (there is no {RUN_FILE} in it)" if there else "there is no such run directory"
+        said = "there is no such run directory"
+        if directory.exists() or name in BUILT_IN:
+            said = f"this is not a run directory (there is no {RUN_FILE} in it)"
         raise UserError(f"{name}: {said}; name one that `train` made")
     check_exists(name)
     try:
