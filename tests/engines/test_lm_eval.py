@@ -12,6 +12,8 @@ pytest.importorskip("lm_eval", reason="the package lm-eval is not installed: pip
 from mlx_lora.evaluation import lm_eval as ours
 from mlx_lora.evaluation.raw_texts import rolling_windows
 
+pytestmark = pytest.mark.slow
+
 TINY = "builtin/tiny-lumen"
 ASKED = (
     r"<|start_header_id|>user<|end_header_id|>\n\n{{text}}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"

@@ -22,6 +22,8 @@ from mlx_lora.models.resolve import BUILT_IN
 from mlx_lora.training.train import train
 from mlx_lora.training.trainer import validation_loss
 
+pytestmark = pytest.mark.slow
+
 BASE = "builtin/tiny-lumen"
 SUITE = """name: {name}
 gate: {gate}

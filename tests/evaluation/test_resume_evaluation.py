@@ -20,6 +20,8 @@ from mlx_lora.evaluation.cases import Case
 from mlx_lora.evaluation.suite import Generation
 from mlx_lora.evaluation.targets import open_target
 
+pytestmark = pytest.mark.slow
+
 CASES = [{"id": f"c{n}", "prompt": f"question {n}", "expect": "said", "tags": [f"t{n % 2}"]} for n in range(30)]
 LIMIT = 120.0
 
