@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +32,11 @@ def shortened(value: Any, length: int = 60) -> str:
     except (ValueError, RecursionError):  # an integer of thousands of digits; thousands of brackets
         return f"a large {type(value).__name__}"
     return text if len(text) <= length else text[:length] + "…"
+
+
+def nearest(name: Any, names: Iterable[str]) -> str:
+    """Return the name that is most like another, for a message; there must be one."""
+    return difflib.get_close_matches(shortened(name).strip("'\""), list(names), n=1, cutoff=0.0)[0]
 
 
 def first_line(error: BaseException | None, lines: int = 1) -> str:

@@ -19,6 +19,8 @@ from .errors import UserError
 
 # Format version of the JSON files that a later version will read; unknown fields are ignored.
 FORMAT = 1
+# Lock of a directory that several processes may write to.
+DIRECTORY_LOCK = ".lock"
 
 
 @contextmanager
@@ -104,6 +106,25 @@ def _keep_mode(path: Path, new: int | Path) -> None:
     # A file that only its owner may read stays one.
     with suppress(FileNotFoundError):
         os.chmod(new, stat.S_IMODE(os.stat(path).st_mode))
+
+
+@contextmanager
+def locked_directory(directory: Path | None, held: str) -> Iterator[None]:
+    """Create a directory of results and hold its lock while the block runs; None holds nothing.
+
+    Args:
+        held: the error, after the directory's name, where another process holds the lock.
+
+    Raises:
+        UserError: it is held, or the directory cannot be created.
+    """
+    if directory is None:
+        yield
+        return
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with file_lock(directory / DIRECTORY_LOCK, f"{directory}: {held}"):
+        yield
 
 
 @contextmanager

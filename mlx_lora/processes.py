@@ -1,9 +1,11 @@
-"""Python subprocesses: they find the packages that this process finds, and nothing in the working directory."""
+"""Subprocesses: Python ones find the packages that this process finds, and nothing in the working directory."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -18,3 +20,31 @@ def python_environment(**changes: str) -> dict[str, str]:
     own = str(Path(__file__).resolve().parent.parent)
     places = dict.fromkeys([*(os.path.abspath(place) for place in sys.path if place), own])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(places), **changes}
+
+
+def run_captured(
+    command: Sequence[str],
+    *,
+    seconds: float | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command with nothing on its standard input, and return it with its output as text.
+
+    Args:
+        seconds: time limit.
+        env: the environment, by default that of ``python_environment``.
+
+    Raises:
+        subprocess.TimeoutExpired: it takes longer.
+    """
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=python_environment() if env is None else env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+    )

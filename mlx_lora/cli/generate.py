@@ -39,25 +39,25 @@ def generate(
     mlx-lora generate --target adapters/lumen --prompt "TRAJECTORY:
     shape: convergence"
     """
+    from contextlib import closing
+
     from ..data.dataset import is_text
     from ..errors import UserError
+    from ..evaluation.cases import with_system
     from ..evaluation.suite import Generation
-    from ..evaluation.targets import ModelTarget, open_target
+    from ..evaluation.targets import open_target
     from ..user_files import MOST_TEXT, read_standard_input
 
     if prompt == "-":
         prompt = read_standard_input(MOST_TEXT).decode("utf-8", "surrogateescape")
     if not is_text(prompt):
         raise UserError("--prompt holds bytes that are no UTF-8 text; correct it")
-    loaded = open_target(target, backend or "auto")
-    print_warnings(loaded.warnings)
-    if isinstance(loaded, ModelTarget):
-        print_notes(loaded.backend.precision)
-    system = loaded.system_prompt if system is None else system
-    messages = [{"role": "user", "content": prompt}]
-    if system:
-        messages.insert(0, {"role": "system", "content": system})
-    (reply,) = loaded.answer([messages], [""], Generation(max_tokens, temperature, seed))
+    with closing(open_target(target, backend or "auto")) as opened:
+        print_warnings(opened.warnings)
+        print_notes(opened.notes)
+        system = opened.system_prompt if system is None else system
+        messages = with_system([{"role": "user", "content": prompt}], system)
+        (reply,) = opened.answer([messages], [""], Generation(max_tokens, temperature, seed))
     if reply.text is None:
         raise UserError(f"{target}: {reply.error}")
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from annotated_types import Interval
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
 
-from ..errors import UserError, shortened
+from ..errors import UserError, nearest, shortened
 from .training_config import TrainingConfig
 
 HINTS = get_type_hints(TrainingConfig, include_extras=True)
@@ -75,8 +74,7 @@ def validated(where: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     for key in settings:
         if key not in HINTS:
-            near = difflib.get_close_matches(shortened(key), HINTS, n=1, cutoff=0.0)[0]
-            raise UserError(f"{where}: there is no config key {shortened(key)}; the nearest is {near!r}")
+            raise UserError(f"{where}: there is no config key {shortened(key)}; the nearest is {nearest(key, HINTS)!r}")
     try:
         checked = Settings.model_validate(settings)
     except ValidationError as error:

@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..errors import UserError
-from ..processes import python_command, python_environment
+from ..processes import python_command, run_captured
 from .machine import MISSING, NOTE, OK, Finding, Found, kind_and_line
 
 MLX_PACKAGES = ("mlx", "mlx-lm")
@@ -153,15 +153,7 @@ def _again(packages: Iterable[str]) -> str:
 def ask(name: str) -> dict[str, Any]:
     """Return the result of the named probe; ``{"failed": why}`` where a library killed it or took too long."""
     try:
-        done = subprocess.run(
-            python_command("mlx_lora.doctor.packages", name),
-            env=python_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=SECONDS,
-        )
+        done = run_captured(python_command("mlx_lora.doctor.packages", name), seconds=SECONDS)
     except subprocess.TimeoutExpired:
         return {"failed": f"no answer in {SECONDS} seconds"}
     if done.returncode:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import FORMAT, check_directory, file_lock, write_json, writing
+from ..files import FORMAT, check_directory, locked_directory, write_json
 from ..runs.resolve import Reference, resolve
 from .answers import NOT_ASKED
 from .collapse import CollapseStop
@@ -19,11 +18,11 @@ from .heldout import HeldoutPart, read_heldout, training_length
 from .html_report import write_comparison
 from .measurement import Measurement, Progress, Session, Stop
 from .paired_rates import Pair
-from .runner import Evaluation, prepare
+from .runner import Evaluation, prepare_suites
 from .scorers.base import Score
 from .suite import find_suites
 
-RESULT, PAGE, LOCK = "compare.json", "compare.html", ".lock"
+RESULT, PAGE = "compare.json", "compare.html"
 
 
 @dataclass
@@ -75,7 +74,9 @@ def compare_targets(
     if out is not None:
         check_directory(out)
     found = {name: resolve(name) for name in dict.fromkeys([*names, *anchors])}
-    evaluations = _evaluations(suites, cases, generation)
+    if cases is not None and suites is None:
+        raise UserError(f"--cases {cases}: these are the cases of a suite; name it with --suites")
+    evaluations = [] if suites is None else prepare_suites(find_suites(suites), cases, generation)
     parts = [read_heldout(directory) for directory in data]
     _check(found, names, evaluations, parts, anchors)
     if reruns is None:
@@ -83,7 +84,8 @@ def compare_targets(
         reruns = (2 if sampled else 1) if evaluations else 0
     length = training_length([found[name].run for name in (names[-1], names[-2])])
     session = Session(evaluations, parts, length, out, backend or "auto", progress, notes)
-    with _locked(out):
+    # Answers of two comparisons must not meet in one file.
+    with locked_directory(out, "another comparison is writing there; wait for it, or choose another --out"):
         others = {
             name: session.measure(name, reruns=reruns if name == names[-2] else 0, heldout=name in names[:-1])
             for name in dict.fromkeys([*names[:-1], *anchors])
@@ -98,34 +100,6 @@ def compare_targets(
         write_json(out / RESULT, {"format": FORMAT, **summary})
         write_comparison(out / PAGE, summary, list(candidate.reports.values()), list(reference.reports.values()))
     return TargetComparison(targets, comparison, summary)
-
-
-@contextmanager
-def _locked(directory: Path | None) -> Iterator[None]:
-    """Create a directory of answers and hold its lock: those of two comparisons must not meet in one file."""
-    if directory is None:
-        yield
-        return
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    held = f"{directory}: another comparison is writing there; wait for it, or choose another --out"
-    with file_lock(directory / LOCK, held):
-        yield
-
-
-def _evaluations(suites: str | None, cases: Path | None, generation: dict[str, Any]) -> list[Evaluation]:
-    found = [] if suites is None else find_suites(suites)
-    given = {key: value for key, value in generation.items() if value is not None}
-    if cases is not None and not found:
-        raise UserError(f"--cases {cases}: these are the cases of a suite; name it with --suites")
-    if cases is not None and len(found) > 1 and all(suite.cases for suite in found):
-        raise UserError(f"--cases {cases}: each of these suites has cases of its own; name one suite to replace them")
-    prepared = []
-    for suite in found:
-        evaluation = prepare(suite, None if len(found) > 1 and suite.cases is not None else cases)
-        settings = replace(suite.generation, **given)
-        prepared.append(replace(evaluation, suite=replace(suite, generation=settings)))
-    return prepared
 
 
 def _check(

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from ..errors import UserError, guarded
 from ..files import check_directory, write_atomic, write_json
 from .raw_texts import raw_texts
-from .targets import ModelTarget, open_target
+from .targets import open_target
 
 RESULTS = "lm_eval_results.json"
 SAMPLES = "samples_{}.jsonl"
@@ -48,16 +49,15 @@ def run_tasks(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     manager = _manager(names)
-    opened = open_target(target, backend or "auto")
-    if isinstance(opened, ModelTarget):
-        notes(opened.backend.precision)
-    texts = raw_texts(opened)
-    from lm_eval import simple_evaluate
+    with closing(open_target(target, backend or "auto")) as opened:
+        notes(opened.notes)
+        texts = raw_texts(opened)
+        from lm_eval import simple_evaluate
 
-    from .lm_eval_model import TargetLM
+        from .lm_eval_model import TargetLM
 
-    with guarded(f"--lm-eval {tasks}: lm-eval cannot run this"):
-        found: Any = simple_evaluate(TargetLM(texts), tasks=names, task_manager=manager, limit=limit)
+        with guarded(f"--lm-eval {tasks}: lm-eval cannot run this"):
+            found: Any = simple_evaluate(TargetLM(texts), tasks=names, task_manager=manager, limit=limit)
     summary = {
         "target": opened.name,
         "limit": limit,

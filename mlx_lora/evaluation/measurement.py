@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import UserError
 from .answers import ask
 from .heldout import HeldoutPart, RowLosses, heldout_losses
-from .remote_targets import AnswersTarget, EngineTarget
+from .remote_targets import AnswersTarget
 from .runner import Evaluation, run_suite
 from .scorers.base import Score
 from .scoring import score_replies
@@ -84,8 +84,7 @@ class Session:
             return self._measure(target, reruns, heldout, stop)
         finally:
             # The next target needs the memory.
-            if isinstance(target, EngineTarget):
-                target.close()
+            target.close()
             del target
             gc.collect()
 
@@ -93,8 +92,8 @@ class Session:
         target.group = min(target.group, GROUP)
         folder = self._folder(target.name)
         found = Measurement(target.name, warnings=list(target.warnings))
+        self.notes(target.notes)
         if isinstance(target, ModelTarget):
-            self.notes(target.backend.precision)
             found.losses = {part.name: self._losses(target, part, folder) for part in self.parts if heldout}
         stopped = False
         for evaluation in self.evaluations:

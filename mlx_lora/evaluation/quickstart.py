@@ -30,7 +30,7 @@ NAMES = {
     "base": "base",
     "adapter": "adapter",
     "adapter_sampled": "adapter, sampled",
-    "adapter_hidden": "adapter, shape not named",
+    "adapter_hidden": "shape not named",
 }
 
 Reports = dict[str, dict[str, Any]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ..data.dataset import read_jsonl
@@ -28,6 +29,7 @@ class EngineTarget:
     """Model that another program runs; see ``engines``.
 
     Attributes:
+        identify: computes the identity, which may read gigabytes; a single answer needs none.
         chat: asks conversations; the clients bound what runs at a time.
         likelihoods: natural log-probabilities of raw (prompt, continuation) texts, where the program gives them.
         complete: continues raw texts; also given the texts that end an answer.
@@ -37,7 +39,7 @@ class EngineTarget:
     """
 
     name: str
-    identity: str
+    identify: Callable[[], str]
     chat: Chat
     facts: Callable[[], dict[str, float | None]] = dict
     likelihoods: Callable[[Sequence[tuple[str, str]]], Any] | None = None
@@ -46,10 +48,16 @@ class EngineTarget:
     system_prompt: str | None = None
     warnings: list[str] = field(default_factory=list)
     close: Callable[[], None] = lambda: None
+    notes: list[str] = field(default_factory=list)
     group: int = 1
     _first: list[float] = field(default_factory=list)
     _rates: list[float] = field(default_factory=list)
     _load_s: float | None = None
+
+    @cached_property
+    def identity(self) -> str:
+        """Name and hash of the file, or the server and its model."""
+        return self.identify()
 
     def answer(self, conversations: Sequence[Messages], ids: Sequence[str], settings: Generation) -> list[Reply]:
         """Answer conversations; one that the program fails has no text, and the reason.
@@ -97,6 +105,7 @@ class AnswersTarget:
     answers: dict[str, str]
     system_prompt: str | None = None
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     group: int = 1024
 
     def answer(self, conversations: Sequence[Messages], ids: Sequence[str], settings: Generation) -> list[Reply]:
@@ -107,6 +116,9 @@ class AnswersTarget:
     def performance(self) -> dict[str, float | None]:
         """Return nothing measured."""
         return dict.fromkeys(("load_s", "first_token_s", "tokens_per_s", "peak_memory_bytes"))
+
+    def close(self) -> None:
+        """End nothing: the answers were read."""
 
 
 def open_remote(reference: Reference, seconds: float | None = None) -> Target:
@@ -140,10 +152,9 @@ def _gguf(reference: Reference, seconds: float) -> Target:
     def facts() -> dict[str, float | None]:
         return {"load_s": model.load_s, "peak_memory_bytes": model.peak_bytes}
 
-    identity = f"gguf:{sha256_of(reference.location)}"
     return EngineTarget(
         reference.name,
-        identity,
+        lambda: f"gguf:{sha256_of(reference.location)}",
         chat,
         facts,
         model.likelihoods,
@@ -168,7 +179,7 @@ def _ollama(reference: Reference, seconds: float) -> Target:
     made = client.description_sha256(name)
     if made is None:
         raise UserError(f"{reference.name}: Ollama has no model {name}; `ollama list` names those that it has")
-    return EngineTarget(reference.name, f"ollama:{client.url}:{name}:{made}", chat)
+    return EngineTarget(reference.name, lambda: f"ollama:{client.url}:{name}:{made}", chat)
 
 
 def _server(reference: Reference, seconds: float) -> Target:
@@ -185,10 +196,9 @@ def _server(reference: Reference, seconds: float) -> Target:
     ) -> Iterator[tuple[int, Reply]]:
         return server.chat(conversations, max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seeds)
 
-    identity = f"server:{server.url}:{server.model}"
     return EngineTarget(
         reference.name,
-        identity,
+        lambda: f"server:{server.url}:{server.model}",
         chat,
         likelihoods=lambda pairs: likelihoods(server, pairs),
         complete=lambda texts, settings, stops: complete(server, texts, **vars(settings), stops=stops),

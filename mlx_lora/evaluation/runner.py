@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,29 @@ def prepare(suite: Suite, cases_file: str | Path | None = None) -> Evaluation:
     scorers = [make_scorer(check, None, suite.file.parent, suite.profile) for check in suite.checks]
     _check_metrics(suite)
     return Evaluation(suite, with_systems(cases, suite.system), scorers, {"cases": str(file)})
+
+
+def prepare_suites(suites: Sequence[Suite], cases_file: Path | None, generation: Mapping[str, Any]) -> list[Evaluation]:
+    """Prepare suites, with the user's own cases and settings in place of theirs; see :func:`prepare`.
+
+    Args:
+        cases_file: replaces the cases of one suite; of several, of those that have none of their own.
+        generation: ``max_tokens``, ``temperature`` and ``seed``; None is the suite's own.
+
+    Raises:
+        UserError: the cases would replace none.
+    """
+    several = len(suites) > 1
+    if cases_file is not None and several and all(suite.cases for suite in suites):
+        raise UserError(
+            f"--cases {cases_file}: each of these suites has cases of its own; name one suite to replace them"
+        )
+    given = {key: value for key, value in generation.items() if value is not None}
+    found = []
+    for suite in suites:
+        suite = replace(suite, generation=replace(suite.generation, **given))
+        found.append(prepare(suite, None if several and suite.cases is not None else cases_file))
+    return found
 
 
 def _check_metrics(suite: Suite) -> None:

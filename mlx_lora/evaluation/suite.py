@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -15,7 +14,7 @@ import yaml
 
 from ..config.loading import PRESET_DIRECTORIES
 from ..config.settings_file import parse_yaml
-from ..errors import UserError, first_line, shortened
+from ..errors import UserError, first_line, nearest, shortened
 from ..user_files import MOST_SETTINGS, read_text
 from .scorers.base import CheckSpec
 
@@ -132,10 +131,9 @@ def load_suite(name: str) -> Suite:
     if file.suffix not in (".yaml", ".yml"):
         known = [*published_suites(), *suite_groups()]
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
             raise UserError(
-                f"{shortened(name)}: there is no such suite; the nearest is {near[0]!r}, all are {', '.join(known)}, "
-                "and FILE.yaml is one of your own"
+                f"{shortened(name)}: there is no such suite; the nearest is {nearest(name, known)!r}, all are "
+                f"{', '.join(known)}, and FILE.yaml is one of your own"
             )
         if name not in published_suites():
             members = ", ".join(suite_groups()[name])
@@ -206,8 +204,7 @@ class _Parser:
     def _known(self, content: Mapping[Any, Any], keys: set[str] | dict[str, type], *path: str) -> None:
         for key in content:
             if key not in keys:
-                near = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.0)[0]
-                raise self.fail(f"there is no such key; the nearest is {near!r}", *path, key)
+                raise self.fail(f"there is no such key; the nearest is {nearest(key, keys)!r}", *path, key)
 
     def _text(self, content: Mapping[str, Any], key: str, required: bool = False) -> str | None:
         value = content.get(key)

@@ -16,23 +16,32 @@ class Target(Protocol):
 
     Attributes:
         name: as the user gave it.
-        identity: changes with whatever decides the answers (weights, file, server's model).
         system_prompt: the one it was trained with, if any.
         warnings: sentences that a reader of the answers should know.
         group: conversations that are answered together; the answers may depend on their company.
     """
 
     name: str
-    identity: str
     system_prompt: str | None
     warnings: list[str]
     group: int
+
+    @property
+    def identity(self) -> str:
+        """Hash that changes with whatever decides the answers (weights, file, server's model)."""
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about this machine, for the user."""
 
     def answer(self, conversations: Sequence[Messages], ids: Sequence[str], settings: Generation) -> list[Reply]:
         """Answer conversations, at most ``group``; ``ids`` are the cases' own."""
 
     def performance(self) -> dict[str, float | None]:
         """Return ``load_s``, ``first_token_s``, ``tokens_per_s`` and ``peak_memory_bytes``; None is not measured."""
+
+    def close(self) -> None:
+        """End the program that was started for it, if any."""
 
 
 @runtime_checkable

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 from ..backends import Backend, load_backend
 from ..data.chat_template import encode_prompt
@@ -26,6 +27,7 @@ class ModelTarget:
     """Base model or run, loaded on a backend.
 
     Attributes:
+        identify: computes the identity, which reads all of the adapter and the tokenizer; a single answer needs none.
         load_s: seconds that loading took.
     """
 
@@ -33,12 +35,25 @@ class ModelTarget:
     backend: Backend
     system_prompt: str | None = None
     warnings: list[str] = field(default_factory=list)
-    identity: str = ""
+    identify: Callable[[], str] = str
     group: int = GROUP
     load_s: float | None = None
     _tokens: int = 0
     _seconds: float = 0.0
     _example: list[int] = field(default_factory=list)
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the backend and all that decides the answers."""
+        return self.identify()
+
+    @property
+    def notes(self) -> list[str]:
+        """Precision that is computed in, where it is not the stored one."""
+        return self.backend.precision
+
+    def close(self) -> None:
+        """End nothing: the model is in this process."""
 
     def answer(self, conversations: Sequence[Messages], ids: Sequence[str], settings: Generation) -> list[Reply]:
         """Answer conversations as one batch.
@@ -127,14 +142,14 @@ def _load(reference: Reference, requested: str) -> ModelTarget:
     warnings = [f"{reference.name}: {reference.other_base}"] if reference.other_base else []
     system = reference.run.get("system_prompt")
     seconds = time.perf_counter() - started
-    identity = f"{backend.name}:{'4bit:' if in_4bit else ''}{_identity(reference)}"
-    return ModelTarget(reference.name, backend, system, warnings, identity, load_s=seconds)
+    identify = partial(_identity, reference, f"{backend.name}:{'4bit:' if in_4bit else ''}")
+    return ModelTarget(reference.name, backend, system, warnings, identify, load_s=seconds)
 
 
-def _identity(reference: Reference) -> str:
-    """Return a hash of all that decides the answers: weights, tokenizer, template, and the adapter with its scale."""
+def _identity(reference: Reference, kind: str) -> str:
+    """Return ``kind`` and a hash of what decides the answers: weights, tokenizer, template, adapter and its scale."""
     base, adapter = reference.base, reference.adapter
     files = [file for suffix in ("json", "jinja", "model") for file in sorted(base.path.glob(f"*.{suffix}"))]
     files += [] if adapter is None else [adapter / "adapters.safetensors", adapter / "adapter_config.json"]
     digests = [base.fingerprint, str(base.chat_template), base.system_role, *map(sha256_of, files)]
-    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    return kind + hashlib.sha256(" ".join(digests).encode()).hexdigest()

@@ -5,7 +5,7 @@ What a model allows is found by a probe at first use, whose logits must be those
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,14 +91,20 @@ def answer_in_turn(
     answers = []
     for prompt in _own(prompts, prefix):
         tokens = []
-        caches = _fresh_copies(prefix.caches) if prefix else None
-        steps = generate_step(mx.array(prompt), model, max_tokens=max_tokens, sampler=sampler, prompt_cache=caches)
-        for token, _ in steps:
+        for token, _ in _steps(model, prompt, max_tokens, sampler, prefix):
             if token in tokenizer.eos_token_ids:
                 break
             tokens.append(int(token))
         answers.append(tokenizer.decode(tokens))
     return answers
+
+
+def _steps(
+    model: nn.Module, prompt: list[int], max_tokens: int, sampler: Sampler, prefix: Prefix | None
+) -> Iterator[tuple[int, mx.array]]:
+    """Yield (token, log-probabilities) of the answer to a prompt, whose own tokens follow a prefix."""
+    caches = _fresh_copies(prefix.caches) if prefix else None
+    return generate_step(mx.array(prompt), model, max_tokens=max_tokens, sampler=sampler, prompt_cache=caches)
 
 
 def _fresh_copies(caches: list[Any]) -> list[Any]:
@@ -117,9 +123,7 @@ def _logits_in_turn(model: nn.Module, prompts: Prompts, prefix: Prefix | None) -
     """Return the log-probabilities [rows, answer, vocabulary] of forced answers, one by one."""
     rows = []
     for prompt in _own(prompts, prefix):
-        caches = _fresh_copies(prefix.caches) if prefix else None
-        steps = generate_step(mx.array(prompt), model, max_tokens=PROBE_ANSWER, sampler=_forced, prompt_cache=caches)
-        rows.append([logprobs for _, logprobs in steps])
+        rows.append([logprobs for _, logprobs in _steps(model, prompt, PROBE_ANSWER, _forced, prefix)])
     return _numbers(rows)
 
 

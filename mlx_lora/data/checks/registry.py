@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, nearest
 from ..formats import Reader, read_rows
 from . import answers, conflicts, control_text, duplicates, leakage, metadata, pii, template
 from .base import DataCheck, DataFinding, run_check
@@ -95,8 +94,7 @@ def errors_that_stop(
     names = [check.name for check in CHECKS]
     for name in waived:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-            raise UserError(f"waive_checks: there is no check {name!r}; the nearest is {near!r}")
+            raise UserError(f"waive_checks: there is no check {name!r}; the nearest is {nearest(name, names)!r}")
     table = read_table([data] if isinstance(data, (str, Path)) else data, read)
     table.tokenizer, table.max_seq_length, table.sampled = tokenizer, max_seq_length, True
     errors = [c for c in CHECKS if c.severity == "error" and c.name not in waived]

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ...processes import python_command, python_environment
+from ...processes import python_command, python_environment, run_captured
 
 # The first installed binding is used; quantization tries the next one if it fails.
 BINDINGS = {"llama-cpp-python": "llama_cpp", "cyllama": "cyllama"}
@@ -154,15 +153,7 @@ def _work(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _run(command: Sequence[str], folder: Path) -> None:
     # A fresh working directory: ggml loads backends that it finds in the current one.
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=worker_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
+    done = run_captured(command, cwd=folder, env=worker_environment())
     if done.returncode:
         raise failure(done.returncode, done.stdout + done.stderr)
 

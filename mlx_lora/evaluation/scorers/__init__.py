@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...errors import UserError, shortened
+from ...errors import UserError, nearest, shortened
 from . import (
     claims,
     code,
@@ -20,7 +20,7 @@ from . import (
     text,
     tool_call,
 )
-from .base import CheckSpec, Factory, Score, Scorer, Summarize, nearest
+from .base import CheckSpec, Factory, Score, Scorer, Summarize
 
 __all__ = ["METRICS", "SCORERS", "SUMMARIES", "CheckSpec", "Score", "Scorer", "make_scorer"]
 

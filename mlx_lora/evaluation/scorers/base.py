@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...errors import UserError, shortened
+from ...errors import UserError, nearest, shortened
 from ..cases import Case
 
 
@@ -69,11 +68,6 @@ def _is_number(value: Any) -> bool:
 def as_list(value: Any) -> list[Any]:
     """Return a list as it is, and anything else as a list of one."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def nearest(name: Any, names: Iterable[str]) -> str:
-    """Return the name that is most like another."""
-    return difflib.get_close_matches(shortened(name), list(names), n=1, cutoff=0.0)[0]
 
 
 def read_options(options: Any, where: str, name: str, kinds: Mapping[str, str], main: str | None = None) -> dict:

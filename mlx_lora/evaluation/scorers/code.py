@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError, first_line
+from ...errors import UserError, first_line, nearest
 from ..cases import Case
 from .answer_text import code_blocks
-from .base import Score, Scorer, nearest, read_options
+from .base import Score, Scorer, read_options
 from .constructor_rule import constructor_faults
 
 # language -> names of it on a code block.

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, nearest
 from ...sources.salience.degeneration import made_of_stock_phrases
 from ...sources.salience.filters import CHECKS, Filters, answer_fault
 from ..cases import Case
-from .base import Score, Scorer, as_list, nearest, prompt_text, read_options
+from .base import Score, Scorer, as_list, prompt_text, read_options
 
 # Checks of one answer; "cut" only where it is asked for, since max_tokens cuts answers that have not collapsed.
 OF_ONE_ANSWER = ("think", "roles", "questions", "short", "echo", "repeated", "evasion", "cut")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, nearest
 from ..cases import Case
-from .base import Score, Scorer, as_list, nearest, quoted, read_options
+from .base import Score, Scorer, as_list, quoted, read_options
 from .section_profiles import LABEL, LINKS, Document, Place, default_sections, is_asked
 
 OPTIONS = {"all": "texts", "profile": "text", "order": "flag", "substance": "flag", "dual_links": "flag"}

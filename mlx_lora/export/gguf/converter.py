@@ -15,6 +15,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...files import write_json
+from ...processes import run_captured
 
 PROGRAMS = ("convert_hf_to_gguf.py", "llama-convert-hf-to-gguf", "convert-hf-to-gguf")
 PACKAGE = "convert-hf-to-gguf"
@@ -88,15 +89,7 @@ def _run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
         # llama.cpp's script imports from its own directory, and never from the working directory.
         environment["PYTHONSAFEPATH"] = "1"
     with tempfile.TemporaryDirectory(prefix="mlx-lora-") as empty:
-        return subprocess.run(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            cwd=empty,
-            env=environment,
-        )
+        return run_captured(arguments, cwd=Path(empty), env=environment)
 
 
 def without_code(directory: Path) -> None:

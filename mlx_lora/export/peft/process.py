@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ...processes import python_command, python_environment
+from ...processes import python_command, python_environment, run_captured
 
 # The first import after an installation reads gigabytes; a comparison loads the base in float32 as well.
 SECONDS = 600
@@ -40,14 +40,10 @@ def ask(request: dict[str, Any], seconds: float = SECONDS) -> dict[str, Any]:
         file = Path(folder) / "request.json"
         file.write_text(json.dumps(request), encoding="utf-8")
         try:
-            done = subprocess.run(
+            done = run_captured(
                 python_command("mlx_lora.export.peft.worker", str(file)),
+                seconds=seconds,
                 env=python_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false"),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=seconds,
             )
         except subprocess.TimeoutExpired:
             raise PeftFailed(f"no answer in {seconds:.0f} seconds") from None
