@@ -1,1 +1,1 @@
-"""Inference engines outside MLX: llama.cpp in a subprocess, and Ollama's API."""
+"""Inference engines outside MLX: llama.cpp in a subprocess, clients of Ollama and of OpenAI-compatible servers."""

@@ -42,7 +42,7 @@ def check_name(name: str) -> str:
     match = NAME.match(name)
     if match is None:
         raise UserError(
-            f"--name {name}: Ollama takes names like model, model:tag or namespace/model:tag, "
+            f"{name}: Ollama takes names like model, model:tag or namespace/model:tag, "
             "of letters, digits, - _ and . (each part at most 80)"
         )
     return name if match["tag"] else f"{name}:latest"

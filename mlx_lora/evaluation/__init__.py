@@ -1,1 +1,1 @@
-"""Evaluation: suites, scorers, baselines and confidence intervals for the answers of a model."""
+"""Evaluation: targets, suites, scorers, reports, gates and paired comparison of a model's answers."""
