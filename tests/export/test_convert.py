@@ -192,3 +192,13 @@ def test_the_configs_bos_is_written_where_the_tokenizer_has_none(make_model, tmp
     facts, _ = read_gguf_header(tmp_path / "model.gguf")
     assert facts["tokenizer.ggml.bos_token_id"] == 3
     assert not facts["tokenizer.ggml.add_bos_token"]
+
+
+def test_a_tokenizer_without_the_letter_that_is_tried_adds_no_special_tokens(tmp_path):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    digits = Tokenizer(models.BPE({str(number): number for number in range(10)}, []))
+    assert digits.encode("a").ids == []
+    found = vocabulary.tokens_of(PreTrainedTokenizerFast(tokenizer_object=digits, bos_token="0"), 10, None)
+    assert (found.add_bos, found.add_eos, found.ids["bos"]) == (False, False, 0)

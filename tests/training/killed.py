@@ -21,7 +21,9 @@ def kill_there(event, arguments):
     torn = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
     if not torn and event not in NAMES:
         return
-    paths = [os.fsdecode(a) for a in arguments if isinstance(a, (str, bytes, os.PathLike))]
+    # The second argument of open is the mode, and its first may be a descriptor.
+    given = arguments[:1] if event == "open" else arguments
+    paths = [os.fsdecode(a) for a in given if isinstance(a, (str, bytes, os.PathLike))]
     # Within a directory that is being removed, names are relative to it.
     inside = [path for path in paths if path.startswith(directory) or not os.path.isabs(path)]
     if dying or not inside:

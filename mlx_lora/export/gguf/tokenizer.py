@@ -107,8 +107,9 @@ def tokens_of(tokenizer: Any, rows: int, end_of_turn: int | None, config_bos: in
     encoded = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).ids
     return Vocabulary(
         *("", rows, tokens, types, [], ids),
-        add_bos=encoded[0] == ids.get("bos"),
-        add_eos=encoded[-1] == ids.get("eos"),
+        # Nothing at all from a tokenizer that has no token for the letter.
+        add_bos=encoded[:1] == [ids.get("bos")],
+        add_eos=encoded[-1:] == [ids.get("eos")],
         chat_template=_template(tokenizer),
     )
 
