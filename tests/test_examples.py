@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MINIMAL = EXAMPLES / "minimal_train.py"
 # Lines that belong to what the example shows.

@@ -39,6 +39,7 @@ def test_the_command_writes_and_prints(command, tmp_path):
     assert "| first loss ours | theirs | theirs without padding |" in (tmp_path / "bench.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_rival_s_rows_sorted_by_length():
     plain = Case("unique", "small-8k", 4, layers=1, hidden=32)
     in_order, by_length = compare([plain, replace(plain, by_length=True)], rounds=1, steps=4, seed=0)

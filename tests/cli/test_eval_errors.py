@@ -161,6 +161,7 @@ def test_a_guard_that_misbehaves_fails_its_cases(folder, command, tmp_path, prog
     ("fault", "said"),
     [("hang", "did not finish within 1 seconds"), ("html", "not an OpenAI-compatible server"), ("500", "status 500")],
 )
+@pytest.mark.slow
 def test_a_server_that_fails(folder, command, fault, said):
     with completions_server() as server:
         server.faults["B"] = fault

@@ -78,6 +78,7 @@ def test_one_split_is_the_training_data(saved):
         read_trainable(f"hf:{saved}/files:validation")
 
 
+@pytest.mark.slow
 def test_the_commands_take_it(command, refused, saved, tmp_path):
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     spec = f"hf:{saved}/both"

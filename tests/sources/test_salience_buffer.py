@@ -293,6 +293,7 @@ for _ in range(20):
 """
 
 
+@pytest.mark.slow
 def test_two_writers_and_a_merger_lose_nothing(tmp_path):
     path, old = tmp_path / "b.json", tmp_path / "old.json"
     before = [record(response=f"Older answer {i}.") for i in range(50)]

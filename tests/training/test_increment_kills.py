@@ -140,6 +140,7 @@ def test_kills_at_every_kind_of_write(tmp_path, undisturbed):
     rounds.check(undisturbed(1))
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_first_writes(command, tmp_path, undisturbed):
     rounds = Rounds(tmp_path / "live")
     for size in (10, 100, 1000, 20_000):

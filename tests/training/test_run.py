@@ -118,6 +118,7 @@ def test_mlx_lm_runs_the_adapter(run):
     assert ours.stdout.strip() == theirs.stdout.strip()
 
 
+@pytest.mark.slow
 def test_every_architecture_trains(command, make_model, eisv_data, tmp_path):
     for architecture in ("llama", "qwen2", "qwen3"):
         arguments = ("--data", eisv_data, "--out", tmp_path / architecture, "--set", "max_steps=2")
