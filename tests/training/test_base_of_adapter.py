@@ -44,6 +44,7 @@ def test_a_run_and_its_adapter_name_their_base(run, base):
         assert json.loads((run / name).read_text())["base_fingerprint"] == base_fingerprint(base)
 
 
+@pytest.mark.slow
 def test_other_weights_of_the_same_shapes(command, refused, eisv_data, run, base, tmp_path):
     retrain(base)
     arguments = ("--set", f"model_name={base}", "--data", eisv_data)

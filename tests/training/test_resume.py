@@ -183,6 +183,7 @@ def test_damaged_and_deleted_checkpoints_are_passed_over(command, arguments, und
     assert not list((out / "checkpoints").glob(".*"))
 
 
+@pytest.mark.slow
 def test_all_checkpoints_gone_starts_over(command, arguments, undisturbed, tmp_path):
     out = tmp_path / "run"
     process = start(arguments, out)
@@ -202,6 +203,7 @@ def test_rotation_keeps_the_newest_and_the_best(undisturbed):
     assert len(kept) <= 4
 
 
+@pytest.mark.slow
 def test_a_time_budget_stops_and_the_same_command_goes_on(command, arguments, undisturbed, tmp_path):
     out = tmp_path / "run"
     first = json.loads(command(*arguments, out, "--max-minutes", 0.001).stdout)
@@ -295,6 +297,7 @@ def change(file, **keys):
     file.write_text(json.dumps({**json.loads(file.read_text()), **keys}))
 
 
+@pytest.mark.slow
 def test_fields_of_later_versions_are_ignored(command, arguments, undisturbed, stopped):
     out, state = stopped
     assert json.loads(state.read_text())["format"] == json.loads((out / "run.json").read_text())["format"] == 1
@@ -309,6 +312,7 @@ def test_fields_of_later_versions_are_ignored(command, arguments, undisturbed, s
     assert finish(command, arguments, out)["steps"] == result["steps"]
 
 
+@pytest.mark.slow
 def test_files_without_a_format_are_of_the_first(command, arguments, undisturbed, stopped):
     out, state = stopped
     for file in (state, out / "run.json"):
@@ -333,6 +337,7 @@ def test_a_later_format_is_a_sentence_and_stays(refused, arguments, stopped, nam
 
 
 @pytest.mark.parametrize("broken", ["{", "[]", '{"step": "one"}', ""])
+@pytest.mark.slow
 def test_a_state_that_cannot_be_read_is_kept(command, arguments, undisturbed, stopped, broken):
     out, state = stopped
     state.write_text(broken)
@@ -356,6 +361,7 @@ def test_fresh_removes_nothing_but_a_run(refused, arguments, tmp_path):
     assert (out / "chapter.txt").read_text() == "a year's work"
 
 
+@pytest.mark.slow
 def test_samples_cannot_undo_a_finished_run(arguments, tmp_path, monkeypatch):
     from mlx_lora.config import load_config
     from mlx_lora.training import train as run
