@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,17 @@ def available_of_vm_stat(text: str) -> int | None:
     # Purgeable pages are counted among these already.
     pages = re.findall(r"^Pages (?:free|inactive|speculative):\s+(\d+)\.", text, re.M)
     return int(page[1]) * sum(map(int, pages)) if page and pages else None
+
+
+def peak_resident() -> int:
+    """Return the largest resident set of this process in bytes, the mapped files included.
+
+    Linux counts in ``ru_maxrss`` what the parent had before exec, which ``VmHWM`` does not.
+    """
+    found = re.search(r"^VmHWM:\s+(\d+) kB", text_of(Path("/proc/self/status")), re.M)
+    if found:
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def text_of(file: Path) -> str:

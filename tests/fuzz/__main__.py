@@ -31,6 +31,7 @@ from click.testing import CliRunner
 
 from mlx_lora.cli.main import cli
 from mlx_lora.errors import UserError
+from mlx_lora.memory import peak_resident
 
 from .commands import COMMANDS, NOT_FUZZED, SLOW, words_of
 from .inputs import make_gguf, make_inputs
@@ -185,7 +186,9 @@ _reported: set[int] = set()
 def too_large(whose: int) -> list[str]:
     """Return a complaint, once, if this process or its children have taken more than they may."""
     unit = 1 if sys.platform == "darwin" else 1024
-    size = resource.getrusage(whose).ru_maxrss * unit
+    # Not ru_maxrss of this process, which on Linux may be that of the process that started it.
+    own = whose == resource.RUSAGE_SELF
+    size = peak_resident() if own else resource.getrusage(whose).ru_maxrss * unit
     if size <= MOST_BYTES or whose in _reported:
         return []
     _reported.add(whose)

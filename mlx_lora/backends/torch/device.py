@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from ...errors import UserError, first_line
+from ...memory import peak_resident
 from ..errors import NO_MEMORY
 
 
@@ -41,8 +40,7 @@ def peak_memory(device: torch.device) -> int:
     """Return the peak memory in bytes: on the GPU of tensors, on the CPU of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return peak_resident()
 
 
 @contextmanager

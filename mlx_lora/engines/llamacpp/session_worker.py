@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...memory import peak_resident
 from .bindings import BINDINGS
 
 # llama.cpp itself enlarges a context of fewer than 256 tokens.
@@ -79,11 +79,6 @@ def sampled(logits: np.ndarray, temperature: float, draw: np.random.Generator) -
     return int((logits.astype(np.float64) / temperature + draw.gumbel(size=len(logits))).argmax())
 
 
-def peak_bytes() -> int:
-    """Return the largest resident set of this process, the mapped weights included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def main(binding: str, file: str, lora: str | None = None) -> None:
     """Serve requests until standard input ends."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -105,7 +100,7 @@ def main(binding: str, file: str, lora: str | None = None) -> None:
             found = actions[request.pop("action")](**request)
         except Exception as error:
             found = {"error": f"{type(error).__name__}: {error}"}
-        say({**found, "peak": peak_bytes()})
+        say({**found, "peak": peak_resident()})
 
 
 if __name__ == "__main__":
