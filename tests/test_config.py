@@ -28,7 +28,7 @@ def test_presets(preset):
 
 
 def test_published_presets():
-    sleep, traces, coder, claims = map(load_config, ("sleep", "traces", "coder", "claims"))
+    sleep, traces, coder, claims = map(load_config, ("sleep-published", "traces", "coder", "claims"))
     assert (sleep.lora_rank, sleep.lora_alpha, sleep.learning_rate, sleep.num_epochs) == (4, 8, 1e-5, 3)
     assert (traces.warmup_steps, traces.max_steps, traces.max_seq_length) == (5, 500, 4096)
     assert (coder.lr_schedule, coder.gradient_accumulation_steps, coder.grad_clip) == ("cosine", 12, 1.0)

@@ -16,7 +16,7 @@ from .output import backend_option, json_option, print_json, say
     "--config",
     "config_path",
     metavar="FILE|PRESET",
-    help="YAML or JSON, or a preset: quickstart, eisv, sleep, traces, coder, claims.",
+    help="YAML or JSON, or a preset: quickstart, eisv, sleep, sleep-published, traces, coder, claims.",
 )
 @click.option("--data", help="Dataset directory; overrides the config's data.")
 @click.option("--out", help="Run directory, usually adapters/NAME; overrides the config's output_dir.")

@@ -59,14 +59,22 @@ def _in_our_names(file: Path) -> Mapping[str, Any]:
     """Return a config file's keys; one of the published claims module is translated."""
     from .dialects import from_published, is_published
 
-    settings = _read_mapping(file)
+    settings = read_mapping(file)
+    if "stores" in settings and isinstance(settings.get("train"), dict):
+        # The config of a night: its training keys.
+        settings = {**{key: settings[key] for key in ("model_name",) if key in settings}, **settings["train"]}
     try:
         return from_published(settings) if is_published(settings) else settings
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 
 
-def _read_mapping(file: Path) -> Mapping[str, Any]:
+def read_mapping(file: Path) -> Mapping[str, Any]:
+    """Return the keys and values of a YAML or JSON file.
+
+    Raises:
+        UserError: it cannot be read, is neither, or is not a mapping.
+    """
     try:
         content = read_settings(file)
     except (OSError, UnicodeDecodeError) as error:
