@@ -1,0 +1,232 @@
+"""One cycle of the night, step by step: each step is recorded as it ends, and each may end the cycle with a reason."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, first_line
+from ..runs.generations import Generations
+from .clock import SuspensionClock
+from .config import SleepConfig, sleep_config
+from .due import not_due
+from .gathering import curated, gathered
+from .guards import check_guards
+from .judging import choose
+from .learning import RUN, learn, replay
+from .lock import night_lock
+from .nights import read_nights
+from .notification import notify
+from .promotion import confirm_or_roll_back, export, promote
+from .record import CYCLES, CycleRecord, Ended, read_cycles
+from .report import log_line, write_report
+from .throttle import measure_rates, throttle_sentence
+from .schedule import installed_rates
+
+STEPS = ("guards", "gather", "curate", "replay", "train", "judge", "promote", "trial", "export", "report")
+LOG = "sleep.log"
+
+
+@dataclass
+class Surroundings:
+    """What a cycle says while it runs.
+
+    Attributes:
+        progress: makes a progress bar of a description and a number of cases.
+        notes: receives sentences for the user.
+        step: receives the name of each step as it begins.
+        quiet: trains without a progress bar.
+    """
+
+    progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+    notes: Callable[..., None] = lambda sentences: None
+    step: Callable[[str], None] = lambda name: None
+    quiet: bool = False
+
+
+@dataclass
+class Outcome:
+    """End of ``sleep run``.
+
+    Attributes:
+        summary: what ``--json`` prints.
+        status: exit status: 0 promoted, kept or nothing to do; 1 the candidate failed its gate; 2 it could not run.
+        page: of the report, if there is one.
+    """
+
+    summary: dict[str, Any]
+    status: int
+    page: Path | None = None
+
+
+class Paused(Exception):
+    """End of this process's part of a cycle, which the next run resumes."""
+
+
+@dataclass
+class Cycle:
+    """A cycle that runs.
+
+    Attributes:
+        before: cycles that ended before it.
+    """
+
+    config: SleepConfig
+    record: CycleRecord
+    generations: Generations
+    before: list[CycleRecord]
+    around: Surroundings
+    clock: SuspensionClock = field(default_factory=SuspensionClock)
+
+    @property
+    def live(self) -> Path | None:
+        """Directory of the generation that was live when the cycle began."""
+        parent = self.record.content["parent"]
+        return None if parent is None else self.generations.path(parent)
+
+
+def run_cycle(config: SleepConfig, around: Surroundings, *, if_due: bool = False) -> Outcome:
+    """Run one cycle, or resume the one that was cut.
+
+    Args:
+        if_due: do nothing unless a night is due.
+
+    Raises:
+        UserError: another cycle runs, or a file of the cycle cannot be read or written.
+    """
+    directory = config.directory
+    with night_lock(directory):
+        generations = Generations(directory)
+        cycles = read_cycles(directory)
+        if cycles and not cycles[-1].finished:
+            record, before = cycles[-1], cycles[:-1]
+            around.notes([f"night {record.key} was cut and resumes"])
+            # As it began: what is recorded belongs to these settings.
+            config = sleep_config(_as_settings(record.content["config"]), f"{record.directory}/cycle.json")
+        else:
+            said = not_due(config, cycles, if_due)
+            if said is not None:
+                nothing = dict.fromkeys(("cycle", "generation"))
+                more = {"decision": "skipped", "reason": said, "new": 0, "replayed": 0, "checks": []}
+                return Outcome({**nothing, **more}, 0)
+            record, before = _begin(directory, cycles, config, generations)
+        cycle = Cycle(config, record, generations, before, around)
+        try:
+            _run(cycle)
+        except Paused as pause:
+            return Outcome({**record.summary(), "decision": "skipped", "reason": str(pause)}, 0)
+        except Ended as end:
+            record.end(end.decision, end.reason, end.could_run)
+        except UserError as error:
+            record.end("failed", str(error), could_run=False)
+        return _close(cycle)
+
+
+def _as_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded config in the form of its file."""
+    stores = [
+        {store["kind"]: store["paths"], "name": store["name"], "check": store["check"], **store["options"]}
+        for store in config["stores"]
+    ]
+    return {**config, "stores": stores}
+
+
+def _begin(
+    directory: Path, cycles: list[CycleRecord], config: SleepConfig, generations: Generations
+) -> tuple[CycleRecord, list[CycleRecord]]:
+    """Return the record of a new cycle and those before it; one that was skipped gives its number away."""
+    before = cycles
+    number = int(cycles[-1].key) + 1 if cycles else 1
+    if cycles and cycles[-1].content["decision"] == "skipped":
+        number, before = int(cycles[-1].key), cycles[:-1]
+        shutil.rmtree(cycles[-1].directory)
+    place = directory / CYCLES / f"{number:04d}"
+    return CycleRecord.create(place, str(config.directory), config.to_dict(), generations.live), before
+
+
+def _run(cycle: Cycle) -> None:
+    config, record, around = cycle.config, cycle.record, cycle.around
+    generations, live = cycle.generations, cycle.live
+    nights = read_nights(config.directory, cycle.before, record.content["parent"])
+
+    def step(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if record.result(name) is None:
+            around.step(name)
+        result = record.run(name, work)
+        _after_suspension(cycle)
+        return result
+
+    step("guards", lambda: _guards(cycle))
+    found = step("gather", lambda: gathered(config, nights, record.directory))
+    record.content["new"] = found["new"]
+    step("curate", lambda: curated(config, nights, record.directory))
+    replayed = step("replay", lambda: replay(config, nights.learned, live, record.directory, notes=around.notes))
+    record.content["replayed"] = replayed["own"] + replayed["stored"]
+    step("train", lambda: learn(config, live, record.directory, quiet=around.quiet))
+    judged = step("judge", lambda: choose(cycle, nights))
+    candidate = next((each for each in judged["candidates"] if each["alpha"] == judged["chosen"]), None)
+    shown = candidate or judged["candidates"][0]
+    record.content["checks"] = shown["checks"]
+    if candidate is None:
+        decision = "failed" if shown["verdict"] == "worse" else "kept"
+        raise Ended(decision, f"the live adapter stays: {'; '.join(shown['reasons'])}")
+    promoted = step("promote", lambda: promote(generations, candidate, record))
+    record.content["generation"] = promoted["generation"]
+    tried = step("trial", lambda: confirm_or_roll_back(cycle, nights, candidate, promoted["generation"]))
+    if not tried["passed"]:
+        raise Ended("failed", f"generation {promoted['generation']} was rolled back: {tried['said']}")
+    step("export", lambda: export(cycle, promoted["generation"]))
+    alpha = "" if judged["chosen"] == 1 else f" at {judged['chosen']:g} of its change"
+    record.end("promoted", f"generation {promoted['generation']} is live{alpha}: {'; '.join(candidate['reasons'])}")
+
+
+def _guards(cycle: Cycle) -> dict[str, Any]:
+    guards = check_guards(cycle.config.guards, cycle.config.directory)
+    refused = [guard.said for guard in guards if not guard.ok]
+    if refused:
+        raise Ended("skipped", "; ".join(refused))
+    rates, then = measure_rates(), installed_rates(cycle.config.directory)
+    slow = throttle_sentence(rates, then, cycle.config.guards.slow) if then else None
+    if slow:
+        cycle.around.notes([slow])
+    return {"guards": [asdict(guard) for guard in guards], "rates": rates, "throttled": slow}
+
+
+def _after_suspension(cycle: Cycle) -> None:
+    """Check the guards again if the machine slept in the middle of the cycle."""
+    slept = cycle.clock.suspended()
+    if slept is None:
+        return
+    cycle.around.notes([slept])
+    cycle.record.content.setdefault("notes", []).append(slept)
+    refused = [guard.said for guard in check_guards(cycle.config.guards, cycle.config.directory) if not guard.ok]
+    if refused:
+        raise Paused(f"{slept}, and now {'; '.join(refused)}; the next run resumes this night")
+
+
+def _close(cycle: Cycle) -> Outcome:
+    """Write the report and the log line of a cycle that has ended, remove what nobody needs, and return the outcome."""
+    record, directory = cycle.record, cycle.config.directory
+    content = record.content
+    page = None
+    try:
+        page = write_report(directory, record.key)
+        with open(directory / LOG, "a", encoding="utf-8") as log:
+            log.write(log_line(content) + "\n")
+        cycle.generations.collect(cycle.config.keep)
+        for place in (record.directory / RUN / "checkpoints", record.directory / "stores"):
+            shutil.rmtree(place, ignore_errors=True)
+    except (UserError, OSError) as error:
+        # The decision stands, whatever becomes of its page.
+        cycle.around.notes([f"the report is missing: {first_line(error)}"])
+    if cycle.config.notify:
+        notify("mlx-lora", log_line(content))
+    if not content["could_run"]:
+        status = 2
+    else:
+        status = 1 if content["decision"] == "failed" else 0
+    return Outcome(record.summary(), status, page)

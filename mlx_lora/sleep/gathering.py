@@ -1,0 +1,87 @@
+"""First steps of a night: gather the stores, count what is new, and curate it into the night's dataset."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..data.dataset import parse_example, write_dataset
+from ..data.jsonl import read_jsonl
+from ..files import write_atomic
+from .config import SleepConfig
+from .curate import curate
+from .nights import DATA, Nights
+from .record import Ended
+from .stores import LeftOut, Row, gather
+
+NEW, STORES = "new.jsonl", "stores"
+
+
+def gathered(config: SleepConfig, nights: Nights, cycle: Path) -> dict[str, Any]:
+    """Read the stores, write the rows that were never trained on to ``cycle/new.jsonl``, and return the counts.
+
+    Raises:
+        Ended: there is too little.
+        UserError: no store can be used.
+    """
+    shutil.rmtree(cycle / STORES, ignore_errors=True)
+    found = gather(config.stores, cycle / STORES)
+    new = [row for row in found.rows if row.id not in nights.trained]
+    aside = [row for row in new if nights.failed[row.id] >= config.retries]
+    new = [row for row in new if nights.failed[row.id] < config.retries]
+    left_out = [asdict(each) for each in found.left_out]
+    by_store: dict[str, list[str]] = {}
+    for row in aside:
+        by_store.setdefault(row.store, []).append(row.id)
+    reason = f"set aside: in {config.retries} nights whose candidate failed"
+    left_out += [asdict(LeftOut(store, reason, rows)) for store, rows in by_store.items()]
+    result = {"stores": found.stores, "total": len(found.rows), "new": len(new), "left_out": left_out}
+    _enough(len(found.rows), config.min_total, "examples in all")
+    _enough(len(new), config.min_new, f"new {_noun(config)}")
+    lines = [json.dumps({**asdict(row), "example": row.example.to_dict()}, ensure_ascii=False) for row in new]
+    write_atomic(cycle / NEW, "".join(line + "\n" for line in lines))
+    return result
+
+
+def curated(config: SleepConfig, nights: Nights, cycle: Path) -> dict[str, Any]:
+    """Write the dataset of the night to ``cycle/data``, and return what became of the new rows.
+
+    Raises:
+        Ended: too few of them can be learned.
+    """
+    rows = _read_rows(cycle / NEW)
+    found = curate(rows, held_out=config.held_out, pattern_share=config.pattern_share, known=nights.sides)
+    _enough(len(found.train) + len(found.valid), config.min_new, f"new {_noun(config)} that can be learned")
+    if not found.train:
+        raise Ended("skipped", f"all {len(found.valid)} new {_noun(config)} are held out: there is nothing to train on")
+    # A process that was cut may have written it.
+    shutil.rmtree(cycle / DATA, ignore_errors=True)
+    write_dataset(cycle / DATA, {"train": found.train, "valid": found.valid}, {"source": "sleep"})
+    return {
+        "train": len(found.train),
+        "held_out": len(found.valid),
+        "left_out": [asdict(each) for each in found.left_out],
+        "changed": [asdict(each) for each in found.changed],
+        "notes": list(found.notes),
+    }
+
+
+def _read_rows(file: Path) -> list[Row]:
+    return [
+        Row(row["id"], row["store"], row["group"], parse_example(where, row["example"]))
+        for where, row in read_jsonl(file)
+    ]
+
+
+def _noun(config: SleepConfig) -> str:
+    return "experiences" if {store.kind for store in config.stores} == {"salience"} else "examples"
+
+
+def _enough(count: int, needed: int, what: str) -> None:
+    if count < needed:
+        raise Ended("skipped", f"{count} {what}, {needed} are needed")
+
+

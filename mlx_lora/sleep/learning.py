@@ -1,0 +1,137 @@
+"""Learning of a night: replay of earlier nights, then training from the live adapter."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ..backends.adapter_format import ADAPTER_FILE
+from ..config import TrainingConfig
+from ..data.dataset import Example, read_split, write_dataset
+from ..data.tokenize import encode_example
+from ..evaluation.suite import Generation
+from ..evaluation.targets import load_target
+from ..models.resolve import resolve_model
+from ..models.tokenizer import open_tokenizer
+from ..training.train import train
+from .checks import row_checks
+from .config import SleepConfig
+from .nights import DATA
+from .record import Ended
+from .replay import make_replay
+
+REPLAY, RUN = "replay", "run"
+# Tokens that an own answer may have beyond the longest stored one.
+ROOM = 16
+PER_NIGHT = 8
+
+
+def replay(
+    config: SleepConfig, learned: Mapping[str, Path], live: Path | None, cycle: Path, *, notes: Callable[..., None]
+) -> dict[str, Any]:
+    """Write the replay of a night to ``cycle/replay``, and return its counts.
+
+    Args:
+        learned: key → dataset of each earlier night.
+        live: directory of the live adapter.
+    """
+    if not learned or live is None or not config.replay.share:
+        return {"own": 0, "stored": 0, "gold": 0, "nights": {}, "own_loss": 0.0}
+    training = config.training()
+    tokens = _token_counter(training)
+    new = read_split(cycle / DATA, "train")
+    nights = {key: data for key, data in learned.items() if (data / "train.jsonl").stat().st_size}
+    checks = row_checks(config.stores) if config.replay.source == "own_checked" else {}
+    stored = [example for data in nights.values() for example in read_split(data, "train")]
+    asks = bool(checks) and any(example.meta.get("sleep_store") in checks for example in stored)
+    longest = max(map(tokens, stored)) + ROOM
+    answer = _answerer(live, training.backend, longest, notes) if asks else None
+    # As many as are new; up to twice as many where there are many nights, each of which should be seen.
+    size = min(len(stored), max(len(new), min(PER_NIGHT * len(nights), 2 * len(new))))
+    made = make_replay(
+        nights, new, config.replay, training.seed, checks=checks, answer=answer, tokens=tokens, size=size
+    )
+    del answer
+    gc.collect()
+    valid = [_of_night(e, key) for key, data in nights.items() for e in _held_out(data)]
+    if not (cycle / REPLAY).exists():
+        write_dataset(cycle / REPLAY, {"train": made.examples, "valid": valid}, {"source": REPLAY})
+    return made.counts
+
+
+def learn(config: SleepConfig, live: Path | None, cycle: Path, *, quiet: bool) -> dict[str, Any]:
+    """Train the night's adapter in ``cycle/run`` from the live one, and return the measurements.
+
+    Raises:
+        UserError: see ``train``.
+    """
+    data: Any = str(cycle / DATA)
+    if (cycle / REPLAY).exists():
+        share = config.replay.share
+        data = [{"path": data, "weight": 1 - share}, {"path": str(cycle / REPLAY), "weight": share}]
+    settings = replace(
+        config.training(),
+        data=data,
+        output_dir=str(cycle / RUN),
+        init_adapter=None if live is None else str(live),
+        balance_batches=isinstance(data, list),
+        keep_best_by="worst",
+    )
+    trained = train(settings, quiet=quiet)
+    if trained is None:  # a rank of a distributed run, which the cycle does not start
+        raise Ended("failed", "a night trains on one machine", could_run=False)
+    run, result = trained
+    if not (run / ADAPTER_FILE).exists():
+        raise Ended("failed", "the time for training ended before its first step", could_run=False)
+    keys = ("steps", "loss", "validation_loss", "best_step", "tokens", "seconds", "stopped")
+    return {"run": str(run), **{key: asdict(result)[key] for key in keys}}
+
+
+def _token_counter(training: TrainingConfig) -> Callable[[Example], int]:
+    """Return a function from an example to its number of supervised tokens."""
+    located = training.located()
+    model = resolve_model(
+        located.model_name,
+        located.model_revision,
+        chat_template=located.chat_template,
+        system_role=located.system_role,
+    )
+    tokenizer = open_tokenizer(model)
+
+    def count(example: Example) -> int:
+        encoded = encode_example(
+            tokenizer, example, training.max_seq_length, train_on_prompt=training.train_on_prompt
+        )
+        return int(encoded.supervised.sum())
+
+    return count
+
+
+def _answerer(
+    live: Path, backend: str, max_tokens: int, notes: Callable[..., None]
+) -> Callable[[list[list[dict[str, Any]]]], list[str]]:
+    """Return a function from conversations to the live adapter's greedy answers."""
+    target = load_target(str(live), backend)
+    notes(target.notes)
+    settings = Generation(max_tokens=max_tokens)
+
+    def answer(conversations: list[list[dict[str, Any]]]) -> list[str]:
+        texts: list[str] = []
+        for start in range(0, len(conversations), target.group):
+            group = conversations[start : start + target.group]
+            texts += [reply.text or "" for reply in target.answer(group, [""] * len(group), settings)]
+        return texts
+
+    return answer
+
+
+def _held_out(data: Path) -> Sequence[Example]:
+    file = data / "valid.jsonl"
+    return read_split(data, "valid") if file.exists() and file.stat().st_size else []
+
+
+def _of_night(example: Example, key: str) -> Example:
+    return replace(example, meta={**example.meta, "night": key})

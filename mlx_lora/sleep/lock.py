@@ -1,0 +1,73 @@
+"""Lock of an adapter's nights, with its owner: process, its start, and the machine's boot."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import file_lock, write_json, writing
+from ..memory import command_output, text_of
+from .record import now
+
+LOCK, OWNER = "sleep.lock", "sleep.owner.json"
+
+
+@contextmanager
+def night_lock(directory: Path) -> Iterator[None]:
+    """Hold the lock of an adapter's nights while the block runs; it ends with the process, however that ends.
+
+    The lock is the system's own, so that a process that reuses the number of a dead owner does not hold it; the owner
+    is only recorded to be named.
+
+    Raises:
+        UserError: another night runs.
+    """
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with file_lock(directory / LOCK, f"{directory}: {_held(directory)}"):
+        write_json(directory / OWNER, {"pid": os.getpid(), "started": now(), "boot": boot_id()})
+        try:
+            yield
+        finally:
+            (directory / OWNER).unlink(missing_ok=True)
+
+
+def _held(directory: Path) -> str:
+    owner = read_owner(directory)
+    who = f"process {owner['pid']}, since {owner['started']}" if owner else "another process"
+    return f"a night is running there ({who}); wait for it, or end that process"
+
+
+def read_owner(directory: Path) -> dict[str, Any] | None:
+    """Return ``{"pid", "started", "boot"}`` of the process that holds the lock, as it was recorded; None if unknown."""
+    try:
+        owner = json.loads((directory / OWNER).read_text(encoding="utf-8"))
+        return owner if {"pid", "started"} <= set(owner) and owner.get("boot") == boot_id() else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_running(directory: Path) -> bool:
+    """Return True if a night is running now."""
+    if not (directory / LOCK).exists():
+        return False
+    try:
+        with file_lock(directory / LOCK, "held"):
+            return False
+    except UserError:
+        return True
+
+
+def boot_id() -> str:
+    """Return an identifier of this boot of the machine; empty where there is none."""
+    if sys.platform == "darwin":
+        found = re.search(r"sec = (\d+)", command_output("sysctl", "-n", "kern.boottime"))
+        return found[1] if found else ""
+    return text_of(Path("/proc/sys/kernel/random/boot_id")).strip()

@@ -1,0 +1,97 @@
+"""Nights of an adapter: what the live generation has learned from, and what was tried in vain."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..data.dataset import Example, read_split
+from ..runs.incremental_state import item_id, read_state, state_path
+from .record import CycleRecord
+
+DATA = "data"
+
+
+@dataclass
+class Nights:
+    """Nights before this one.
+
+    Attributes:
+        learned: key → dataset directory of each night that the live generation descends from, in order; rounds of
+            ``train --increment`` too.
+        trained: ids of their examples, held-out ones included.
+        sides: id → True if it was held out, of all nights.
+        failed: id → nights with it whose candidate failed, or whose generation was rolled back.
+    """
+
+    learned: dict[str, Path] = field(default_factory=dict)
+    trained: set[str] = field(default_factory=set)
+    sides: dict[str, bool] = field(default_factory=dict)
+    failed: Counter[str] = field(default_factory=Counter)
+
+
+def read_nights(directory: Path, cycles: Sequence[CycleRecord], live: int | None) -> Nights:
+    """Return the nights before a new one.
+
+    Args:
+        cycles: of the adapter, those that have ended.
+        live: the live generation.
+    """
+    nights = Nights()
+    lineage = _lineage(cycles, live)
+    if live is not None:
+        for place in sorted((directory / "rounds").glob("[0-9]" * 4)):
+            if (place / DATA).is_dir():
+                nights.learned[f"round-{place.name}"] = place / DATA
+        nights.trained |= read_state(state_path(directory)).trained
+    for cycle in cycles:
+        data = cycle.directory / DATA
+        if not data.is_dir():
+            continue
+        sides = {id_of(e): split == "valid" for split in ("train", "valid") for e in _rows(data, split)}
+        # The first side counts, whatever came later.
+        nights.sides = {**sides, **nights.sides}
+        if cycle.key in lineage:
+            nights.learned[cycle.key] = data
+            nights.trained |= set(sides)
+        elif cycle.content["decision"] in ("failed", "promoted") and cycle.content.get("could_run", True):
+            nights.failed.update(list(sides))
+    return nights
+
+
+def id_of(example: Example) -> str:
+    """Return the id of an example of a night."""
+    known = example.meta.get("sleep_id")
+    return known if isinstance(known, str) else item_id(example)
+
+
+def evidence(cycles: Sequence[CycleRecord], live: int | None) -> list[dict[str, Any]]:
+    """Return the pairs of earlier candidates whose comparison with the same live generation settled nothing."""
+    found = []
+    for cycle in cycles:
+        judged = cycle.result("judge")
+        if judged is None or cycle.content["parent"] != live:
+            continue
+        first = judged["candidates"][0] if judged["candidates"] else {}
+        if first.get("verdict") == "inconclusive":
+            found.append({"night": cycle.key, **first["pairs"]})
+    return found
+
+
+def _lineage(cycles: Sequence[CycleRecord], live: int | None) -> set[str]:
+    """Return the keys of the cycles that made the live generation and its ancestors."""
+    makers = {cycle.content["generation"]: cycle for cycle in cycles if cycle.content["generation"] is not None}
+    keys: set[str] = set()
+    while live is not None and live in makers and makers[live].key not in keys:
+        keys.add(makers[live].key)
+        live = makers[live].content["parent"]
+    return keys
+
+
+def _rows(data: Path, split: str) -> list[Example]:
+    # A night may have no row of a split, which read_split refuses for the first.
+    file = data / f"{split}.jsonl"
+    return read_split(data, split) if file.exists() and file.stat().st_size else []

@@ -1,0 +1,66 @@
+"""Promotion of a night's candidate: a new generation on trial, its confirmation or rollback, and its export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError, first_line
+from ..runs.generations import Generations
+from .judging import parts_of
+from .nights import Nights
+from .publish import export_generation
+from .record import CycleRecord
+from .trial import try_out
+
+if TYPE_CHECKING:
+    from .cycle import Cycle
+
+
+def promote(generations: Generations, candidate: dict[str, Any], record: CycleRecord) -> dict[str, Any]:
+    """Make the candidate a generation, and live on trial; again after a kill, it changes nothing."""
+    gate = {key: candidate[key] for key in ("alpha", "verdict", "reasons", "checks", "scores", "losses")}
+    number = generations.add(Path(candidate["path"]), {"cycle": record.key, "gate": gate})
+    generations.promote(number, "; ".join(candidate["reasons"]), trial=True, cycle=record.key)
+    return {"generation": number, "previous": generations.previous}
+
+
+def confirm_or_roll_back(cycle: Cycle, nights: Nights, candidate: dict[str, Any], number: int) -> dict[str, Any]:
+    """Ask what is live, through its name, and confirm it, or go back to what was live before."""
+    config, generations = cycle.config, cycle.generations
+    if generations.live != number:
+        return {"passed": False, "said": "somebody else has made another generation live since"}
+    try:
+        passed, said = try_out(
+            f"{config.directory}@live",
+            parts_of(cycle, nights),
+            config.trial,
+            cycle.record.directory / "trial",
+            backend=config.training().backend,
+            progress=cycle.around.progress,
+            notes=cycle.around.notes,
+        )
+    except UserError as error:
+        # It was judged from its files an hour ago: whatever fails now, it is not to stay.
+        passed, said = False, str(error)
+    if passed:
+        generations.confirm(said)
+        if candidate["verdict"] == "better" or generations.best is None:
+            generations.mark_best(number, "; ".join(candidate["reasons"]))
+    else:
+        generations.rollback(f"the trial failed: {said}", to=cycle.record.content["parent"])
+    return {"passed": passed, "said": said}
+
+
+def export(cycle: Cycle, number: int) -> dict[str, Any]:
+    """Export the live generation where the config asks for it; a failure is named and the promotion stands."""
+    wish = cycle.config.export
+    if wish.gguf is None and wish.ollama is None:
+        return {}
+    place = cycle.config.directory / "exports" / f"{number:04d}"
+    try:
+        return export_generation(cycle.generations, number, wish, place, cycle.around.progress)
+    except UserError as error:
+        return {"failed": first_line(error)}
+
+
