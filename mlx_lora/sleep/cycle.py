@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, first_line
 from ..runs.generations import Generations
-from .clock import SuspensionClock
 from .config import SleepConfig, sleep_config
+from .context import Cycle, Surroundings
 from .due import not_due
 from .gathering import curated, gathered
 from .guards import check_guards
@@ -24,28 +23,11 @@ from .notification import notify
 from .promotion import confirm_or_roll_back, export, promote
 from .record import CYCLES, CycleRecord, Ended, read_cycles
 from .report import log_line, write_report
-from .throttle import measure_rates, throttle_sentence
 from .schedule import installed_rates
+from .throttle import measure_rates, throttle_sentence
 
 STEPS = ("guards", "gather", "curate", "replay", "train", "judge", "promote", "trial", "export", "report")
 LOG = "sleep.log"
-
-
-@dataclass
-class Surroundings:
-    """What a cycle says while it runs.
-
-    Attributes:
-        progress: makes a progress bar of a description and a number of cases.
-        notes: receives sentences for the user.
-        step: receives the name of each step as it begins.
-        quiet: trains without a progress bar.
-    """
-
-    progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-    notes: Callable[..., None] = lambda sentences: None
-    step: Callable[[str], None] = lambda name: None
-    quiet: bool = False
 
 
 @dataclass
@@ -65,28 +47,6 @@ class Outcome:
 
 class Paused(Exception):
     """End of this process's part of a cycle, which the next run resumes."""
-
-
-@dataclass
-class Cycle:
-    """A cycle that runs.
-
-    Attributes:
-        before: cycles that ended before it.
-    """
-
-    config: SleepConfig
-    record: CycleRecord
-    generations: Generations
-    before: list[CycleRecord]
-    around: Surroundings
-    clock: SuspensionClock = field(default_factory=SuspensionClock)
-
-    @property
-    def live(self) -> Path | None:
-        """Directory of the generation that was live when the cycle began."""
-        parent = self.record.content["parent"]
-        return None if parent is None else self.generations.path(parent)
 
 
 def run_cycle(config: SleepConfig, around: Surroundings, *, if_due: bool = False) -> Outcome:

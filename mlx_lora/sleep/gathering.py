@@ -83,5 +83,3 @@ def _noun(config: SleepConfig) -> str:
 def _enough(count: int, needed: int, what: str) -> None:
     if count < needed:
         raise Ended("skipped", f"{count} {what}, {needed} are needed")
-
-

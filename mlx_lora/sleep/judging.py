@@ -7,16 +7,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..export.mixing import mix_adapters
 from .checks import row_checks
+from .context import Cycle
 from .judge import Judgement, judge
 from .learning import RUN
 from .nights import DATA, Nights, evidence
-
-if TYPE_CHECKING:
-    from .cycle import Cycle
 
 CANDIDATES, JUDGE = "candidates", "judge"
 

@@ -102,9 +102,7 @@ def _token_counter(training: TrainingConfig) -> Callable[[Example], int]:
     tokenizer = open_tokenizer(model)
 
     def count(example: Example) -> int:
-        encoded = encode_example(
-            tokenizer, example, training.max_seq_length, train_on_prompt=training.train_on_prompt
-        )
+        encoded = encode_example(tokenizer, example, training.max_seq_length, train_on_prompt=training.train_on_prompt)
         return int(encoded.supervised.sum())
 
     return count

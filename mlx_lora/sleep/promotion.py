@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import UserError, first_line
 from ..runs.generations import Generations
+from .context import Cycle
 from .judging import parts_of
 from .nights import Nights
 from .publish import export_generation
 from .record import CycleRecord
 from .trial import try_out
-
-if TYPE_CHECKING:
-    from .cycle import Cycle
 
 
 def promote(generations: Generations, candidate: dict[str, Any], record: CycleRecord) -> dict[str, Any]:
@@ -62,5 +60,3 @@ def export(cycle: Cycle, number: int) -> dict[str, Any]:
         return export_generation(cycle.generations, number, wish, place, cycle.around.progress)
     except UserError as error:
         return {"failed": first_line(error)}
-
-

@@ -49,9 +49,21 @@ class CycleRecord:
     def create(cls, directory: Path, name: str, config: Mapping[str, Any], parent: int | None) -> CycleRecord:
         """Create the directory and the record of a new cycle."""
         content = {
-            **{"format": FORMAT, "cycle": directory.name, "name": name, "config": dict(config), "started": now()},
-            **{"ended": None, "parent": parent, "steps": [], "current": None, "decision": None, "reason": None},
-            **{"generation": None, "new": 0, "replayed": 0, "checks": []},
+            "format": FORMAT,
+            "cycle": directory.name,
+            "name": name,
+            "config": dict(config),
+            "started": now(),
+            "ended": None,
+            "parent": parent,
+            "steps": [],
+            "current": None,
+            "decision": None,
+            "reason": None,
+            "generation": None,
+            "new": 0,
+            "replayed": 0,
+            "checks": [],
         }
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)

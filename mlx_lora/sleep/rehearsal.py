@@ -49,5 +49,3 @@ def rehearse(config: SleepConfig, if_due: bool) -> dict[str, Any]:
 
 def _left_out(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [*result["gather"]["left_out"], *result["curate"]["left_out"]]
-
-

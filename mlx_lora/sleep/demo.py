@@ -1,0 +1,100 @@
+"""Demonstration of the night: three short nights on the built-in base, the last with a store that has collapsed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..data.dataset import SPLITS, Example, read_split, write_dataset
+from ..errors import UserError
+from ..files import write_json, writing
+from ..sources.eisv import TrajectoryShape, make_dataset
+from .config import SleepConfig, sleep_config
+from .context import Surroundings
+from .cycle import Outcome, run_cycle
+
+RESULTS = "demo.json"
+PER_SHAPE = 60
+# Shapes of each night's store; those of the last have answers that have collapsed.
+SHAPES = [shape.value for shape in TrajectoryShape]
+NIGHTS = {"monday": SHAPES[0:2], "tuesday": SHAPES[2:4], "wednesday": SHAPES[4:6]}
+COLLAPSED = "wednesday"
+# What an adapter said that had collapsed: one expression, over and over.
+STUCK = "~warmth~ ~warmth~ ~warmth~"
+EXPECTED = ["promoted", "promoted", "failed"]
+TRAIN = {
+    **{"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "lora_target_modules": "auto"},
+    **{"learning_rate": 3e-3, "lr_schedule": "cosine", "warmup_steps": 8, "weight_decay": 0.01, "grad_clip": 1.0},
+    **{"num_epochs": 8, "batch_size": 8, "gradient_accumulation_steps": 1, "max_seq_length": 512},
+}
+
+
+def make_stores(out: Path) -> None:
+    """Write the store of each night to ``out/stores``, in place of an earlier demonstration in ``out``.
+
+    Raises:
+        UserError: ``out`` is something else.
+    """
+    if out.exists():
+        if not (out / RESULTS).exists():
+            raise UserError(f"{out}: this exists and is not an earlier demonstration; choose another --out")
+        shutil.rmtree(out)
+    with writing(out):
+        out.mkdir(parents=True)
+    write_json(out / RESULTS, {})
+    make_dataset(out / "trajectories", min_per_shape=PER_SHAPE)
+    examples = [example for split in SPLITS for example in read_split(out / "trajectories", split)]
+    for night, shapes in NIGHTS.items():
+        rows = [example for example in examples if example.meta["shape"] in shapes]
+        if night == COLLAPSED:
+            rows = [_stuck(example) for example in rows]
+        write_dataset(out / "stores" / night, {"train": rows}, {"source": "demo"})
+
+
+def demo_config(out: Path, nights: int, backend: str) -> SleepConfig:
+    """Return the config of a night: the stores of the days until then."""
+    stores = [
+        {"data": str(out / "stores" / night), "name": night, "check": "eisv_gate1"} for night in [*NIGHTS][:nights]
+    ]
+    return sleep_config(
+        {
+            **{"name": str(out / "adapter"), "model_name": "builtin/tiny-lumen", "stores": stores, "min_hours": 0},
+            **{"held_out": 0.15, "guards": {"min_battery": 0, "min_disk_gb": 0.2, "min_memory_gb": 0.5}},
+            **{"pattern_share": 1.0, "train": {**TRAIN, "backend": backend}},
+        },
+        "the demonstration",
+    )
+
+
+def run_demo(
+    out: Path, around: Surroundings, backend: str, told: Callable[[str, Outcome], None] = lambda night, outcome: None
+) -> dict[str, Any]:
+    """Run the nights and return ``{"path", "nights", "live", "index", "as_expected"}``.
+
+    Args:
+        told: called with each night's name and outcome.
+
+    Raises:
+        UserError: see ``make_stores`` and ``run_cycle``.
+    """
+    make_stores(out)
+    outcomes = []
+    for number, night in enumerate(NIGHTS, 1):
+        outcomes.append(run_cycle(demo_config(out, number, backend), around))
+        told(night, outcomes[-1])
+    content = {
+        "path": str(out),
+        "nights": [outcome.summary for outcome in outcomes],
+        "index": str(out / "adapter" / "cycles" / "index.html"),
+        "as_expected": [outcome.summary["decision"] for outcome in outcomes] == EXPECTED,
+    }
+    write_json(out / RESULTS, content)
+    return content
+
+
+def _stuck(example: Example) -> Example:
+    *before, answer = example.messages
+    return replace(example, messages=[*before, {**answer, "content": STUCK}])
