@@ -185,8 +185,5 @@ def _close(cycle: Cycle) -> Outcome:
         cycle.around.notes([f"the report is missing: {first_line(error)}"])
     if cycle.config.notify:
         notify("mlx-lora", log_line(content))
-    if not content["could_run"]:
-        status = 2
-    else:
-        status = 1 if content["decision"] == "failed" else 0
+    status = 2 if not content["could_run"] else 1 if content["decision"] == "failed" else 0
     return Outcome(record.summary(), status, page)

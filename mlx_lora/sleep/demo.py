@@ -26,9 +26,19 @@ COLLAPSED = "wednesday"
 STUCK = "~warmth~ ~warmth~ ~warmth~"
 EXPECTED = ["promoted", "promoted", "failed"]
 TRAIN = {
-    **{"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "lora_target_modules": "auto"},
-    **{"learning_rate": 3e-3, "lr_schedule": "cosine", "warmup_steps": 8, "weight_decay": 0.01, "grad_clip": 1.0},
-    **{"num_epochs": 8, "batch_size": 8, "gradient_accumulation_steps": 1, "max_seq_length": 512},
+    "lora_rank": 16,
+    "lora_alpha": 32,
+    "lora_dropout": 0.0,
+    "lora_target_modules": "auto",
+    "learning_rate": 3e-3,
+    "lr_schedule": "cosine",
+    "warmup_steps": 8,
+    "weight_decay": 0.01,
+    "grad_clip": 1.0,
+    "num_epochs": 8,
+    "batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "max_seq_length": 512,
 }
 
 
@@ -61,9 +71,14 @@ def demo_config(out: Path, nights: int, backend: str) -> SleepConfig:
     ]
     return sleep_config(
         {
-            **{"name": str(out / "adapter"), "model_name": "builtin/tiny-lumen", "stores": stores, "min_hours": 0},
-            **{"held_out": 0.15, "guards": {"min_battery": 0, "min_disk_gb": 0.2, "min_memory_gb": 0.5}},
-            **{"pattern_share": 1.0, "train": {**TRAIN, "backend": backend}},
+            "name": str(out / "adapter"),
+            "model_name": "builtin/tiny-lumen",
+            "stores": stores,
+            "min_hours": 0,
+            "held_out": 0.15,
+            "guards": {"min_battery": 0, "min_disk_gb": 0.2, "min_memory_gb": 0.5},
+            "pattern_share": 1.0,
+            "train": {**TRAIN, "backend": backend},
         },
         "the demonstration",
     )
