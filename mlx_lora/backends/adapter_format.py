@@ -19,8 +19,8 @@ from ..models.resolve import ResolvedModel
 from ..user_files import read_text
 
 ADAPTER_FILE, ADAPTER_CONFIG = "adapters.safetensors", "adapter_config.json"
-# Symbolic link to the live generation, in a directory with several generations.
-LIVE = "live"
+# In a directory with several generations: they themselves, what names some of them, and the live one's name and link.
+GENERATIONS, REFS, LIVE = "generations", "refs", "live"
 
 
 def initial_a(seed: int, name: str, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
@@ -129,13 +129,34 @@ def read_description(directory: Path) -> dict[str, Any]:
     return described
 
 
+def read_ref(directory: Path, name: str) -> int | None:
+    """Return the generation that a ref names; ``None`` if it names none."""
+    try:
+        text = read_text(directory / REFS / name, 100).strip()
+    except (OSError, ValueError):
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def generation_path(directory: Path, number: int) -> Path:
+    """Return the path of a generation, which never changes."""
+    return (directory / GENERATIONS / f"{number:04d}").resolve()
+
+
+def has_generations(directory: Path) -> bool:
+    """Return True if a directory holds generations of an adapter, of this version or an earlier one."""
+    return any((directory / name).is_dir() for name in (GENERATIONS, REFS)) or (directory / LIVE).is_symlink()
+
+
 def published(directory: Path) -> Path:
     """Return the directory of an adapter's files: the live generation, or the directory itself.
 
     A generation never changes. Whoever reads more than one file of an adapter finds its directory once, and reads
-    them all there, while the next generation may go live.
+    them all there, while the next generation may go live. Earlier versions wrote no refs, only the link.
     """
-    live = directory / LIVE
+    number, live = read_ref(directory, LIVE), directory / LIVE
+    if number is not None:
+        return generation_path(directory, number)
     return live.resolve() if live.is_symlink() else directory
 
 

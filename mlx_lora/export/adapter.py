@@ -67,7 +67,7 @@ def alpha_of(scale: float, rank: int) -> float:
     return next((value for value in near if value / rank == scale), alpha)
 
 
-def read_adapter(directory: Path, into: str) -> Adapter:
+def read_adapter(run: str | Path, into: str) -> Adapter:
     """Read the adapter of a run and check it against its base.
 
     Args:
@@ -76,19 +76,20 @@ def read_adapter(directory: Path, into: str) -> Adapter:
     Raises:
         UserError: see ``read_source``; a broken adapter, one of another base, or one that is not LoRA.
     """
-    source = read_source(str(directory), needs_adapter=True)
-    config, file = source.adapter_config, directory / ADAPTER_FILE
+    source = read_source(str(run), needs_adapter=True)
+    assert source.adapter is not None
+    config, file = source.adapter_config, source.adapter / ADAPTER_FILE
     kind = config.get("fine_tune_type", "lora")
     if kind == "full":
         raise UserError(
-            f"{directory}: this run trained whole layers, which {into} cannot hold; use `mlx-lora fuse` or export gguf"
+            f"{run}: this run trained whole layers, which {into} cannot hold; use `mlx-lora fuse` or export gguf"
         )
     try:
         parameters = config["lora_parameters"]
         rank, scale = int(parameters["rank"]), float(parameters["scale"])
         dropout = float(parameters.get("dropout", 0.0))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{directory / ADAPTER_CONFIG}: this is not an adapter's config ({error})") from error
+        raise UserError(f"{source.adapter / ADAPTER_CONFIG}: this is not an adapter's config ({error})") from error
     pairs = _pairs(file, read_arrays(file))
     check_fit(file, pairs, rank, source.model)
     check_range(file, pairs, scale, source.model)

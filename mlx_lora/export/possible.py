@@ -19,9 +19,8 @@ def possible_exports(model: ResolvedModel, config: TrainingConfig) -> str | None
         from .source import Source
     except ImportError:
         return None
-    source = Source(
-        model.name, model, {**read_object(model.path / "config.json"), **model.config_overrides}, None, {}, {}
-    )
+    config_file = {**read_object(model.path / "config.json"), **model.config_overrides}
+    source = Source(model.name, model, config_file, None, {}, {}, model.path)
     method = foreign_quantization(source.config)
     fused = "fuse" if method is None else f"fuse (modules that are not quantized by {method})"
     parts = [fused, *(["peft"] if config.fine_tune_type != "full" and method is None else [])]

@@ -21,6 +21,7 @@ class Source:
 
     Attributes:
         name: run directory or model name as given by the user.
+        directory: of the run that was named, without the @ of a generation.
         config: the base's ``config.json``, with keys that transformers 5 moved put back in their former place.
         adapter: the run's directory, ``None`` for a base model alone.
         adapter_config: content of mlx-lm's ``adapter_config.json``.
@@ -33,6 +34,7 @@ class Source:
     adapter: Path | None
     adapter_config: dict[str, Any]
     run: dict[str, Any]
+    directory: Path
 
     def load(self) -> Backend:
         """Load the model with its adapter in MLX, the reference of every export."""
@@ -55,10 +57,11 @@ def read_source(name: str, needs_adapter: bool = False) -> Source:
     reference = resolve_model_or_run(name, needs_adapter)
     model = reference.base
     if reference.adapter is None:
-        return Source(name, model, _config(model), None, {}, {})
+        return Source(name, model, _config(model), None, {}, {}, reference.directory)
     if reference.other_base is not None:
         raise UserError(f"{name}: {reference.other_base}")
-    return Source(name, model, _config(model), reference.adapter, _adapter_config(reference.adapter), reference.run)
+    adapter_config = _adapter_config(reference.adapter)
+    return Source(name, model, _config(model), reference.adapter, adapter_config, reference.run, reference.directory)
 
 
 def _config(model: ResolvedModel) -> dict[str, Any]:

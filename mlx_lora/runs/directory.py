@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE, LIVE, base_recorded
+from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE, base_recorded, has_generations
 from ..errors import UserError
 from ..files import check_format, file_lock, remove_any, temporary_beside, writing
 from ..models.fingerprint import another_base
@@ -19,6 +19,8 @@ RUN_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE = "run.json", "config.yaml", "met
 REPORT_FILE = "report.html"
 # The key of run.json that says that a base stored in a lower precision was computed with in float32.
 WIDENED = "computed_in_float32"
+# The key of run.json that has the directory of the adapter's files that the run started from.
+BEGIN = "init_adapter"
 # The chat template of the run, where it is not the base's own.
 TEMPLATE_FILE = "chat_template.jinja"
 
@@ -131,8 +133,11 @@ def check_place(out: Path, fresh: bool) -> dict[str, Any] | None:
     """
     if not out.exists():
         return None
-    if (out / LIVE).is_symlink():
-        raise UserError(f"{out}: this holds rounds of --increment; continue with --increment, or choose another --out")
+    if has_generations(out):
+        raise UserError(
+            f"{out}: this holds generations of an adapter; continue with --increment or `sleep run`, "
+            "or choose another --out"
+        )
     if not fresh:
         return read_run(out)
     if not out.is_dir() or (any(out.iterdir()) and not is_run(out)):

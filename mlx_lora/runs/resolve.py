@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from ..backends.adapter_format import ADAPTER_FILE, published
+from ..backends.adapter_format import ADAPTER_FILE, LIVE, has_generations
 from ..errors import UserError
 from ..models.resolve import BUILT_IN, ResolvedModel, check_safetensors, is_local, resolve_model
-from .directory import RUN_FILE, base_of, check_exists, is_run, other_base, read_trained
+from .directory import RUN_FILE, base_of, check_exists, is_run, other_base, read_run, read_trained
+from .generations import Generations
+from .names import split_name
 
 Kind = Literal["base", "run", "gguf", "ollama", "server", "answers"]
-FORMS = "a run, a base model, FILE.gguf, ollama:NAME, http://HOST/v1#MODEL, or answers:FILE.jsonl"
+FORMS = "a run, NAME@live, a base model, FILE.gguf, ollama:NAME, http://HOST/v1#MODEL, or answers:FILE.jsonl"
 
 
 @dataclass
@@ -38,6 +40,12 @@ class Reference:
     other_base: str | None = None
     location: str = ""
     remote_model: str = ""
+
+    @property
+    def directory(self) -> Path:
+        """Directory that the user named, without the @ of a generation."""
+        found = split_name(self.name)
+        return Path(self.name).expanduser() if found is None else found[0].directory
 
     @property
     def base(self) -> ResolvedModel:
@@ -81,12 +89,11 @@ def resolve_model_or_run(name: str, needs_adapter: bool = False) -> Reference:
         UserError: there is no such run or model, or the run has no adapter yet.
     """
     directory = Path(name).expanduser()
+    generations, which = split_name(name) or (Generations(directory), LIVE)
+    if has_generations(generations.directory):
+        return _generation(name, generations, which, needs_adapter)
     if is_run(directory):
-        directory = published(directory)
-        run = read_trained(directory)
-        model = base_of(run, directory)
-        check_safetensors(directory / ADAPTER_FILE)
-        return Reference(name, "run", model, directory, run, other_base(run, directory, model))
+        return _run(name, directory)
     if needs_adapter:
         said = "there is no such run directory"
         if directory.exists() or name in BUILT_IN:
@@ -99,6 +106,28 @@ def resolve_model_or_run(name: str, needs_adapter: bool = False) -> Reference:
         if is_local(name):
             raise
         raise UserError(f"{error} (and there is no run directory {name} here)") from None
+
+
+def _run(name: str, directory: Path) -> Reference:
+    run = read_trained(directory)
+    model = base_of(run, directory)
+    check_safetensors(directory / ADAPTER_FILE)
+    return Reference(name, "run", model, directory, run, other_base(run, directory, model))
+
+
+def _generation(name: str, generations: Generations, which: str, needs_adapter: bool) -> Reference:
+    """Resolve a generation; where none is live, that is the base which the newest one was trained on."""
+    live = generations.live if which == LIVE else None
+    if which != LIVE or (live is None and needs_adapter):
+        return _run(name, generations.resolve(which))
+    if live is not None:
+        # By its number: another one may be live by now.
+        return _run(name, generations.resolve(str(live)))
+    numbers = generations.numbers()
+    if not numbers:
+        raise UserError(f"{name}: there are no generations yet; `sleep run` and `train --increment` make them")
+    newest = generations.path(numbers[-1])
+    return Reference(name, "base", base_of(read_run(newest), newest))
 
 
 def _file(name: str, path: str) -> str:

@@ -108,7 +108,7 @@ def dry_run(ready: TrainingSetup, advance: Callable[[int], None] = lambda done: 
     config, train = ready.config, ready.train
     steps = total_steps(config, len(train))
     lengths = [len(e) for e in train]
-    trainable = ready.backend.attach_lora(config)
+    trainable = ready.attach_lora()
     timing = time_steps(ready, steps, advance)
     return {
         "model": ready.model.name,

@@ -7,15 +7,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..backends.adapter_format import ADAPTER_FILE, LIVE
+from ..backends.adapter_format import ADAPTER_FILE, has_generations
 from ..config import TrainingConfig
 from ..data.dataset import Example, read_split, read_trainable, write_dataset
 from ..data.mixture import datasets_of
 from ..errors import UserError
 from ..files import set_aside, writing
-from ..runs.directory import RUN_FILE, locked
+from ..runs.directory import RUN_FILE, locked, read_run
 from ..runs.events import TrainingResult
-from ..runs.generations import publish
+from ..runs.generations import Generations
 from ..runs.incremental_state import Round, abandon_round, finish_round, item_id, read_state, start_round, state_path
 from .train import train
 
@@ -48,7 +48,7 @@ def train_increment(
         raise UserError("--increment needs a dataset and a directory: give --data DIR and --out adapters/NAME")
     out = Path(config.output_dir)
     state = state_path(out)
-    if (out / RUN_FILE).exists() and not (state.exists() or (out / ROUNDS).exists()):
+    if (out / RUN_FILE).exists() and not (state.exists() or (out / ROUNDS).exists() or has_generations(out)):
         raise UserError(
             f"{out}: this is a run without --increment, which a round would replace; choose another --out, and start "
             f"from this adapter with --set init_adapter={out}"
@@ -68,15 +68,14 @@ def train_increment(
             return taken
         directory = _round_directory(out, rounds + 1)
         _write_data(directory, taken, sources)
-        # By the complete rounds: a kill after publishing must not make a round start from its own end.
-        begin = str(out) if rounds else config.init_adapter
+        begin = _begin(out, directory / "run", config.init_adapter)
         trained = train(
             replace(config, data=str(directory / "data"), output_dir=str(directory / "run"), init_adapter=begin),
             quiet=quiet,
         )
         if trained is None or trained[1].stopped == "time budget":
             return trained
-        publish(trained[0], out, rounds + 1)
+        _publish(trained[0], out, rounds + 1)
         finish_round(state, examples)
         return out, trained[1]
 
@@ -107,15 +106,37 @@ def _ids(examples: Sequence[Example]) -> set[str]:
     return {item_id(example) for example in examples}
 
 
+def _begin(out: Path, run: Path, first: str | None) -> str | None:
+    """Return the adapter that a round starts from: the live generation, and of an interrupted round the same as before.
+
+    Args:
+        first: the adapter that the first round starts from.
+    """
+    if (run / RUN_FILE).exists():
+        # A kill after publishing must not make a round start from its own end.
+        begin = read_run(run).get("learned_from", {}).get("init_adapter")
+        return str(out) if begin in (str(out), str(out.absolute())) else first
+    return str(out) if Generations(out).live is not None else first
+
+
+def _publish(run: Path, out: Path, number: int) -> None:
+    """Make a finished round's adapter the live generation, once: a rollback since then stays."""
+    generations, reason = Generations(out), f"round {number} of train --increment"
+    generation = generations.add(run, {"round": number})
+    done = ("promoted", generation, reason)
+    if done not in [(line["event"], line["generation"], line["reason"]) for line in generations.history()]:
+        generations.promote(generation, reason)
+
+
 def _adopt(out: Path, rounds: int) -> None:
-    """Publish the last complete round where no generation is live: earlier versions wrote the files themselves."""
-    if not rounds or ((out / LIVE / ADAPTER_FILE).exists() and (out / LIVE).is_symlink()):
+    """Publish the last complete round where there are no generations: earlier versions wrote the files themselves."""
+    if not rounds or has_generations(out):
         return
     run = _round_directory(out, rounds) / "run"
     if not (run / ADAPTER_FILE).exists():
         run = out
     if (run / ADAPTER_FILE).exists():
-        publish(run, out, rounds)
+        _publish(run, out, rounds)
 
 
 def outcome(trained: tuple[Path, TrainingResult] | str, out: str | None, increment: bool) -> tuple[dict[str, Any], str]:

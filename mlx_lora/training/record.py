@@ -13,7 +13,7 @@ from ..data.mixture import record_of
 from ..errors import UserError
 from ..files import FORMAT, new_directory, write_atomic, write_json
 from ..models.fingerprint import another_base
-from ..runs.directory import RUN_FILE, TEMPLATE_FILE, WIDENED
+from ..runs.directory import BEGIN, RUN_FILE, TEMPLATE_FILE, WIDENED
 from ..user_files import read_bytes
 from .setup import TrainingSetup
 
@@ -27,6 +27,7 @@ def record(ready: TrainingSetup) -> dict[str, Any]:
         "model": ready.model.reference,
         "model_revision": ready.model.revision,
         "base_fingerprint": ready.model.fingerprint,
+        BEGIN: None if ready.begin is None else str(ready.begin),
         "data": record_of(ready.data, ready.mix),
         "data_sha256": ready.hashes,
         "learned_from": ready.config.training_fingerprint(),

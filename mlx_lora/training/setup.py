@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from ..backends import Backend, load_backend
-from ..backends.adapter_format import base_recorded, published, settled_modules
+from ..backends.adapter_format import base_recorded, settled_modules
 from ..config import TrainingConfig
 from ..data.chat_template import encode_prompt, merge_note
 from ..data.checks import errors_that_stop, stop_sentence
@@ -20,6 +20,7 @@ from ..data.tokenize import EncodedExample, encode_examples
 from ..errors import UserError
 from ..models.fingerprint import another_base
 from ..models.resolve import ResolvedModel, resolve_model
+from ..runs.names import absolute_name, adapter_files
 
 SAMPLES, SAMPLE_TOKENS = 3, 128
 
@@ -32,6 +33,7 @@ class TrainingSetup:
         data: the dataset's directory, or those of a mix.
         held_out: the validation examples.
         mix: the examples that each epoch sees, where there are several.
+        begin: directory of the files of ``init_adapter``: of one generation, which never changes.
     """
 
     config: TrainingConfig
@@ -44,6 +46,7 @@ class TrainingSetup:
     train: list[EncodedExample]
     valid: list[EncodedExample]
     mix: Mix | None = None
+    begin: Path | None = None
 
     @cached_property
     def files(self) -> dict[str, Path]:
@@ -87,6 +90,11 @@ class TrainingSetup:
             *dropped,
         ]
 
+    def attach_lora(self) -> int:
+        """Add LoRA layers to the model, with the values of the adapter to start from; return their parameters."""
+        begin = None if self.begin is None else str(self.begin)
+        return self.backend.attach_lora(replace(self.config, init_adapter=begin))
+
     def weighted(self) -> dict[str, int]:
         """Return the numbers of weighted examples, of supervised tokens in them, and of supervised tokens in spans."""
         return {
@@ -96,10 +104,11 @@ class TrainingSetup:
         }
 
 
-def prepare(config: TrainingConfig, wide: bool = True) -> TrainingSetup:
+def prepare(config: TrainingConfig, wide: bool = True, begin: str | None = None) -> TrainingSetup:
     """Read and check dataset and model.
 
     Args:
+        begin: directory of the adapter that an interrupted run started from, where it is still there.
         wide: compute in float32 where that is faster; a full fine-tuning keeps the type that it saves.
 
     Raises:
@@ -115,6 +124,10 @@ def prepare(config: TrainingConfig, wide: bool = True) -> TrainingSetup:
     train_sets = [read_trainable(path, read) for path in data]
     valid_sets = [read_split(path, "valid", read) for path in data]
     mix = Mix([len(rows) for rows in train_sets], weights, config.seed) if len(data) > 1 else None
+    start = None
+    if config.init_adapter:
+        start = Path(begin) if isinstance(begin, str) and Path(begin).is_dir() else adapter_files(config.init_adapter)
+        config = replace(config, init_adapter=absolute_name(config.init_adapter))
     config = config.located()
     model = resolve_model(
         config.model_name,
@@ -122,8 +135,8 @@ def prepare(config: TrainingConfig, wide: bool = True) -> TrainingSetup:
         chat_template=config.chat_template,
         system_role=config.system_role,
     )
-    if config.init_adapter:
-        check_continues(Path(config.init_adapter), model)
+    if start is not None:
+        check_continues(config.init_adapter, start, model)
     wide = wide and config.fine_tune_type != "full"
     backend = load_backend(model, config.backend, config.load_in_4bit, wide)
     config, notes = settled_modules(config, backend.layer_modules())
@@ -145,12 +158,12 @@ def prepare(config: TrainingConfig, wide: bool = True) -> TrainingSetup:
 
     examples, held_out = ([example for rows in sets for example in rows] for sets in (train_sets, valid_sets))
     train_rows, valid_rows = encode(train_sets, "train"), encode(valid_sets, "valid")
-    return TrainingSetup(config, data, out, model, examples, held_out, backend, train_rows, valid_rows, mix)
+    return TrainingSetup(config, data, out, model, examples, held_out, backend, train_rows, valid_rows, mix, start)
 
 
-def check_continues(adapter: Path, model: ResolvedModel) -> None:
+def check_continues(adapter: str | None, files: Path, model: ResolvedModel) -> None:
     """Raise UserError if an adapter that training starts from was trained on other weights than these."""
-    if another_base(base_recorded(published(adapter)), model.fingerprint):
+    if another_base(base_recorded(files), model.fingerprint):
         raise UserError(
             f"init_adapter {adapter}: this adapter was trained on another base than {model.name}, whose weights are "
             "other ones of the same shapes or names; name its own base with model_name, or leave init_adapter out"

@@ -20,6 +20,7 @@ from ..errors import UserError, first_line
 from ..files import set_aside, write_atomic, write_json
 from ..models.parameters import stored_parameters
 from ..runs.directory import (
+    BEGIN,
     CONFIG_FILE,
     METRICS_FILE,
     REPORT_FILE,
@@ -64,9 +65,10 @@ def train(
     """
     before = check_place(Path(config.output_dir), fresh) if config.output_dir else None
     # A run resumes in the data type that it started in; the runs of earlier versions used the base's own.
-    ready = prepare(config, wide=before is None or bool(before.get(WIDENED)))
+    wide = before is None or bool(before.get(WIDENED))
+    ready = prepare(config, wide, None if before is None else before.get(BEGIN))
     config = ready.config
-    trainable = ready.backend.attach_lora(config)
+    trainable = ready.attach_lora()
     if ready.backend.rank > 0:
         _run_worker(ready)
         return None

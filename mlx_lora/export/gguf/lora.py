@@ -55,7 +55,7 @@ def export_gguf_lora(run: str | Path, out: str | Path, base: str | Path | None =
     """
     out = Path(out)
     refuse_existing(out)
-    adapter = read_adapter(Path(run), "a GGUF adapter")
+    adapter = read_adapter(run, "a GGUF adapter")
     if adapter.kind == "dora":
         raise UserError(
             f"{run}: DoRA's magnitudes cannot be held by a GGUF adapter; use `mlx-lora export gguf` instead"

@@ -115,7 +115,7 @@ def export_ollama(wish: Wish, progress: Callable[[float], None] = lambda share: 
 def _places(wish: Wish, source: Source, name: str) -> tuple[Path, Path]:
     """Return the paths of the GGUF and the Modelfile; raise UserError if they cannot be used."""
     plain = name.replace("/", "-").replace(":", "-")
-    folder = wish.out or Path(source.name) / "ollama"
+    folder = wish.out or source.directory / "ollama"
     weights = wish.gguf or folder / f"{plain}.{wish.kind}.gguf"
     modelfile = folder / f"{plain}.Modelfile"
     if wish.gguf is None:

@@ -39,7 +39,7 @@ def export_peft(run: str | Path, out: str | Path) -> ExportReport:
     """
     out = Path(out)
     refuse_existing(out)
-    adapter = read_adapter(Path(run), "PEFT")
+    adapter = read_adapter(run, "PEFT")
     named = in_peft(adapter)
     reference = reference_of(adapter.source)
     tensors = peft_tensors(named.pairs)
