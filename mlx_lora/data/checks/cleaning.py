@@ -66,9 +66,7 @@ def write_fixed(out: str | Path, table: Table, findings: Sequence[DataFinding], 
     return {"kept": sum(map(len, splits.values())), "dropped": len(log), "stripped": stripped}
 
 
-def left_out(
-    table: Table, findings: Sequence[DataFinding], before: Sequence[Item] = ()
-) -> list[tuple[Item, str, str]]:
+def left_out(table: Table, findings: Sequence[DataFinding], before: Sequence[Item] = ()) -> list[tuple[Item, str, str]]:
     """Return (item, check, why) of every row that an error names or that is a copy, each once.
 
     Args:

@@ -13,7 +13,6 @@ from ...data.dataset import Example
 from ...data.dataset_card import DatasetCard, write_card
 from ...data.import_report import ImportReport, NothingLeft
 from ...data.split import split_by_key, unless_held_out
-from ...errors import UserError
 from ...files import check_absent
 from .plan import Plan, check_plan
 from .rows import Row, read_rows
