@@ -106,11 +106,20 @@ def _leave_out(curated: Curated, row: Row, reason: str, why: str = "") -> None:
     _name(curated.left_out, row, reason, name)
 
 
-def _judges_only(example: Example) -> bool:
-    """Return True for a row that its owner marked as evaluation."""
+def _owner_side(example: Example) -> bool | None:
+    """Return True for a row that its owner holds out, False for one of a dataset that is split already, else None."""
     meta = example.meta
-    marked = meta.get(HELD_OUT_MARK) is True or str(meta.get("is_eval")).lower() in ("true", "yes", "1")
-    return marked or "eval" in (meta.get("task_type"), meta.get("bucket"))
+    if str(meta.get("is_eval")).lower() in ("true", "yes", "1") or "eval" in (
+        meta.get("task_type"),
+        meta.get("bucket"),
+    ):
+        return True
+    side = meta.get(HELD_OUT_MARK)
+    return side if isinstance(side, bool) else None
+
+
+def _judges_only(example: Example) -> bool:
+    return _owner_side(example) is True
 
 
 def _item(name: str, example: Example, held_out: bool) -> Item:
@@ -218,8 +227,8 @@ def _sides(rows: Sequence[Row], held_out: float, known: Mapping[str, bool], cura
         groups[row.group].append(row)
         if row.id in known:
             sides[row.id] = known[row.id]
-        elif _judges_only(row.example):
-            sides[row.id] = True
+        elif (side := _owner_side(row.example)) is not None:
+            sides[row.id] = side
     free: dict[str, list[Row]] = {}
     for group, members in groups.items():
         new = [row for row in members if row.id not in sides]

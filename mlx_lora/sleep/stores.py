@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from .store_options import dataset_calls, make_dataset_of, paths_of
 SETTLED_S, PAUSE_S, TRIES = 3.0, 1.0, 3
 UNUSABLE = "row that cannot be used"
 EMPTY = "there are no rows in it yet"
-# Splits of a dataset directory that their owner holds out.
+# Mark of a row whose owner decided that it judges (True) or trains (False).
 HELD_OUT_MARK = "sleep_held_out"
 
 
@@ -113,7 +114,8 @@ def _settled(store: StoreConfig, calls: Sequence[dict[str, Any]], into: Path) ->
         before = _state(store)
         fresh = any(time.time() - changed / 1e9 < SETTLED_S for changed, _ in before)
         try:
-            found = _read(store, calls, into)
+            with guarded(f"{', '.join(store.paths)}: this cannot be read as a store of {store.kind}"):
+                found = _read(store, calls, into)
         except UserError:
             if not (fresh and left):
                 raise
@@ -128,7 +130,7 @@ def _settled(store: StoreConfig, calls: Sequence[dict[str, Any]], into: Path) ->
 
 def _state(store: StoreConfig) -> list[tuple[int, int]]:
     """Return (time of the last change in ns, size) of a store's files."""
-    files = [file for path in paths_of(store) for file in (sorted(path.glob("*")) if path.is_dir() else [path])]
+    files = [file for path in paths_of(store) for file in (sorted(path.glob("*")) if os.path.isdir(path) else [path])]
     found = []
     for file in files:
         try:
@@ -150,8 +152,7 @@ def _read(store: StoreConfig, calls: Sequence[dict[str, Any]], into: Path) -> _R
             # Of this night's earlier try.
             remove_any(out)
         try:
-            with guarded(f"{', '.join(store.paths)}: this store cannot be read as {store.kind}"):
-                report = make_dataset_of(store.kind)(out, **arguments).report
+            report = make_dataset_of(store.kind)(out, **arguments).report
         except NothingLeft as error:
             report = error.report
             report.notes.append(str(error) if report.read else f"{EMPTY}: {', '.join(store.paths)}")
@@ -168,18 +169,21 @@ def _read(store: StoreConfig, calls: Sequence[dict[str, Any]], into: Path) -> _R
 
 
 def _read_directory(path: Path, found: _Read) -> None:
-    """Add the rows of a dataset; those that its owner holds out, in valid or test, are marked."""
+    """Add the rows of a dataset; where its owner holds some out, in valid or test, all are marked with their side."""
     report = ImportReport("data")
+    sides: list[tuple[bool, Example]] = []
     for split, file in split_files(path):
         for row in read_rows(file):
             report.read += 1
             if row.refusal:
                 report.leave_out(UNUSABLE, row.refusal)
                 continue
-            example = row.example()
-            if split != "train":
-                example.meta[HELD_OUT_MARK] = True
-            found.examples.append(example)
+            sides.append((split != "train", row.example()))
+    is_split = any(judges for judges, _ in sides)
+    for judges, example in sides:
+        if is_split:
+            example.meta[HELD_OUT_MARK] = judges
+        found.examples.append(example)
     _add(found, report)
 
 
