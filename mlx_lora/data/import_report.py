@@ -6,10 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import UserError
+
 # Names of each reason in the Markdown report.
 NAMED = 20
 # Names kept of each reason; further ones are only counted, so that memory stays bounded.
 KEPT = 1_000_000
+
+
+class NothingLeft(UserError):
+    """The error that a store can be read and gives no example; the night goes on without it.
+
+    Attributes:
+        report: of the import, with everything that was left out.
+    """
+
+    def __init__(self, said: str, report: ImportReport) -> None:
+        super().__init__(said)
+        self.report = report
 
 
 @dataclass

@@ -9,6 +9,11 @@ from .dataset import SPLITS, Example
 from .import_report import ImportReport
 
 
+def place_of(key: str) -> float:
+    """Return the place from 0 to 1 that a key's hash gives it, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+
+
 def split_by_key(
     examples: Iterable[Example], key: Callable[[Example], str], shares: tuple[float, float] = (0.1, 0.1)
 ) -> dict[str, list[Example]]:
@@ -21,8 +26,7 @@ def split_by_key(
     splits: dict[str, list[Example]] = {split: [] for split in SPLITS}
     valid, test = shares
     for example in examples:
-        digest = hashlib.sha256(key(example).encode("utf-8", "surrogatepass")).digest()
-        place = int.from_bytes(digest[:8], "big") / 2**64
+        place = place_of(key(example))
         splits["valid" if place < valid else "test" if place < valid + test else "train"].append(example)
     return splits
 

@@ -12,7 +12,7 @@ from ...files import new_directory, write_atomic
 from ..dataset import SPLITS, Example, write_dataset
 from .base import DataFinding, run_check
 from .control_text import strip_table
-from .dataset_table import Table
+from .dataset_table import Item, Table
 from .registry import CHECKS, check_table
 
 LOG = "fixed.jsonl"
@@ -38,7 +38,13 @@ def write_fixed(out: str | Path, table: Table, findings: Sequence[DataFinding], 
     if strip:
         table, stripped = strip_table(table)
         findings = check_table(table)
-    log, dropped = _dropped(table, findings)
+    log: list[dict[str, Any]] = [
+        {"file": row.file, "line": row.line, "check": "malformed", "why": row.error} for row in table.malformed
+    ]
+    dropped: set[int] = set()
+    for item, check, why in left_out(table, findings):
+        dropped.add(id(item))
+        log.append({"file": item.row.file, "line": item.row.line, "check": check, "why": why})
     splits: dict[str, list[Example]] = {split: [] for split in SPLITS}
     for item in table.items:
         if id(item) not in dropped:
@@ -60,32 +66,34 @@ def write_fixed(out: str | Path, table: Table, findings: Sequence[DataFinding], 
     return {"kept": sum(map(len, splits.values())), "dropped": len(log), "stripped": stripped}
 
 
-def _dropped(table: Table, findings: Sequence[DataFinding]) -> tuple[list[dict[str, Any]], set[int]]:
-    """Return the log, and the ids (Python's) of the items that are dropped."""
-    log: list[dict[str, Any]] = [
-        {"file": row.file, "line": row.line, "check": "malformed", "why": row.error} for row in table.malformed
-    ]
-    dropped: set[int] = set()
+def left_out(table: Table, findings: Sequence[DataFinding], before: Sequence[Item] = ()) -> list[tuple[Item, str, str]]:
+    """Return (item, check, why) of every row that an error names or that is a copy, each once.
+
+    Args:
+        before: rows of other datasets that the table's are compared with, and that are no part of the result.
+    """
+    found: list[tuple[Item, str, str]] = []
+    dropped = set(map(id, before))
 
     def drop(finding: DataFinding) -> None:
         for hit in finding.hits:
             for item in hit.drop:
                 if id(item) not in dropped:
                     dropped.add(id(item))
-                    place = {"file": item.row.file, "line": item.row.line}
-                    log.append({**place, "check": finding.check, "why": hit.said})
+                    found.append((item, finding.check, hit.said))
 
     for finding in findings:
         if finding.severity == "error" and finding.check != "mostly_copies":
             drop(finding)
     # Copies last, each kind among the rows that are left, or a good row would go because it resembles a dropped one.
-    rest = Table(table.items)
+    rest = Table([*before, *table.items])
     for check in (check for name in COPIES for check in CHECKS if check.name == name):
-        left = [item for item in rest.items if id(item) not in dropped]
+        gone = {id(item) for item, _, _ in found}
+        left = [item for item in rest.items if id(item) not in gone]
         rest = rest if len(left) == len(rest.items) else Table(left)
-        if found := run_check(check, rest):
-            drop(found)
-    return log, dropped
+        if copies := run_check(check, rest):
+            drop(copies)
+    return found
 
 
 def _finite(meta: dict[str, Any]) -> dict[str, Any]:

@@ -54,10 +54,11 @@ def several_answers(table: Table) -> Iterator[Hit]:
 
 
 def _by_prompt(table: Table) -> dict[str, list[Item]]:
-    """Return the training rows by prompt."""
+    """Return the training rows by prompt; bare texts have none."""
     prompts: dict[str, list[Item]] = defaultdict(list)
     for item in table.trained:
-        prompts[item.prompt].append(item)
+        if item.question.strip():
+            prompts[item.prompt].append(item)
     return prompts
 
 

@@ -35,7 +35,8 @@ def prompts(table: Table) -> Iterator[Hit]:
     for item in table.trained:
         trained[item.prompt].append(item)
     for item in table.held_out:
-        same = trained.get(item.prompt)
+        # Bare texts have no prompt that could leak.
+        same = trained.get(item.prompt) if item.question.strip() else None
         if same and not any(other.pair == item.pair for other in same):
             yield Hit(f"{item.where}: {same[0].where} has the same prompt, and it is trained on", same)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...data.dataset import Example
 from ...data.dataset_card import DatasetCard, write_card
-from ...data.import_report import ImportReport
+from ...data.import_report import ImportReport, NothingLeft
 from ...data.split import split_by_key, unless_held_out
 from ...errors import UserError
 from ...files import check_absent
@@ -59,7 +59,7 @@ def make_dataset(
     report.notes += _notes(of_corpus, samples, examples, citation_validity_weight)
     report.notes += control_token_notes(examples, report)
     if not examples:
-        raise UserError(f"{claims[0]}: not one example could be made of the claims ({report.reasons})")
+        raise NothingLeft(f"{claims[0]}: not one example could be made of the claims ({report.reasons})", report)
     key = split_keys(examples, documents)
     splits = split_by_key(examples, lambda example: key[example.meta["documents"][0]])
     note = "There are too few documents to hold any out: all examples are in train."

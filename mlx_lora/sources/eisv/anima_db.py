@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ...data.import_report import ImportReport
+from ...data.import_report import ImportReport, NothingLeft
 from ...errors import UserError, shortened
 from .synthetic import trajectory_record
 
@@ -110,7 +110,7 @@ def read_eisv_series(
     A database of 214,503 states takes seconds and some 150 MB.
 
     Args:
-        skip_invalid: leave out states with a non-finite or non-numeric value instead of raising.
+        skip_invalid: leave out states with a non-finite or non-numeric value or time instead of raising.
         report: counts the states read, and names those left out.
 
     Returns:
@@ -135,7 +135,15 @@ def read_eisv_series(
             if report is not None:
                 report.leave_out("state that holds no finite number", f"{db_path}: row {row[0]} of {table}")
             continue
-        t = _time_of(db_path, table, row)
+        try:
+            t = _time_of(db_path, table, row)
+        except UserError:
+            if not skip_invalid:
+                raise
+            notes["skipped"] += 1
+            if report is not None:
+                report.leave_out("state without a readable time", f"{db_path}: row {row[0]} of {table}")
+            continue
         if series:
             notes["out_of_order"] += t < series[-1]["t"]
         series.append({"t": t, **anima_to_eisv(*values)})
@@ -145,7 +153,8 @@ def read_eisv_series(
         report.read += notes["states"] + notes["skipped"]
     notes["equal_times"] = sum(a["t"] == b["t"] for a, b in pairwise(series))
     if not series:
-        raise UserError(f"{db_path}: its table {table} holds no usable state; let Lumen run for a while first")
+        said = f"{db_path}: its table {table} holds no usable state; let Lumen run for a while first"
+        raise NothingLeft(said, report or ImportReport("eisv"))
     if len(series) > 1 and series[0]["t"] == series[-1]["t"]:
         raise UserError(
             f"{db_path}: all {len(series)} states in {table} carry the same time, so nothing can be "

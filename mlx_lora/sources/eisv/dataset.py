@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ...data.dataset import Example
 from ...data.dataset_card import DatasetCard, write_card
-from ...data.import_report import ImportReport
+from ...data.import_report import ImportReport, NothingLeft
 from ...errors import UserError
 from ...files import check_absent
 from .anima_db import iter_trajectory_records, read_eisv_series
@@ -52,9 +52,10 @@ def make_dataset(
     if anima_db is not None:
         series, notes = read_eisv_series(anima_db, skip_invalid=skip_invalid, report=report)
         if len(series) < window_size:
-            raise UserError(
+            raise NothingLeft(
                 f"{anima_db}: it holds {len(series)} states, too few for one window of {window_size}; "
-                "use a smaller --window-size or let Lumen run longer"
+                "use a smaller --window-size or let Lumen run longer",
+                report,
             )
         real = len(range(0, len(series) - window_size + 1, stride))
         records = iter_trajectory_records(series, window_size, stride)

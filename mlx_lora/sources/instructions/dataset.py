@@ -11,9 +11,8 @@ from typing import Any
 
 from ...data.dataset import Example
 from ...data.dataset_card import DatasetCard, write_card
-from ...data.import_report import ImportReport
+from ...data.import_report import ImportReport, NothingLeft
 from ...data.split import split_by_key, unless_held_out
-from ...errors import UserError
 from ...files import check_absent
 from .plan import Plan, check_plan
 from .rows import Row, read_rows
@@ -49,7 +48,7 @@ def make_dataset(
     rows = [row for path in files for row in read_rows(path, report)]
     train, test = select_rows(rows, report, keep_duplicates, leave_out)
     if not train:
-        raise UserError(f"{files[0]}: no row is left to train on ({report.reasons})")
+        raise NothingLeft(f"{files[0]}: no row is left to train on ({report.reasons})", report)
     examples = [row.example for row in train]
     splits = split_by_key(examples, prompt_of, (0.1, 0.0) if test else (0.1, 0.1))
     note = "There are too few prompts to hold any out: all examples are in train."

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +9,9 @@ from typing import Any, Literal
 
 from ...data.dataset import Example
 from ...data.dataset_card import DatasetCard, write_card
-from ...data.dedup import words_of
-from ...data.import_report import ImportReport
+from ...data.import_report import ImportReport, NothingLeft
+from ...data.patterns import pattern_limit, pattern_of
 from ...data.split import split_by_key, unless_held_out
-from ...errors import UserError
 from ...files import check_absent
 from .buffer import union_by_id
 from .filters import CHECKS, TRIMMED, Filters, label, without_empty_thoughts, without_faults
@@ -25,11 +22,6 @@ from .scoring import ConversationalSalienceScorer, Match
 Weights = Literal["salience", "raw", "equal"]
 # Minimum number of examples: fewer made a model worse; a cycle that trained on 5 collapsed.
 MIN_EXAMPLES = 50
-
-
-def pattern_of(prompt: str) -> str:
-    """Normalise a prompt: prompts that differ only in case, punctuation, spaces and numbers have one pattern."""
-    return " ".join(words_of(re.sub(r"\d+", "0", prompt))) or prompt
 
 
 def make_dataset(
@@ -72,7 +64,7 @@ def make_dataset(
     splits = _split(examples, max_examples, held_out, filters, report)
     kept = [example for split in splits.values() for example in split]
     if not kept:
-        raise UserError(_nothing_left(buffers, report))
+        raise NothingLeft(_nothing_left(buffers, report), report)
     _weigh(kept, weights)
     for example in kept:
         if "trimmed" in example.meta:
@@ -213,25 +205,6 @@ def _capped(splits: dict[str, list[Example]], filters: Filters, report: ImportRe
             else:
                 report.leave_out(CHECKS["pattern-cap"], _name(example))
     return capped
-
-
-def pattern_limit(counts: Counter[str], share: float) -> tuple[int, bool]:
-    """Return the maximum number of examples per prompt so that none has more than ``share`` of those kept.
-
-    The largest c with c ≤ share · Σ min(n, c), and True. Where not even 1 is possible, since there are too few
-    prompts: an even share of the examples, and False.
-    """
-    sizes = list(counts.values())
-    if not sizes:
-        return 1, True
-
-    def too_many(most: int) -> bool:
-        return most > share * sum(min(size, most) for size in sizes) + 1e-9
-
-    if too_many(1):
-        return -(-sum(sizes) // len(sizes)), False
-    # Once too many, every larger number is as well (monotone), so that bisection applies.
-    return bisect_left(range(1, max(sizes) + 1), True, key=too_many), True
 
 
 def _weigh(examples: Sequence[Example], weights: Weights) -> None:

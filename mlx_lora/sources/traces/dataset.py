@@ -11,9 +11,8 @@ from typing import Any
 
 from ...data.dataset import Example
 from ...data.dataset_card import DatasetCard, write_card
-from ...data.import_report import ImportReport
+from ...data.import_report import ImportReport, NothingLeft
 from ...data.split import split_by_key, unless_held_out
-from ...errors import UserError
 from ...files import check_absent
 from .artifact import Artifact
 from .predicates import (
@@ -92,7 +91,7 @@ def make_dataset(
     filter = named_policy(policy, **options) & also if also else named_policy(policy, **options)
     chosen = select(read, filter, every_accepted=every_accepted, report=report)
     if not chosen:
-        raise UserError(nothing_found(read, policy, also, every_accepted, **options))
+        raise NothingLeft(nothing_found(read, policy, also, every_accepted, **options), report)
     chosen = _with_task(chosen, context, report)
     report.notes += [*link_notes(read, chosen), *specification_notes(chosen)]
     examples = [as_example(artifact, context) for artifact in chosen]
@@ -158,9 +157,10 @@ def _with_task(chosen: Sequence[Artifact], context: bool, report: ImportReport) 
         else:
             kept.append(artifact)
     if not kept:
-        raise UserError(
+        raise NothingLeft(
             f"none of the {len(chosen)} chosen artifacts has a task (their {NO_TASK}); correct the store, or choose "
-            "another --policy"
+            "another --policy",
+            report,
         )
     return kept
 
@@ -177,8 +177,8 @@ def _fitting(examples: Sequence[Example], lengths: Lengths, max_seq_length: int,
             kept.append(example)
             cut += prompt + answer > max_seq_length
     if not kept:
-        raise UserError(
-            f"none of the {len(examples)} chosen answers fits {max_seq_length} tokens; raise --max-seq-length"
+        raise NothingLeft(
+            f"none of the {len(examples)} chosen answers fits {max_seq_length} tokens; raise --max-seq-length", report
         )
     if cut:
         report.notes.append(

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...data.import_report import ImportReport, NothingLeft
 from ...errors import UserError
 from .artifact import SOURCE_NAMES, Artifact, Malformed, json_files, parse_artifact, read_json, shown
 from .provenance import Ancestry, amended_artifacts, ancestries
@@ -164,13 +165,21 @@ def read_store(
     artifacts, left_out = _read_objects(path / "objects")
     if not artifacts:
         why = f"; the first of {len(left_out)} files, {left_out[0][1]}: {left_out[0][0]}" if left_out else ""
-        raise UserError(f"{path}: there is no artifact in objects/{why}; check that this is the store you mean")
+        said = f"{path}: there is no artifact in objects/{why}; check that this is the store you mean"
+        raise NothingLeft(said, _report_of(left_out))
     store = ArtifactStore(path, artifacts, left_out, _index_differences(path, artifacts))
     for artifact in store:
         artifact.store = store
     named = {identity: SOURCE_NAMES[name] for identity, name in (sources or {}).items()}
     _assign_sources(store, named, Path(amendments) if amendments is not None else None)
     return store
+
+
+def _report_of(left_out: Sequence[tuple[str, str]]) -> ImportReport:
+    report = ImportReport("traces", read=len(left_out))
+    for reason, name in left_out:
+        report.leave_out(reason, name)
+    return report
 
 
 def find_stores(path: str | Path) -> list[Path]:
@@ -198,6 +207,22 @@ def find_stores(path: str | Path) -> list[Path]:
 def read_stores(
     paths: Sequence[str | Path], *, sources: Mapping[str, str] | None = None, amendments: str | Path | None = None
 ) -> list[ArtifactStore]:
-    """Read all stores at or below the given directories; errors as in :func:`read_store`."""
+    """Read all stores at or below the given directories; one without artifacts is an error where all are.
+
+    Raises:
+        UserError: as in :func:`read_store`.
+    """
     directories = list(dict.fromkeys(found for path in paths for found in find_stores(path)))
-    return [read_store(directory, sources=sources, amendments=amendments) for directory in directories]
+    found: list[ArtifactStore] = []
+    empty: list[NothingLeft] = []
+    for directory in directories:
+        try:
+            found.append(read_store(directory, sources=sources, amendments=amendments))
+        except NothingLeft as error:
+            # A store that an agent has just begun must not hide the others; its unusable files are named with theirs.
+            empty.append(error)
+            left_out = [(reason, name) for reason, names in error.report.left_out.items() for name in names]
+            found.append(ArtifactStore(directory, {}, left_out))
+    if empty and len(empty) == len(directories):
+        raise NothingLeft(str(empty[0]), _report_of([pair for store in found for pair in store.left_out]))
+    return found
