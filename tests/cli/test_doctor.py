@@ -25,7 +25,7 @@ from mlx_lora.files import nearest_existing
 
 REPO = Path(__file__).parents[2]
 SUBJECTS = ["machine", "memory", "disk", "GPU", "MLX", "BLAS", "torch", "backend", "llama.cpp", "converter", "Ollama"]
-SUBJECTS += ["hub token", "hub cache"]
+SUBJECTS += ["hub token", "hub cache", "night"]
 TOKEN = "hf_mustNeverBePrinted"
 RAISES = 'raise ImportError("broken on purpose\\nand a second line")'
 ABORTS = "import os; os.abort()"

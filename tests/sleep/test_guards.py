@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-
 from mlx_lora.memory import memory_sizes
 from mlx_lora.sleep import guards
 from mlx_lora.sleep.config import GuardsConfig
