@@ -233,6 +233,11 @@ def check_directory(path: Path) -> None:
     check_writable(nearest / ".writable")
 
 
+def nearest_existing(path: Path) -> Path:
+    """Return the path itself, or the nearest directory above it that exists."""
+    return next((place for place in (path, *path.absolute().parents) if place.exists()), Path("/"))
+
+
 def set_aside(path: Path, why: str = "unreadable") -> Path:
     """Rename a file or directory to the first free ``NAME.WHY-N`` next to it, and return its new path.
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scheduler_doubles import doubles  # noqa: F401
 
 # Before any test imports MLX by itself, which would then multiply some 15 times slower.
 import mlx_lora.backends.mlx  # noqa: F401

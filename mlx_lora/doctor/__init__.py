@@ -33,7 +33,7 @@ class Examination:
 def examine() -> Examination:
     """Run all probes; takes as long as importing the libraries does."""
     # Here, so that a probe process, which runs the module, is the first to import it.
-    from . import machine, packages
+    from . import machine, nights, packages
 
     with ThreadPoolExecutor() as pool:
         mlx, torch, chosen, llamacpp = pool.map(packages.ask, packages.PROBES)
@@ -53,6 +53,7 @@ def examine() -> Examination:
         _looked("Ollama", machine.ollama),
         _looked("hub token", machine.hub_token),
         _looked("hub cache", machine.hub_cache),
+        *_looked_at_several("night", nights.night_findings),
     ]
     backend = {"name": chosen.get("name"), "why": chosen.get("why") or chosen.get("failed")}
     return Examination(findings, backend, any(works.values()))
@@ -60,8 +61,12 @@ def examine() -> Examination:
 
 def _looked(name: str, look: Callable[[], Finding]) -> Finding:
     """Return the finding of a probe, or one that says why the probe failed."""
+    return _looked_at_several(name, lambda: [look()])[0]
+
+
+def _looked_at_several(name: str, look: Callable[[], list[Finding]]) -> list[Finding]:
     try:
         return look()
     except Exception as error:
         said = f"it could not be looked at: {kind_and_line(error)}"
-        return Finding(name, NOTE, said, "repair what this names; the other lines hold without it")
+        return [Finding(name, NOTE, said, "repair what this names; the other lines hold without it")]

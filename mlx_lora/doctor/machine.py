@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, first_line
+from ..files import nearest_existing
 from ..memory import command_output, memory_sizes, text_of
 
 OK, MISSING, NOTE = "ok", "missing", "note"
@@ -109,7 +110,7 @@ def disk(name: str, place: Path, elsewhere: str) -> Finding:
     Args:
         elsewhere: how to use another place instead.
     """
-    there = nearest(place)
+    there = nearest_existing(place)
     free = shutil.disk_usage(there).free
     found = f"{gigabytes(free)} free at {place}"
     if not os.access(there, os.W_OK):
@@ -117,11 +118,6 @@ def disk(name: str, place: Path, elsewhere: str) -> Finding:
     if free < LITTLE_DISK:
         return Finding(name, NOTE, found, f"a model or a run may need more: make room, or {elsewhere}")
     return Finding(name, OK, found)
-
-
-def nearest(place: Path) -> Path:
-    """Return the place itself, or the nearest directory above it that exists."""
-    return next((path for path in (place, *place.parents) if path.exists()), Path("/"))
 
 
 def gpu(mlx: Found, torch: Found) -> Finding:

@@ -21,10 +21,11 @@ import pytest
 from mlx_lora import memory
 from mlx_lora.backends.registry import choose
 from mlx_lora.doctor import machine
+from mlx_lora.files import nearest_existing
 
 REPO = Path(__file__).parents[2]
 SUBJECTS = ["machine", "memory", "disk", "GPU", "MLX", "BLAS", "torch", "backend", "llama.cpp", "converter", "Ollama"]
-SUBJECTS += ["hub token", "hub cache"]
+SUBJECTS += ["hub token", "hub cache", "night"]
 TOKEN = "hf_mustNeverBePrinted"
 RAISES = 'raise ImportError("broken on purpose\\nand a second line")'
 ABORTS = "import os; os.abort()"
@@ -290,7 +291,7 @@ def test_a_container_has_its_share_of_the_memory(tmp_path, monkeypatch):
 def test_a_disk_where_nothing_lies_yet(tmp_path):
     found = machine.disk("hub cache", tmp_path / "a" / "b", "set HF_HOME")
     assert str(tmp_path / "a" / "b") in found.found
-    assert machine.nearest(tmp_path / "a" / "b") == tmp_path
+    assert nearest_existing(tmp_path / "a" / "b") == tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
