@@ -30,7 +30,7 @@ HEAT_STYLE = (
     )
 )
 # Size of a cell; four letters such as 0.98 fit in.
-CELL, ROW, GAP, LETTER = 42, 28, 2, 7
+CELL, ROW, GAP, LETTER = 40, 28, 2, 7
 TOP, LEGEND = 40, 34
 
 
