@@ -52,9 +52,11 @@ def warnings(night: Night) -> list[str]:
     stores = night.result("gather").get("stores") or []
     found += [f"{store.get('name')}: {store['failed']}" for store in stores if store.get("failed")]
     for step in night.steps:
-        result = step.get("result") if isinstance(step.get("result"), dict) else {}
-        said = step.get("error") or result.get("error") or (result.get("failed") if step["step"] == "export" else None)
-        found += [f"{step.get('step')}: {said}"] if said else []
+        name = str(step.get("step"))
+        result = night.result(name)
+        failed = result.get("failed") if name == "export" else None
+        if said := step.get("error") or result.get("error") or failed:
+            found.append(f"{name}: {said}")
     return found
 
 
@@ -101,7 +103,11 @@ def replay_of(night: Night) -> dict[str, Any] | None:
     nights = replayed.get("nights") or {}
     if not nights:
         return None
-    parts = (("own", "answered by the live adapter itself"), ("stored", "as stored where its answer failed the check"), ("gold", "always as stored"))
+    parts = (
+        ("own", "answered by the live adapter itself"),
+        ("stored", "as stored where its answer failed the check"),
+        ("gold", "always as stored"),
+    )
     return {
         "nights": [(number_of(name), f"{count:,}") for name, count in sorted(nights.items())],
         "kinds": [f"{replayed[key]:,} {said}" for key, said in parts if replayed.get(key) is not None],

@@ -52,7 +52,9 @@ def _read(nights: Sequence[Night], key: str) -> list[dict[str, float]]:
     return [{k: v for k, v in (night.judged.get(key) or {}).items() if v is not None} for night in nights]
 
 
-def _matrix(title: str, nights: Sequence[Night], values: Sequence[dict[str, float]], about: str, **scale: Any) -> Matrix:
+def _matrix(
+    title: str, nights: Sequence[Night], values: Sequence[dict[str, float]], about: str, **scale: Any
+) -> Matrix:
     columns = sorted({column for row in values for column in row}, key=lambda name: (not name.isdigit(), name))
     columns, shown = columns[-MOST_NIGHTS:], nights[-MOST_NIGHTS:]
     cells = [[row.get(column) for column in columns] for row in values[-MOST_NIGHTS:]]

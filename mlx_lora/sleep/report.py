@@ -16,7 +16,7 @@ from ..runs.events import TrainingWarning, of_kind, read_events
 from ..runs.generations import Generations
 from ..training.report import loss_figure
 from . import night_views as views
-from .night_record import CYCLES, Night, decided, local_time, number_of, read_night, read_nights
+from .night_record import CYCLES, Night, decided, local_time, number_of, read_nights
 from .r_matrix import matrices
 
 INDEX_FILE = "index.html"
@@ -33,9 +33,9 @@ def write_report(name: Path, cycle: str) -> Path:
         UserError: there is no such night, its record cannot be read, or the page cannot be written.
     """
     place = name / CYCLES / cycle
-    night = read_night(place)
     nights = read_nights(name)
-    if not place.is_dir():
+    night = next((night for night in nights if night.cycle == cycle), None)
+    if night is None:
         known = f"there are {nights[0].cycle} to {nights[-1].cycle}" if nights else "there was none yet"
         raise UserError(f"{place}: there is no such night; {known}")
     if night.unreadable is not None:
@@ -45,6 +45,18 @@ def write_report(name: Path, cycle: str) -> Path:
     write_page(page, "night.html", **_values(name, night, nights, live))
     _write_index(name, nights, live)
     return page
+
+
+def last_cycle(name: Path) -> str:
+    """Return the name of the last night.
+
+    Raises:
+        UserError: there was none yet.
+    """
+    nights = read_nights(name)
+    if not nights:
+        raise UserError(f"{name / CYCLES}: there was no night yet; `mlx-lora sleep run` runs one")
+    return nights[-1].cycle
 
 
 def log_line(content: dict[str, Any]) -> str:
@@ -69,7 +81,7 @@ def log_line(content: dict[str, Any]) -> str:
 def _values(name: Path, night: Night, nights: list[Night], live: int | None) -> dict[str, Any]:
     content = night.content
     cycles = [each.cycle for each in nights]
-    at = cycles.index(night.cycle) if night.cycle in cycles else 0
+    at = cycles.index(night.cycle)
     kind, words = decided(night)
     loss, told = _training(night)
     return {
@@ -143,7 +155,12 @@ def _write_index(name: Path, nights: list[Night], live: int | None) -> None:
             }
         )
     write_page(
-        name / CYCLES / INDEX_FILE, "nights.html", name=name.name, live=_live(live), rows=rows, matrices=matrices(nights)
+        name / CYCLES / INDEX_FILE,
+        "nights.html",
+        name=name.name,
+        live=_live(live),
+        rows=rows,
+        matrices=matrices(nights),
     )
 
 

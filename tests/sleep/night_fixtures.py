@@ -140,7 +140,9 @@ def after_gathering(number: int, candidates: list[dict[str, Any]], chosen: float
     }
     nights = {f"{n:04d}": 13 for n in range(1, number)}
     return [
-        step("curate", 2, {"train": 36, "held_out": 4, "left_out": [], "changed": [], "notes": ["a pattern was capped"]}),
+        step(
+            "curate", 2, {"train": 36, "held_out": 4, "left_out": [], "changed": [], "notes": ["a pattern was capped"]}
+        ),
         step("replay", 3, {"own": 30, "stored": 10, "gold": 12, "nights": nights, "own_loss": 0.36}),
         step("train", 4, trained),
         step("judge", 10, {"candidates": candidates, "chosen": chosen}),
@@ -184,9 +186,7 @@ def promoted(place: Path, number: int, *more: dict[str, Any], **content: Any) ->
     metrics = directory / "run" / "metrics.jsonl"
     for at in range(1, 61, 5):
         loss = 3.0 / at**0.3
-        event = Progress(
-            step=at, epoch=1, learning_rate=1e-4, loss=loss, unweighted_loss=loss, grad_norm=1.0, **SPEEDS
-        )
+        event = Progress(step=at, epoch=1, learning_rate=1e-4, loss=loss, unweighted_loss=loss, grad_norm=1.0, **SPEEDS)
         append_event(metrics, event)
     append_event(metrics, Evaluation(step=45, epoch=1, validation_loss=1.2345))
     append_event(metrics, TrainingWarning(step=45, message="the gradient norm rose"))
