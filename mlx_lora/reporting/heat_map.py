@@ -126,7 +126,10 @@ def _known(value: float | None) -> TypeGuard[float]:
 
 
 def _heading(x: float, name: str) -> Markup:
-    return Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x + CELL / 2, TOP - 8, name)
+    fits = name if len(name) * LETTER <= CELL else f"{name[: CELL // LETTER - 1]}…"
+    return Markup('<text x="{}" y="{}" text-anchor="middle">{}<title>{}</title></text>').format(
+        x + CELL / 2, TOP - 8, fits, name
+    )
 
 
 def _row(

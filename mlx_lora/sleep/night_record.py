@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -37,8 +36,10 @@ class Night:
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """Steps in the order in which they began."""
-        return [step for step in self.content.get("steps") or [] if isinstance(step, dict)]
+        """Steps in the order in which they began; the last may not have ended."""
+        current = self.content.get("current")
+        ended = [step for step in self.content.get("steps") or [] if isinstance(step, dict)]
+        return [*ended, current] if isinstance(current, dict) else ended
 
     def result(self, step: str) -> dict[str, Any]:
         """Return the result of a step, ``{}`` if it did not end."""
@@ -87,7 +88,10 @@ def read_nights(name: Path) -> list[Night]:
 
 
 def number_of(cycle: str) -> str:
-    """Return the number of a night as people write it: ``7`` for ``0007``."""
+    """Return the number of a night as people write it: ``7`` for ``0007``, ``r7`` for a round."""
+    before, _, number = cycle.rpartition("-")
+    if before == "round" and number.isdigit():
+        return f"r{int(number)}"
     return str(int(cycle)) if cycle.isdigit() else cycle
 
 
@@ -110,24 +114,18 @@ def decided(night: Night) -> tuple[str, str]:
         return "bad", f"rolled back: generation {tried} failed its trial"
     if decision == "promoted":
         return "good", f"promoted as generation {generation}"
-    if decision == "kept":
-        return "", f"not promoted, {stayed(content)}"
-    if decision == "skipped":
-        return "", "skipped"
     if decision == "failed":
-        return "bad", f"failed, {stayed(content)}"
-    return "", f"not finished{_cut(night)}"
+        return "bad", "failed" if content.get("could_run", True) else "could not run"
+    if decision is not None:
+        return "", {"kept": "not promoted"}.get(decision, str(decision))
+    step = (night.content.get("current") or {}).get("step")
+    return "", f"not finished, it is in the step {step} or was cut there" if step else "not finished"
 
 
-def stayed(content: Mapping[str, Any]) -> str:
-    """Return the sentence on what was live before and is still."""
-    parent = content.get("parent")
-    return "the base stays live" if parent is None else f"generation {parent} stays live"
-
-
-def _cut(night: Night) -> str:
-    last = night.steps[-1] if night.steps else {}
-    return f", it is in the step {last.get('step')} or was cut there" if last and not last.get("ended") else ""
+def reason_of(night: Night) -> str:
+    """Return the sentence on the decision; of a generation that was rolled back, that of its trial."""
+    said = night.result("trial").get("said") if night.rolled_back else night.content.get("reason")
+    return night.unreadable or str(said or "")
 
 
 def share_of_change(alpha: Any) -> str:

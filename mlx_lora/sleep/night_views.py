@@ -32,7 +32,7 @@ def cards(night: Night) -> list[tuple[str, str, str]]:
     if replayed:
         nights = replayed.get("nights") or {}
         found.append(("replayed", f"{sum(nights.values()):,}", f"of {len(nights):,} earlier nights"))
-    if trained:
+    if "loss" in trained:
         found.append(("training loss", rounded(trained.get("loss")), f"{trained.get('steps') or 0:,} steps"))
         if trained.get("validation_loss") is not None:
             note = f"best, at step {trained['best_step']:,}" if trained.get("best_step") is not None else ""
@@ -51,6 +51,7 @@ def warnings(night: Night) -> list[str]:
     found += [guards["throttled"]] if guards.get("throttled") else []
     stores = night.result("gather").get("stores") or []
     found += [f"{store.get('name')}: {store['failed']}" for store in stores if store.get("failed")]
+    found += _texts(night.content.get("notes"))
     for step in night.steps:
         name = str(step.get("step"))
         result = night.result(name)
@@ -182,6 +183,7 @@ def left_out_of(night: Night, key: str = "left_out") -> list[dict[str, Any]]:
 def steps_of(night: Night) -> list[dict[str, Any]]:
     """Return a row for each step: its time and its result in a few words."""
     found = []
+    cut = "the night ended here" if night.content.get("ended") else "did not end"
     for step in night.steps:
         seconds, result = step.get("seconds"), step.get("result")
         done = bool(step.get("ended"))
@@ -190,7 +192,7 @@ def steps_of(night: Night) -> list[dict[str, Any]]:
                 "step": step.get("step") or "",
                 "started": local_time(step.get("started"), "%H:%M:%S"),
                 "seconds": duration(seconds) if seconds is not None else "",
-                "said": _said(step.get("step"), result if isinstance(result, dict) else {}) if done else "did not end",
+                "said": _said(step.get("step"), result if isinstance(result, dict) else {}) if done else cut,
             }
         )
     return found

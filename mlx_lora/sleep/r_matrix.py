@@ -55,7 +55,7 @@ def _read(nights: Sequence[Night], key: str) -> list[dict[str, float]]:
 def _matrix(
     title: str, nights: Sequence[Night], values: Sequence[dict[str, float]], about: str, **scale: Any
 ) -> Matrix:
-    columns = sorted({column for row in values for column in row}, key=lambda name: (not name.isdigit(), name))
+    columns = sorted({column for row in values for column in row}, key=lambda name: (name.isdigit(), name))
     columns, shown = columns[-MOST_NIGHTS:], nights[-MOST_NIGHTS:]
     cells = [[row.get(column) for column in columns] for row in values[-MOST_NIGHTS:]]
     rows, names = [number_of(night.cycle) for night in shown], [number_of(column) for column in columns]

@@ -16,10 +16,11 @@ from ..runs.events import TrainingWarning, of_kind, read_events
 from ..runs.generations import Generations
 from ..training.report import loss_figure
 from . import night_views as views
-from .night_record import CYCLES, Night, decided, local_time, number_of, read_nights
+from .night_record import CYCLES, Night, decided, local_time, number_of, read_nights, reason_of
 from .r_matrix import matrices
 
 INDEX_FILE = "index.html"
+ADAPTERS = Path("adapters")
 # Longest line of the log.
 LONGEST_LINE = 400
 
@@ -47,6 +48,12 @@ def write_report(name: Path, cycle: str) -> Path:
     return page
 
 
+def find_adapter(name: Path) -> Path:
+    """Return the directory of an adapter's nights: a path, or the name of a directory in ``adapters/``."""
+    places = (name.expanduser(), ADAPTERS / name)
+    return next((place for place in places if (place / CYCLES).is_dir()), places[0])
+
+
 def last_cycle(name: Path) -> str:
     """Return the name of the last night.
 
@@ -66,9 +73,8 @@ def log_line(content: dict[str, Any]) -> str:
         content: of ``cycle.json``.
     """
     night = Night(Path(str(content.get("cycle", ""))), content)
-    words = decided(night)[1]
-    told = content.get("decision") != "promoted" and content.get("reason")
-    facts = [f"{words}: {content['reason']}" if told else words]
+    words, reason = decided(night)[1], reason_of(night)
+    facts = [f"{words}: {reason}" if reason and not night.learned else words]
     facts += [f"{content[key]:,} {key}" for key in ("new", "replayed") if content.get(key)]
     if seconds := sum(step.get("seconds") or 0 for step in night.steps):
         facts.append(duration(seconds))
@@ -91,7 +97,7 @@ def _values(name: Path, night: Night, nights: list[Night], live: int | None) -> 
         "ended": local_time(content.get("ended"), "%H:%M"),
         "kind": kind,
         "decision": words[:1].upper() + words[1:],
-        "reason": content.get("reason") or "",
+        "reason": reason_of(night),
         "live": _live(live),
         "earlier": _link(cycles[at - 1]) if at > 0 else None,
         "later": _link(cycles[at + 1]) if at + 1 < len(cycles) else None,
@@ -146,7 +152,7 @@ def _write_index(name: Path, nights: list[Night], live: int | None) -> None:
                 "when": local_time(content.get("ended") or content.get("started")),
                 "kind": kind,
                 "decision": words,
-                "reason": content.get("reason") or night.unreadable or "",
+                "reason": reason_of(night),
                 "generation": content.get("generation"),
                 "live": live is not None and content.get("generation") == live,
                 "new": f"{content['new']:,}" if isinstance(content.get("new"), int) else "",

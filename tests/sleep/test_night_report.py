@@ -136,7 +136,7 @@ def guard_failed(place):
 
 def train_failed(place):
     steps = [guards(), gather(), step("train", 4, {"error": "a non-finite loss at step 12"})]
-    record(place, 4, "failed", "training failed", steps, new=40)
+    record(place, 4, "failed", "training failed", steps, new=40, could_run=False)
 
 
 def kept(place):
@@ -162,7 +162,14 @@ def export_failed(place):
 
 
 def cut(place):
-    record(place, 4, None, "", [guards(), gather(), step("train", 4, None)], new=40)
+    current = {"step": "train", "started": "2026-11-27T03:04:00+00:00", "attempts": 1}
+    record(place, 4, None, "", [guards(), gather()], new=40, current=current)
+
+
+def ended_in_a_step(place):
+    current = {"step": "gather", "started": "2026-11-27T03:04:00+00:00", "attempts": 1}
+    notes = ["the machine slept for 3 h"]
+    record(place, 4, "skipped", "9 new examples, 10 are needed", [guards()], current=current, notes=notes)
 
 
 def nothing_known(place):
@@ -178,8 +185,8 @@ ENDS = [
     ),
     (
         guard_failed,
-        ["Failed, generation 3 stays live", "too low", "power: 23 % battery", "failed power: 23 %", "power failed"],
-        "night 4: failed, generation 3 stays live: the battery is too low",
+        ["Failed", "too low", "Live now: generation 3", "power: 23 % battery", "failed power: 23 %", "power failed"],
+        "night 4: failed: the battery is too low",
     ),
     (
         train_failed,
@@ -189,15 +196,15 @@ ENDS = [
             "train: a non-finite loss at step 12",
             "failed: a non-finite",
         ],
-        "night 4: failed, generation 3 stays live: training failed, 40 new",
+        "night 4: could not run: training failed, 40 new",
     ),
     (
         kept,
         [
-            *("Not promoted, generation 3 stays live", "the answers collapsed", "Candidate worse did not pass"),
+            *("Not promoted", "the answers collapsed", "Live now: generation 3", "Candidate worse did not pass"),
             *("31 of 40 answers loop", "Milder: ¾ of the change worse did not pass", "none passed, 2 tried"),
         ],
-        "night 4: not promoted, generation 3 stays live: the answers collapsed, 40 new",
+        "night 4: not promoted: the answers collapsed, 40 new",
     ),
     (
         milder,
@@ -211,8 +218,8 @@ ENDS = [
     ),
     (
         rolled_back,
-        ["Rolled back: generation 4 failed its trial", "Live now: generation 3", "Trial of", "3 of 8 answers loop"],
-        "night 4: rolled back: generation 4 failed its trial, 40 new, 39 replayed",
+        ["Rolled back: generation 4 failed its trial", "3 of 8 answers loop", "Live now: generation 3", "Trial of"],
+        "night 4: rolled back: generation 4 failed its trial: 3 of 8 answers loop, 40 new, 39 replayed",
     ),
     (
         export_failed,
@@ -223,6 +230,11 @@ ENDS = [
         cut,
         ["Not finished, it is in the step train or was cut there", "Live now: generation 3", "did not end"],
         "night 4: not finished, it is in the step train or was cut there, 40 new",
+    ),
+    (
+        ended_in_a_step,
+        ["Skipped", "9 new examples, 10 are needed", "the machine slept for 3 h", "gather", "the night ended here"],
+        "night 4: skipped: 9 new examples, 10 are needed",
     ),
     (nothing_known, ["Not finished", "Live now: generation 3", "Settings"], None),
 ]
@@ -245,7 +257,7 @@ def test_every_way_in_which_a_night_ends(place, end, wanted, line):
 def test_the_first_night_and_the_base(tmp_path):
     record(tmp_path / "a", 1, "failed", "no", [])
     make_live(tmp_path / "a", None)
-    assert "Failed, the base stays live no Live now: the base, no generation" in read(tmp_path / "a", 1).text
+    assert "Failed no Live now: the base, no generation" in read(tmp_path / "a", 1).text
 
 
 def test_the_matrix_has_the_promoted_nights_and_the_losses_where_a_night_has_no_score(place):
@@ -254,12 +266,14 @@ def test_the_matrix_has_the_promoted_nights_and_the_losses_where_a_night_has_no_
     found = matrices(read_nights(place))
     assert [matrix.title for matrix in found] == ["Score"]
     assert found[0].rows == [("1", ["1", "–", "–"]), ("2", ["0.969", "1", "–"]), ("3", ["0.938", "0.969", "1"])]
-    without = candidate(4) | {"scores": {}, "losses": {"0001": 0.7, "0004": 0.5}}
+    without = candidate(4) | {"scores": {}, "losses": {"0001": 0.7, "0004": 0.5, "round-0002": 0.9}}
     record(place, 4, "promoted", "", after_gathering(4, [without], 1.0), generation=4)
+    # Rounds of `train --increment` come before the nights.
     found = matrices(read_nights(place))
     assert [matrix.title for matrix in found] == ["Score", "Loss"]
     assert found[0].rows[-1] == ("4", ["–", "–", "–"])
-    assert found[1].rows[-1] == ("4", ["0.7", "–", "–", "0.5"])
+    assert found[1].columns == ["r2", "1", "2", "3", "4"]
+    assert found[1].rows[-1] == ("4", ["0.9", "0.7", "–", "–", "0.5"])
 
 
 def test_a_year_of_nights_is_one_map_of_the_last_ones(tmp_path):
@@ -395,7 +409,8 @@ MEASURE = """
   document.querySelectorAll('details').forEach((each) => { each.open = true; });
   const wide = [...document.querySelectorAll('body *')].filter((each) => !each.closest('.heat-map')
     && each.getBoundingClientRect().right > innerWidth + 1).map((each) => each.outerHTML.slice(0, 80));
-  const cells = [...document.querySelectorAll('svg.heat .cell text')].map((each) => each.getBoundingClientRect().height);
+  const texts = document.querySelectorAll('svg.heat .cell text');
+  const cells = [...texts].map((each) => each.getBoundingClientRect().height);
   parent.postMessage(JSON.stringify({wide, least: Math.min(...cells), title: document.title}), '*');
 });</script></body>"""
 
