@@ -12,6 +12,7 @@ from markupsafe import Markup
 from ..errors import visible
 from ..files import write_atomic
 from .charts import CHART_STYLE, line_chart
+from .heat_map import HEAT_STYLE
 from .interval_bar import BAR_STYLE
 
 # Drawn twice, since text in a scaled-down drawing is illegible; the page shows the one that fits.
@@ -47,6 +48,7 @@ def _environment() -> Environment:
         finalize=_printable,
     )
     environment.globals |= {"chart_style": Markup(CHART_STYLE), "bar_style": Markup(BAR_STYLE)}
+    environment.globals["heat_style"] = Markup(HEAT_STYLE)
     return environment
 
 

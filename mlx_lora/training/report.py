@@ -109,12 +109,17 @@ def _losses(events: Sequence[Event]) -> tuple[list[Line], list[Mark]]:
     return [_line(events, "training", "loss"), Line("validation", validation, dots=True)], marks
 
 
+def loss_figure(events: Sequence[Event]) -> Markup:
+    """Return the chart of training and validation loss for a page; empty without measurements."""
+    losses, marks = _losses(events)
+    return responsive_chart("Loss", losses, unit="nats a token", marks=marks)
+
+
 def _charts(events: Sequence[Event]) -> list[Markup]:
     """Return the loss first, then what explains it; a chart without anything to show is left out."""
     line = partial(_line, events)
-    losses, marks = _losses(events)
     drawn = [
-        responsive_chart("Loss", losses, unit="nats a token", marks=marks),
+        loss_figure(events),
         responsive_chart("Gradient norm", [line("largest since the last report", "grad_norm")]),
         responsive_chart("Learning rate", [line("learning rate", "learning_rate")], unit="learning rate"),
         responsive_chart(
