@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..data.dataset import parse_example, read_jsonl
+from ..data.dataset import Example, parse_example, read_jsonl
 from ..data.messages import parse_messages
 from ..errors import UserError, shortened
 
@@ -149,19 +149,23 @@ def case_of_example(where: str, number: int, row: dict[str, Any]) -> Case:
     Raises:
         UserError: see ``parse_example``, or nothing is before the answer.
     """
+    identity = next((row[key] for key in ("id", "sample_id") if isinstance(row.get(key), (str, int))), None)
     example = parse_example(where, row)
-    last = max(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
+    known = example.meta.get("item_id", example.meta.get("sample_id", identity))
+    return example_case(example, str(number if known is None else known), where)
+
+
+def example_case(example: Example, identity: str, where: str) -> Case:
+    """Return the case of an example: its last answer is the reference, what is before it the conversation.
+
+    Raises:
+        UserError: it has no answer, or nothing is before the answer; ``where`` begins the sentence.
+    """
+    last = max((i for i, message in enumerate(example.messages) if message["role"] == "assistant"), default=0)
     if last == 0:
         raise UserError(f"{where}: nothing is before the answer, so there is nothing to ask")
-    identity = next((row[key] for key in ("id", "sample_id") if isinstance(row.get(key), (str, int))), None)
-    known = example.meta.get("item_id", example.meta.get("sample_id", identity))
-    return Case(
-        str(number if known is None else known),
-        example.messages[:last],
-        example.messages[last]["content"],
-        class_of(example.meta),
-        example.meta,
-    )
+    expect = example.messages[last]["content"]
+    return Case(identity, example.messages[:last], expect, class_of(example.meta), example.meta)
 
 
 def class_of(meta: dict[str, Any]) -> list[str]:
