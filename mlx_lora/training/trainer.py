@@ -53,8 +53,7 @@ def training_steps(
 
     The indices are those of the whole step; of ``ranks`` processes, process ``rank`` gets its share as micro-batches.
     """
-    size, accumulation = config.batch_size, config.gradient_accumulation_steps
-    groups = prefix_groups(train, size)
+    groups = prefix_groups(train, config.batch_size)
     done, skip = divmod(after, epoch_steps(config, len(train)))
     for epoch in count(done + 1):
         for step in _epoch_plan(config, train, groups, mix, epoch)[skip:]:
