@@ -34,6 +34,7 @@ class TrainingConfig:
     system_role: Literal["merge", "refuse"] = "merge"
     backend: Literal["auto", "mlx", "torch"] = "auto"
     data: str | list[dict[str, Any]] | None = None
+    balance_batches: bool = False
     output_dir: str | None = None
     init_adapter: str | None = None
     lora_rank: Annotated[int, Interval(ge=1, le=4096)] = 16
@@ -61,6 +62,7 @@ class TrainingConfig:
     eval_steps: Annotated[int, Interval(ge=1, le=10**9)] | None = None
     early_stopping_patience: Annotated[int, Interval(ge=1, le=10**6)] | None = None
     keep_best: bool = True
+    keep_best_by: Literal["mean", "worst"] = "mean"
     save_steps: Annotated[int, Interval(ge=1, le=10**9)] = 100
     save_total_limit: Annotated[int, Interval(ge=1, le=10**6)] = 3
     log_steps: Annotated[int, Interval(ge=1, le=10**9)] = 10

@@ -40,6 +40,33 @@ def epoch_counts(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
     return counts
 
 
+def batch_quotas(counts: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Return the examples that each batch of an epoch draws from each dataset.
+
+    A batch's share of a dataset is rounded down, and the places left go to the datasets that are furthest behind their
+    shares of all batches so far.
+
+    Args:
+        counts: examples of each dataset in the epoch.
+    """
+    total = sum(counts)
+    given, quotas = [0] * len(counts), list[list[int]]()
+    for done in range(0, total, batch_size):
+        size = min(batch_size, total - done)
+        quota = [min(size * count // total, count - got) for count, got in zip(counts, given, strict=True)]
+        for _ in range(size - sum(quota)):
+            left = [i for i, count in enumerate(counts) if given[i] + quota[i] < count]
+            # In integers, since a tie must not depend on rounding; a share rounded up is full.
+            next_one = min(
+                (quota[i] * total >= size * counts[i], (given[i] + quota[i]) * total - (done + size) * counts[i], i)
+                for i in left
+            )
+            quota[next_one[-1]] += 1
+        given = [got + more for got, more in zip(given, quota, strict=True)]
+        quotas.append(quota)
+    return quotas
+
+
 @dataclass
 class Mix:
     """Datasets whose training examples are concatenated in one list.
@@ -55,14 +82,18 @@ class Mix:
 
     def epoch(self, number: int) -> list[int]:
         """Return indices into the list, dataset after dataset, for an epoch (counted from 1); some may occur twice."""
-        indices: list[int] = []
+        return [i for indices in self.drawn(number) for i in indices]
+
+    def drawn(self, number: int) -> list[list[int]]:
+        """Return the indices of an epoch by dataset, pass after pass."""
+        drawn: list[list[int]] = []
         for i, count in enumerate(epoch_counts(self.sizes, self.weights)):
             size, offset = self.sizes[i], sum(self.sizes[:i])
             start, end = (number - 1) * count, number * count
             passes = range(start // size, (end - 1) // size + 1)
             order = np.concatenate([self._order(i, done) for done in passes])[start % size :][:count]
-            indices += (offset + order).tolist()
-        return indices
+            drawn.append((offset + order).tolist())
+        return drawn
 
     def _order(self, dataset: int, done: int) -> np.ndarray:
         """Return a dataset's permutation after ``done`` passes over it."""

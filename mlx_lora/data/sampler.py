@@ -1,7 +1,7 @@
 """Sampler: the order of an epoch, a function of the examples, the seed and the epoch alone, equal on every backend.
 
 Each epoch is a new permutation, bucketed by length and prefix: neighbours share a long prompt prefix, then a similar
-length. No example is left out or seen twice.
+length. No example is left out or seen twice. With balanced batches each dataset of a mix has its share of every batch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .collate import PAD_TO
+from .mixture import batch_quotas
 from .tokenize import EncodedExample
 
 # Optimizer steps within which examples may change places to be bucketed by length and prefix.
@@ -96,3 +97,39 @@ def epoch_plan(
         shuffled = [batches[i] for i in generator.permutation(len(batches))]
         steps += [shuffled[i : i + accumulation] for i in range(0, len(shuffled), accumulation)]
     return steps
+
+
+def balanced_plan(
+    examples: Sequence[EncodedExample],
+    groups: Sequence[int],
+    drawn: Sequence[Sequence[int]],
+    batch_size: int,
+    accumulation: int,
+    seed: int,
+    epoch: int,
+) -> list[Step]:
+    """Return the micro-batches of each optimizer step of an epoch, each with every dataset's share.
+
+    Args:
+        drawn: the indices of each dataset's examples, in the order in which the epoch sees them.
+    """
+    generator = _generator(seed, epoch)
+    quotas = np.array(batch_quotas([len(rows) for rows in drawn], batch_size))
+    # At most half of a dataset, or copies of an example would share a batch where an epoch has several passes over it.
+    per_step, total = batch_size * accumulation, sum(map(len, drawn))
+    halves = [len(set(rows)) * total // (2 * len(rows) * per_step) for rows in drawn]
+    window = accumulation * max(1, min(WINDOW_STEPS, *halves))
+    batches: list[list[int]] = []
+    for start in range(0, len(quotas), window):
+        here, before = quotas[start : start + window], quotas[:start].sum(axis=0)
+        filled: list[list[int]] = [[] for _ in here]
+        # Batches take neighbours by prefix and length in a random order, and stay where their quota is.
+        turns = generator.permutation(len(here))
+        for number, rows in enumerate(drawn):
+            members = list(rows[before[number] : before[number] + here[:, number].sum()])
+            members.sort(key=lambda i: (groups[i], -(-len(examples[i]) // PAD_TO)))
+            for turn in turns:
+                filled[turn] += members[: here[turn, number]]
+                del members[: here[turn, number]]
+        batches += filled
+    return [batches[i : i + accumulation] for i in range(0, len(batches), accumulation)]

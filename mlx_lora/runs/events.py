@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 from ..files import FORMAT, writing
 from ..user_files import read_text
@@ -80,12 +80,21 @@ class Progress(Event):
 
 @dataclass(kw_only=True)
 class Evaluation(Event):
-    """Validation loss: the mean unweighted cross-entropy over supervised tokens, in nats."""
+    """Validation loss: the mean unweighted cross-entropy over supervised tokens, in nats.
+
+    Attributes:
+        losses: that of each part of the split.
+    """
 
     event = "evaluation"
     step: int
     epoch: int
     validation_loss: float
+    losses: dict[str, float] = field(default_factory=dict)
+
+    def kept_by(self, criterion: str) -> float:
+        """Return the loss by which the best state is chosen: the mean, or that of the worst part."""
+        return max(self.losses.values(), default=self.validation_loss) if criterion == "worst" else self.validation_loss
 
 
 @dataclass(kw_only=True)
@@ -175,8 +184,12 @@ def from_keys(kind: type[Kind], content: dict[str, Any]) -> Kind:
 def schema(kind: type[Event]) -> dict[str, tuple[type, ...]]:
     """Return the types that each key of a kind may have in JSON; a float may be written without a fraction."""
     hints = get_type_hints(kind)
-    types = {field.name: get_args(hints[field.name]) or (hints[field.name],) for field in fields(kind)}
+    types = {field.name: _types(hints[field.name]) for field in fields(kind)}
     return {name: (*each, int) if float in each else each for name, each in types.items()}
+
+
+def _types(hint: Any) -> tuple[type, ...]:
+    return (dict,) if get_origin(hint) is dict else get_args(hint) or (hint,)
 
 
 def of_kind(events: Iterable[Event], kind: type[Kind]) -> list[Kind]:

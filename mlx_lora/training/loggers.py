@@ -34,7 +34,10 @@ def tensorboard(directory: Path) -> Listener:
             # The events that an interrupted run wrote after its last checkpoint are removed.
             writer = SummaryWriter(str(directory), purge_step=event.step + 1)
         elif isinstance(event, Progress | Evaluation):
-            for name, value in asdict(event).items():
+            measured = asdict(event)
+            losses = measured.pop("losses", {})
+            measured |= {f"validation_loss/{part}": loss for part, loss in losses.items()}
+            for name, value in measured.items():
                 if name != "step":
                     writer.add_scalar(name, value, event.step)
         elif isinstance(event, TrainingResult):

@@ -48,7 +48,7 @@ def write_report(
         name=out.name,
         model=record["model"],
         ending=_ending(complete),
-        cards=_cards(events, complete),
+        cards=_cards(events, complete, config.get("keep_best_by", "mean")),
         warnings=[event.message for event in of_kind(events, TrainingWarning)],
         charts=_charts(events),
         commands=_commands(out),
@@ -66,15 +66,17 @@ def _ending(complete: TrainingResult | None) -> str:
     return f"{complete.steps:,} steps{early}."
 
 
-def _cards(events: Sequence[Event], complete: TrainingResult | None) -> list[tuple[str, str, str]]:
-    """Return (label, value, note) of the key figures."""
+def _cards(
+    events: Sequence[Event], complete: TrainingResult | None, criterion: str = "mean"
+) -> list[tuple[str, str, str]]:
+    """Return (label, value, note) of the key figures; ``criterion`` is ``keep_best_by``."""
     progress, evaluations = of_kind(events, Progress), of_kind(events, Evaluation)
     cards = []
     if complete is not None:
         first = f"{rounded(progress[0].loss)} at the start" if progress else ""
         cards.append(("training loss", rounded(complete.loss), first))
     if evaluations:
-        best = min(evaluations, key=lambda event: event.validation_loss)
+        best = min(evaluations, key=lambda event: event.kept_by(criterion))
         last = f"best, at step {best.step:,}; last {rounded(evaluations[-1].validation_loss)}"
         cards.append(("validation loss", rounded(best.validation_loss), last))
     if complete is not None and complete.seconds:
@@ -115,11 +117,20 @@ def loss_figure(events: Sequence[Event]) -> Markup:
     return responsive_chart("Loss", losses, unit="nats a token", marks=marks)
 
 
+def _parts(events: Sequence[Event]) -> list[Line]:
+    """Return the validation loss of each part, where there are several."""
+    evaluations = of_kind(events, Evaluation)
+    names = list(dict.fromkeys(name for event in evaluations for name in event.losses))
+    points = ([(event.step, event.losses[name]) for event in evaluations if name in event.losses] for name in names)
+    return [Line(name, part, dots=True) for name, part in zip(names, points, strict=True)] if len(names) > 1 else []
+
+
 def _charts(events: Sequence[Event]) -> list[Markup]:
     """Return the loss first, then what explains it; a chart without anything to show is left out."""
     line = partial(_line, events)
     drawn = [
         loss_figure(events),
+        responsive_chart("Validation loss by part", _parts(events), unit="nats a token"),
         responsive_chart("Gradient norm", [line("largest since the last report", "grad_norm")]),
         responsive_chart("Learning rate", [line("learning rate", "learning_rate")], unit="learning rate"),
         responsive_chart(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class TrainingSetup:
         held_out: the validation examples.
         mix: the examples that each epoch sees, where there are several.
         begin: directory of the files of ``init_adapter``: of one generation, which never changes.
+        sources: the dataset of each validation example.
     """
 
     config: TrainingConfig
@@ -47,6 +48,13 @@ class TrainingSetup:
     valid: list[EncodedExample]
     mix: Mix | None = None
     begin: Path | None = None
+    sources: list[Path] = field(default_factory=list)
+
+    @cached_property
+    def parts(self) -> list[str]:
+        """The part of each validation example: the night of its meta, else its dataset."""
+        nights = (example.meta.get("night") for example in self.held_out)
+        return [str(path if night is None else night) for night, path in zip(nights, self.sources, strict=True)]
 
     @cached_property
     def files(self) -> dict[str, Path]:
@@ -158,7 +166,9 @@ def prepare(config: TrainingConfig, wide: bool = True, begin: str | None = None)
 
     examples, held_out = ([example for rows in sets for example in rows] for sets in (train_sets, valid_sets))
     train_rows, valid_rows = encode(train_sets, "train"), encode(valid_sets, "valid")
-    return TrainingSetup(config, data, out, model, examples, held_out, backend, train_rows, valid_rows, mix, start)
+    sources = [path for path, rows in zip(data, valid_sets, strict=True) for _ in rows]
+    rows = (train_rows, valid_rows)
+    return TrainingSetup(config, data, out, model, examples, held_out, backend, *rows, mix, start, sources)
 
 
 def check_continues(adapter: str | None, files: Path, model: ResolvedModel) -> None:

@@ -151,6 +151,7 @@ def _run_rank0(ready: TrainingSetup, trainable: int, listeners: Sequence[Listene
     trainer = Trainer(
         *(backend, config, ready.train, ready.valid, checkpoints, state, emit),
         mix=ready.mix,
+        parts=ready.parts,
         metrics_size=lambda: (out / METRICS_FILE).stat().st_size,
     )
     result = _until(trainer, config)
@@ -188,7 +189,10 @@ def _run_worker(ready: TrainingSetup) -> None:
     checkpoints = Checkpoints(ready.out / "checkpoints", 0, writes=False)
     state = TrainerState(**message["state"])
     trainer = Trainer(
-        *(ready.backend, ready.config, ready.train, ready.valid, checkpoints, state), lambda event: None, mix=ready.mix
+        *(ready.backend, ready.config, ready.train, ready.valid, checkpoints, state),
+        lambda event: None,
+        mix=ready.mix,
+        parts=ready.parts,
     )
     _until(trainer, ready.config)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -12,7 +13,7 @@ from ..config import TrainingConfig
 from ..data.collate import Batch, in_order
 from ..data.mixture import Mix
 from ..data.parts import step_parts
-from ..data.sampler import epoch_plan, prefix_groups, steps_per_epoch
+from ..data.sampler import Step, balanced_plan, epoch_plan, prefix_groups, steps_per_epoch
 from ..data.tokenize import EncodedExample
 from ..errors import UserError
 from ..runs.events import Checkpoint, Evaluation, Listener, Progress, TrainingResult, TrainingWarning
@@ -52,28 +53,48 @@ def training_steps(
 
     The indices are those of the whole step; of ``ranks`` processes, process ``rank`` gets its share as micro-batches.
     """
-    size, accumulation = config.batch_size, config.gradient_accumulation_steps
-    groups = prefix_groups(train, size)
+    groups = prefix_groups(train, config.batch_size)
     done, skip = divmod(after, epoch_steps(config, len(train)))
     for epoch in count(done + 1):
-        members = mix.epoch(epoch) if mix else range(len(train))
-        drawn, alike = [train[i] for i in members], [groups[i] for i in members]
-        plan = epoch_plan(drawn, alike, size, accumulation, config.seed, epoch)
-        for step in plan[skip:]:
+        for step in _epoch_plan(config, train, groups, mix, epoch)[skip:]:
             own = [share for batch in step if (share := batch[rank::ranks])]
-            indices = [[members[i] for i in batch] for batch in step]
-            yield epoch, indices, step_parts(own, drawn, alike, config.micro_batch_tokens)
+            yield epoch, step, step_parts(own, train, groups, config.micro_batch_tokens)
         skip = 0
+
+
+def _epoch_plan(
+    config: TrainingConfig, train: Sequence[EncodedExample], groups: Sequence[int], mix: Mix | None, epoch: int
+) -> list[Step]:
+    """Return the micro-batches of each optimizer step of an epoch, as indices of training examples."""
+    rest = (config.batch_size, config.gradient_accumulation_steps, config.seed, epoch)
+    if mix and config.balance_batches:
+        return balanced_plan(train, groups, mix.drawn(epoch), *rest)
+    members = mix.epoch(epoch) if mix else range(len(train))
+    plan = epoch_plan([train[i] for i in members], [groups[i] for i in members], *rest)
+    return [[[members[i] for i in batch] for batch in step] for step in plan]
 
 
 def validation_loss(backend: Backend, examples: Sequence[EncodedExample], batch_size: int) -> float:
     """Return the mean unweighted cross-entropy over every supervised token of a split, each counted once."""
-    total, tokens = 0.0, 0
-    for number, batch in enumerate(in_order(examples, batch_size)):
-        if number % backend.ranks == backend.rank:
-            total, tokens = total + backend.evaluate(batch), tokens + batch.tokens
-    total, counted = backend.all_reduce_sum([total, tokens])
-    return total / counted
+    return validation_losses(backend, {"": examples}, batch_size)[0]
+
+
+def validation_losses(
+    backend: Backend, parts: Mapping[str, Sequence[EncodedExample]], batch_size: int
+) -> tuple[float, dict[str, float]]:
+    """Return the mean unweighted cross-entropy over every supervised token of a split, and that of each part."""
+    sums: list[float] = []
+    batches = 0
+    for examples in parts.values():
+        total, tokens = 0.0, 0
+        for batch in in_order(examples, batch_size):
+            if batches % backend.ranks == backend.rank:
+                total, tokens = total + backend.evaluate(batch), tokens + batch.tokens
+            batches += 1
+        sums += [total, tokens]
+    sums = backend.all_reduce_sum(sums)
+    losses = {name: total / tokens for name, total, tokens in zip(parts, sums[::2], sums[1::2], strict=True)}
+    return sum(sums[::2]) / sum(sums[1::2]), losses
 
 
 class Trainer:
@@ -90,8 +111,13 @@ class Trainer:
         emit: Listener,
         metrics_size: Callable[[], int] = lambda: 0,
         mix: Mix | None = None,
+        parts: Sequence[str] = (),
     ) -> None:
+        """Take the inputs of a run; ``parts`` names the part of the validation split that each of its rows is in."""
         self.mix = mix
+        self.parts: dict[str, list[EncodedExample]] = defaultdict(list)
+        for name, example in zip(parts or [""] * len(valid), valid, strict=True):
+            self.parts[name].append(example)
         self.backend, self.config, self.train, self.valid = backend, config, train, valid
         self.checkpoints, self.state, self.emit, self.metrics_size = checkpoints, state, emit, metrics_size
         self.total = total_steps(config, len(train))
@@ -197,15 +223,17 @@ class Trainer:
 
     def _evaluate(self) -> str | None:
         state = self.state
-        loss = validation_loss(self.backend, self.valid, self.config.batch_size)
+        mean, losses = validation_losses(self.backend, self.parts, self.config.batch_size)
         best_before = state.best_loss
-        state.last_validation = loss
+        state.last_validation = mean
+        epoch = -(-state.step // self.per_epoch)
+        event = Evaluation(step=state.step, epoch=epoch, validation_loss=mean, losses=losses)
+        loss = event.kept_by(self.config.keep_best_by)
         if state.best_loss is None or loss < state.best_loss:
             state.best_step, state.best_loss, state.evals_since_best = state.step, loss, 0
         else:
             state.evals_since_best += 1
-        epoch = -(-state.step // self.per_epoch)
-        self.emit(Evaluation(step=state.step, epoch=epoch, validation_loss=loss))
+        self.emit(event)
         self.monitor.after_evaluation(state.step, state.loss, loss, best_before)
         if state.evals_since_best == 0:
             self._save()

@@ -20,7 +20,7 @@ from mlx_lora.runs.events import (
     schema,
 )
 
-TYPES = {int: "integer", float: "number", str: "text", type(None): "null"}
+TYPES = {int: "integer", float: "number", str: "text", dict: "object", type(None): "null"}
 
 
 def in_words(types: tuple[type, ...]) -> str:
