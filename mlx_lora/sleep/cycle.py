@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import UserError, first_line
 from ..runs.generations import Generations
+from .clock import SLEPT
 from .config import SleepConfig, sleep_config
 from .context import Cycle, Surroundings
 from .due import not_due
@@ -21,9 +22,9 @@ from .lock import night_lock
 from .nights import read_nights
 from .notification import notify
 from .promotion import confirm_or_roll_back, export, promote
-from .record import CYCLES, CycleRecord, Ended, read_cycles
+from .record import CYCLES, CycleRecord, Decision, Ended, read_cycles
 from .report import log_line, write_report
-from .schedule import installed_rates
+from .schedule import installed
 from .throttle import measure_rates, throttle_sentence
 
 STEPS = ("guards", "gather", "curate", "replay", "train", "judge", "promote", "trial", "export", "report")
@@ -120,7 +121,9 @@ def _run(cycle: Cycle) -> None:
         _after_suspension(cycle)
         return result
 
-    step("guards", lambda: _guards(cycle))
+    guards = step("guards", lambda: _guards(cycle))["guards"]
+    if refused := [guard["said"] for guard in guards if not guard["ok"]]:
+        raise Ended("skipped", "; ".join(refused))
     found = step("gather", lambda: gathered(config, nights, record.directory))
     record.content["new"] = found["new"]
     step("curate", lambda: curated(config, nights, record.directory))
@@ -132,7 +135,7 @@ def _run(cycle: Cycle) -> None:
     shown = candidate or judged["candidates"][0]
     record.content["checks"] = shown["checks"]
     if candidate is None:
-        decision = "failed" if shown["verdict"] == "worse" else "kept"
+        decision: Decision = "failed" if shown["verdict"] == "worse" else "kept"
         raise Ended(decision, f"the live adapter stays: {'; '.join(shown['reasons'])}")
     promoted = step("promote", lambda: promote(generations, candidate, record))
     record.content["generation"] = promoted["generation"]
@@ -146,11 +149,9 @@ def _run(cycle: Cycle) -> None:
 
 def _guards(cycle: Cycle) -> dict[str, Any]:
     guards = check_guards(cycle.config.guards, cycle.config.directory)
-    refused = [guard.said for guard in guards if not guard.ok]
-    if refused:
-        raise Ended("skipped", "; ".join(refused))
-    rates, then = measure_rates(), installed_rates(cycle.config.directory)
-    slow = throttle_sentence(rates, then, cycle.config.guards.slow) if then else None
+    schedule, rates = installed(cycle.config.directory), measure_rates()
+    then = (schedule or {}).get("rates") or {}
+    slow = throttle_sentence(rates, then, cycle.config.guards.slow)
     if slow:
         cycle.around.notes([slow])
     return {"guards": [asdict(guard) for guard in guards], "rates": rates, "throttled": slow}
@@ -158,13 +159,13 @@ def _guards(cycle: Cycle) -> dict[str, Any]:
 
 def _after_suspension(cycle: Cycle) -> None:
     """Check the guards again if the machine slept in the middle of the cycle."""
-    slept = cycle.clock.suspended()
+    seconds, slept = cycle.clock.suspended(), cycle.clock.said
     if slept is None:
         return
     cycle.around.notes([slept])
     cycle.record.content.setdefault("notes", []).append(slept)
     refused = [guard.said for guard in check_guards(cycle.config.guards, cycle.config.directory) if not guard.ok]
-    if refused:
+    if refused and seconds > SLEPT:
         raise Paused(f"{slept}, and now {'; '.join(refused)}; the next run resumes this night")
 
 

@@ -46,7 +46,7 @@ def confirm_or_roll_back(cycle: Cycle, nights: Nights, candidate: dict[str, Any]
         if candidate["verdict"] == "better" or generations.best is None:
             generations.mark_best(number, "; ".join(candidate["reasons"]))
     else:
-        generations.rollback(f"the trial failed: {said}", to=cycle.record.content["parent"])
+        generations.rollback(f"the trial failed: {said}", to=cycle.record.content["parent"] or 0)
     return {"passed": passed, "said": said}
 
 

@@ -15,8 +15,15 @@ from mlx_lora.sources.eisv import TrajectoryShape, make_dataset
 
 SHAPES = [shape.value for shape in TrajectoryShape]
 TRAIN = {
-    **{"lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target_modules": "auto"},
-    **{"learning_rate": 3e-3, "warmup_steps": 2, "max_steps": 4, "batch_size": 8, "gradient_accumulation_steps": 1},
+    "lora_rank": 4,
+    "lora_alpha": 8,
+    "lora_dropout": 0.0,
+    "lora_target_modules": "auto",
+    "learning_rate": 3e-3,
+    "warmup_steps": 2,
+    "max_steps": 4,
+    "batch_size": 8,
+    "gradient_accumulation_steps": 1,
 }
 GUARDS = {"min_battery": 0, "min_disk_gb": 0, "min_memory_gb": 0}
 
@@ -40,8 +47,15 @@ def settings(name: Path, stores, **changes) -> dict:
     listed = [store if isinstance(store, dict) else {"data": str(store), "check": "eisv_gate1"} for store in stores]
     named = [{"name": f"s{number}", **store} for number, store in enumerate(listed)]
     content = {
-        **{"name": str(name), "model_name": "builtin/tiny-lumen", "stores": named, "min_hours": 0, "min_total": 10},
-        **{"held_out": 0.2, "pattern_share": 1.0, "guards": GUARDS, "train": TRAIN},
+        "name": str(name),
+        "model_name": "builtin/tiny-lumen",
+        "stores": named,
+        "min_hours": 0,
+        "min_total": 10,
+        "held_out": 0.2,
+        "pattern_share": 1.0,
+        "guards": GUARDS,
+        "train": TRAIN,
     }
     return {**content, **changes, "train": {**TRAIN, **changes.get("train", {})}}
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_nights import SHAPES, night, settings, trajectories, write_config, write_store
 
 from mlx_lora.evaluation.targets import load_target
 from mlx_lora.runs.generations import Generations
@@ -21,8 +22,6 @@ from mlx_lora.sleep.config import load_sleep_config, sleep_config
 from mlx_lora.sleep.context import Surroundings
 from mlx_lora.sleep.cycle import run_cycle
 from mlx_lora.sleep.record import read_cycles
-
-from small_nights import SHAPES, night, settings, trajectories, write_config, write_store
 
 KILLED = Path(__file__).parent.parent / "training" / "killed.py"
 
@@ -156,17 +155,18 @@ def test_the_machine_slept_in_the_middle(name, store, monkeypatch):
     from mlx_lora.sleep import context
 
     class Slept:
-        times = 0
+        times, said = 0, None
 
         def suspended(self):
             Slept.times += 1
-            return "the machine slept for 3.0 h in the middle of the night" if Slept.times == 3 else None
+            self.said = "the machine slept for 3 h in the middle" if Slept.times == 3 else None
+            return 3 * 3600.0 if self.said else 0.0
 
     monkeypatch.setattr(context, "SuspensionClock", Slept)
     ended = run(settings(name, [store]))
     assert ended.summary["decision"] in ("promoted", "kept", "failed")
     record = read_cycles(name)[-1].content
-    assert record["notes"] == ["the machine slept for 3.0 h in the middle of the night"]
+    assert record["notes"] == ["the machine slept for 3 h in the middle"]
 
 
 def test_a_night_that_is_cut_again_and_again_is_given_up(name, store, monkeypatch):

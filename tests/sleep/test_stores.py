@@ -219,7 +219,11 @@ def test_where_all_rows_are_bad_all_are_named(tmp_path, buffer, anima):
     accounted(gathered)
     assert gathered.rows == []
     assert {about["store"]: about["read"] for about in gathered.stores} == {
-        **{"salience": 3, "traces": 1, "eisv": 13, "data": 2, "instructions": 2}
+        "salience": 3,
+        "traces": 1,
+        "eisv": 13,
+        "data": 2,
+        "instructions": 2,
     }
 
 
