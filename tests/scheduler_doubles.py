@@ -1,4 +1,4 @@
-"""Doubles of the systems' schedulers and power tools, first on PATH: ``doubles`` asks for answers and reads the calls."""
+"""Doubles of the systems' schedulers and power tools: first on PATH, asked for answers, their calls recorded."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def _night(scheduler: Scheduler, file: Path) -> Finding:
     due = datetime.fromisoformat(there["next_due"])
     last = next(cycles(name), None)
     said = f"{name}: {said_every(schedule_of(content))}, next due {due:%Y-%m-%d %H:%M}; {last_in_words(last)}"
-    if advice := _advice(scheduler, name, Path(there["config"]), due, last):
+    if advice := _advice(scheduler, name, content, due, last):
         return Finding("night", NOTE, said, advice)
     return Finding("night", OK, said)
 
@@ -56,14 +56,18 @@ def last_in_words(last: dict[str, Any] | None) -> str:
     return f"{begun} {ended}{generation}{reason}"
 
 
-def _advice(scheduler: Scheduler, name: Path, config: Path, due: datetime, last: dict[str, Any] | None) -> str:
+def _advice(
+    scheduler: Scheduler, name: Path, content: dict[str, Any], due: datetime, last: dict[str, Any] | None
+) -> str:
     """Return what to do about a night that cannot run, or does not; empty where all is well."""
     from ..sleep.config import load_sleep_config
 
     if not scheduler.is_loaded(name):
         return f"{scheduler.NAME} has not loaded it; {INSTALL}"
+    if not Path(content.get("python", "/")).exists():
+        return f"its Python, {content['python']}, is gone; {INSTALL}"
     try:
-        load_sleep_config(config)
+        load_sleep_config(content["config"])
     except UserError as error:
         return f"tonight's would fail: {first_line(error)}"
     if due < datetime.now().astimezone() - OVERDUE:

@@ -136,6 +136,7 @@ def install(planned: Plan, replace: bool, measure: Callable[[], dict[str, float]
         "installed": _installed_since(schedule, before),
         "scheduler": scheduler.NAME,
         "file": str(next(iter(planned.files))),
+        "python": sys.executable,
         "rates": measure(),
         "sha256": {str(file): hashlib.sha256(text.encode()).hexdigest() for file, text in planned.files.items()},
     }

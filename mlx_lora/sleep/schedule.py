@@ -22,6 +22,8 @@ from ..files import FORMAT, check_format, write_json
 SCHEDULE_FILE = "schedule.json"
 CYCLES, CYCLE_FILE = "cycles", "cycle.json"
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+LONG = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+SHORT = dict(zip(LONG, DAYS, strict=True))
 NAMED = {"day": DAYS, "weekday": DAYS[:5], "weekend": DAYS[5:]}
 # Hours after the nominal time at which the scheduler starts the command again.
 AGAIN = (0, 1, 2)
@@ -100,7 +102,7 @@ def parse_every(text: str) -> str:
 
 def parse_days(text: str) -> tuple[int, ...]:
     """Return the days of the week of a name or a list, Monday being 0."""
-    names = NAMED.get(text) or tuple(part.strip()[:3] for part in text.split(","))
+    names = NAMED.get(text) or tuple(SHORT.get(part.strip(), part.strip()) for part in text.split(","))
     if unknown := [name for name in names if name not in DAYS]:
         forms = "day, weekday, weekend, days such as mon,wed,fri, or a number of nights such as 2"
         raise UserError(f"--every {shortened(text)}: there is no day {shortened(unknown[0])}; give {forms}")

@@ -16,6 +16,8 @@ from .schedule import DAYS, Schedule, said_every, slug_of
 NAME = "systemd"
 PREFIX = "mlx-lora-sleep-"
 STOP_SECONDS = 120
+# Characters that systemd refuses in the name of a program, but not in an argument.
+REFUSED = set("\"'\\")
 # Section that systemd passes over; `doctor` finds the adapter by it.
 OWN_SECTION, NIGHT_OF = "X-MlxLora", "Night"
 
@@ -84,7 +86,7 @@ def _service(schedule: Schedule, variables: Mapping[str, str], on_ac_power: bool
         # A colon: dollar signs are dollar signs. A minus: without a session, as on a server, nobody may inhibit sleep;
         # then the second line runs the night, which is not due any more after the first.
         f"ExecStart=-:{' '.join(map(_quoted, [*inhibit, *run]))}",
-        f"ExecStart=:{' '.join(map(_quoted, run))}",
+        f"ExecStart=:{' '.join(map(_quoted, ['/usr/bin/env', *run] if set(run[0]) & REFUSED else run))}",
         # A candidate that failed its gate is a night that went well.
         "SuccessExitStatus=1",
         f"TimeoutStopSec={STOP_SECONDS}",

@@ -24,8 +24,8 @@ PMSET = {
         Power(True),
     ),
     "on battery": (
-        "Now drawing from 'Battery Power'\n -InternalBattery-0 (id=22216803)\t41%; discharging; 3:12 remaining present: "
-        "true\n",
+        "Now drawing from 'Battery Power'\n -InternalBattery-0 (id=22216803)\t41%; discharging; 3:12 remaining "
+        "present: true\n",
         Power(False, 41),
     ),
     "just unplugged": (
@@ -44,7 +44,8 @@ PMSET = {
     ),
     "a desktop": ("Now drawing from 'AC Power'\n", Power(True)),
     "a desktop on its UPS": (
-        "Now drawing from 'UPS Power'\n -Back-UPS ES 700G (id=7143424)\t88%; discharging; 0:31 remaining present: true\n",
+        "Now drawing from 'UPS Power'\n -Back-UPS ES 700G (id=7143424)\t88%; discharging; 0:31 remaining "
+        "present: true\n",
         Power(False, 88),
     ),
     "battery and UPS": (

@@ -59,6 +59,7 @@ def test_one_good_run_of_several_is_enough(monkeypatch):
 def test_nothing_heavy_is_imported_with_the_modules():
     """The plain side of the night starts fast, and survives an MLX that does not load."""
     names = ("guards", "clock", "throttle", "schedule", "launchd", "systemd", "installation")
-    code = f"import sys\nfrom mlx_lora.sleep import {', '.join(names)}\nprint([n for n in sys.modules if n in {{'mlx', 'torch', 'numpy'}}])"
+    code = f"import sys\nfrom mlx_lora.sleep import {', '.join(names)}\n"
+    code += "print([name for name in sys.modules if name in {'mlx', 'torch', 'numpy'}])"
     done = subprocess.run([sys.executable, "-c", code], env=python_environment(), capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
