@@ -13,7 +13,8 @@ from ..data.jsonl import read_jsonl
 from ..files import write_atomic
 from .config import SleepConfig
 from .curate import curate
-from .nights import DATA, Nights
+from .learning import base_tokenizer
+from .nights import DATA, Nights, rows_of
 from .record import Ended
 from .stores import LeftOut, Row, gather
 
@@ -53,7 +54,17 @@ def curated(config: SleepConfig, nights: Nights, cycle: Path) -> dict[str, Any]:
         Ended: too few of them can be learned.
     """
     rows = _read_rows(cycle / NEW)
-    found = curate(rows, held_out=config.held_out, pattern_share=config.pattern_share, known=nights.sides)
+    training = config.training()
+    earlier = [e for data in nights.learned.values() for split in ("train", "valid") for e in rows_of(data, split)]
+    found = curate(
+        rows,
+        held_out=config.held_out,
+        pattern_share=config.pattern_share,
+        known=nights.sides,
+        earlier=earlier,
+        tokenizer=base_tokenizer(training),
+        max_seq_length=training.max_seq_length,
+    )
     _enough(len(found.train) + len(found.valid), config.min_new, f"new {_noun(config)} that can be learned")
     if not found.train:
         raise Ended("skipped", f"all {len(found.valid)} new {_noun(config)} are held out: there is nothing to train on")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..models.tokenizer import open_tokenizer
 from ..training.train import train
 from .checks import row_checks
 from .config import SleepConfig
-from .nights import DATA
+from .nights import DATA, rows_of
 from .record import Ended
 from .replay import make_replay
 
@@ -43,7 +43,7 @@ def replay(
     training = config.training()
     tokens = _token_counter(training)
     new = read_split(cycle / DATA, "train")
-    nights = {key: data for key, data in learned.items() if (data / "train.jsonl").stat().st_size}
+    nights = {key: data for key, data in learned.items() if rows_of(data, "train")}
     checks = row_checks(config.stores) if config.replay.source == "own_checked" else {}
     stored = [example for data in nights.values() for example in read_split(data, "train")]
     asks = bool(checks) and any(example.meta.get("sleep_store") in checks for example in stored)
@@ -56,7 +56,7 @@ def replay(
     )
     del answer
     gc.collect()
-    valid = [_of_night(e, key) for key, data in nights.items() for e in _held_out(data)]
+    valid = [_of_night(e, key) for key, data in nights.items() for e in rows_of(data, "valid")]
     if not (cycle / REPLAY).exists():
         write_dataset(cycle / REPLAY, {"train": made.examples, "valid": valid}, {"source": REPLAY})
     return made.counts
@@ -90,8 +90,8 @@ def learn(config: SleepConfig, live: Path | None, cycle: Path, *, quiet: bool) -
     return {"run": str(run), **{key: asdict(result)[key] for key in keys}}
 
 
-def _token_counter(training: TrainingConfig) -> Callable[[Example], int]:
-    """Return a function from an example to its number of supervised tokens."""
+def base_tokenizer(training: TrainingConfig) -> Any:
+    """Return the tokenizer of the base, with the chat template of the config."""
     located = training.located()
     model = resolve_model(
         located.model_name,
@@ -99,7 +99,12 @@ def _token_counter(training: TrainingConfig) -> Callable[[Example], int]:
         chat_template=located.chat_template,
         system_role=located.system_role,
     )
-    tokenizer = open_tokenizer(model)
+    return open_tokenizer(model)
+
+
+def _token_counter(training: TrainingConfig) -> Callable[[Example], int]:
+    """Return a function from an example to its number of supervised tokens."""
+    tokenizer = base_tokenizer(training)
 
     def count(example: Example) -> int:
         encoded = encode_example(tokenizer, example, training.max_seq_length, train_on_prompt=training.train_on_prompt)
@@ -124,11 +129,6 @@ def _answerer(
         return texts
 
     return answer
-
-
-def _held_out(data: Path) -> Sequence[Example]:
-    file = data / "valid.jsonl"
-    return read_split(data, "valid") if file.exists() and file.stat().st_size else []
 
 
 def _of_night(example: Example, key: str) -> Example:

@@ -23,7 +23,7 @@ class Nights:
         learned: key → dataset directory of each night that the live generation descends from, in order; rounds of
             ``train --increment`` too.
         trained: ids of their examples, held-out ones included.
-        sides: id → True if it was held out, of all nights.
+        sides: id of an example, or what must be on one side with it (``sleep_group``) → True if it was held out.
         failed: id → nights with it whose candidate failed, or whose generation was rolled back.
     """
 
@@ -51,15 +51,21 @@ def read_nights(directory: Path, cycles: Sequence[CycleRecord], live: int | None
         data = cycle.directory / DATA
         if not data.is_dir():
             continue
-        sides = {id_of(e): split == "valid" for split in ("train", "valid") for e in _rows(data, split)}
+        sides, ids = _sides(data)
         # The first side counts, whatever came later.
         nights.sides = {**sides, **nights.sides}
         if cycle.key in lineage:
             nights.learned[cycle.key] = data
-            nights.trained |= set(sides)
+            nights.trained |= ids
         elif cycle.content["decision"] in ("failed", "promoted") and cycle.content.get("could_run", True):
-            nights.failed.update(list(sides))
+            nights.failed.update(ids)
     return nights
+
+
+def rows_of(data: Path, split: str) -> list[Example]:
+    """Return the examples of a split of a night, which may have none."""
+    file = data / f"{split}.jsonl"
+    return read_split(data, split) if file.exists() and file.stat().st_size else []
 
 
 def id_of(example: Example) -> str:
@@ -91,7 +97,14 @@ def _lineage(cycles: Sequence[CycleRecord], live: int | None) -> set[str]:
     return keys
 
 
-def _rows(data: Path, split: str) -> list[Example]:
-    # A night may have no row of a split, which read_split refuses for the first.
-    file = data / f"{split}.jsonl"
-    return read_split(data, split) if file.exists() and file.stat().st_size else []
+def _sides(data: Path) -> tuple[dict[str, bool], set[str]]:
+    """Return the sides of a night's examples and of their groups, and the ids."""
+    sides: dict[str, bool] = {}
+    ids: set[str] = set()
+    for split in ("train", "valid"):
+        for example in rows_of(data, split):
+            ids.add(id_of(example))
+            for key in (id_of(example), example.meta.get("sleep_group")):
+                if isinstance(key, str):
+                    sides.setdefault(key, split == "valid")
+    return sides, ids
