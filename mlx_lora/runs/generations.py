@@ -26,6 +26,7 @@ from .manifest import (
     check_whole,
     generation_numbers,
     make_generation,
+    parent_of,
     read_manifest,
     recorded_sha256,
     started_from,
@@ -250,8 +251,8 @@ class Generations:
 
 
 def _previous_of(journal: Journal, number: int | None) -> int | None:
-    """Return the generation that was previous when ``number`` was last live."""
+    """Return the generation that was previous when ``number`` was last live, else its parent."""
     if number is None:
         return None
     lines = [line for line in reversed(journal.lines) if line["refs"].get("live") == number]
-    return lines[0]["refs"].get("previous") if lines else journal.refs.previous
+    return lines[0]["refs"].get("previous") if lines else parent_of(generation_path(journal.directory, number))

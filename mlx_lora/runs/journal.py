@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backends.adapter_format import GENERATIONS, has_generations
+from ..backends.adapter_format import GENERATIONS, LIVE, REFS, has_generations
 from ..errors import UserError
-from ..files import file_lock, fsync_path, writing
+from ..files import file_lock, fsync_path, remove_any, writing
 from .directory import is_run
 from .history import HISTORY, History
 from .incremental_state import STATE_FILE
-from .manifest import generation_numbers, read_manifest, recorded_sha256
-from .refs import Refs, staged
+from .manifest import generation_numbers, parent_of, read_manifest, recorded_sha256
+from .refs import FILES, Refs, staged
 
 LOCK = ".generations.lock"
 # A writer waits for another one: the slowest one copies an adapter.
@@ -70,9 +70,10 @@ class Journal:
             try:
                 put()
             except UserError:
-                self.history.take_back()
+                # Where the refs cannot be put back either, the event stays recorded, and is completed later.
                 with suppress(UserError), staged(self.directory, before) as put_back:
                     put_back()
+                    self.history.take_back()
                 raise
 
     def delete(self, number: int, reason: str) -> None:
@@ -97,11 +98,13 @@ class Journal:
             UserError: the file system refuses.
         """
         self.history.repair()
+        self._sweep()
         refs = self.refs if self.lines else self._known_refs()
         for hidden in sorted((self.directory / GENERATIONS).glob(f"{GOING}*")):
             self._delete_hidden(hidden, refs, "its deletion was interrupted")
         events = self._last_events()
-        for number in generation_numbers(self.directory):
+        # The live one first, so that the history never lacks it.
+        for number in sorted(generation_numbers(self.directory), key=lambda number: number != refs.live):
             # Of an earlier version, added by a process that was killed before it could record it, or put back.
             unknown = events.get(number) in (None, "collected")
             if unknown and (sha256 := recorded_sha256(self._place(number))):
@@ -110,6 +113,13 @@ class Journal:
         if self.lines:
             with staged(self.directory, refs) as put:
                 put()
+
+    def _sweep(self) -> None:
+        """Remove what killed processes have left half-made; whoever makes such things holds the lock."""
+        links = [f".{name}.[0-9]*.tmp" for name in (LIVE, *FILES)]
+        for pattern in (f"{GENERATIONS}/.*.tmp", f"{REFS}/.*.tmp", *links):
+            for leftover in self.directory.glob(pattern):
+                remove_any(leftover)
 
     def _place(self, number: int) -> Path:
         return self.directory / GENERATIONS / f"{number:04d}"
@@ -127,6 +137,9 @@ class Journal:
         """Return the refs of a directory without a history, as far as their generations exist."""
         refs, numbers = Refs.read(self.directory), set(generation_numbers(self.directory))
         named = {name: number if number in numbers else None for name, number in refs.named().items()}
+        if named["live"] is not None and named["previous"] is None:
+            parent = parent_of(self._place(named["live"]))
+            named["previous"] = parent if parent in numbers else None
         return Refs(**named, pinned=refs.pinned & numbers)
 
 

@@ -106,6 +106,12 @@ def read_manifest(generation: Path) -> dict[str, Any]:
     return content
 
 
+def parent_of(generation: Path) -> int | None:
+    """Return the parent that a manifest gives; earlier versions wrote the name of its directory."""
+    parent = str(read_manifest(generation).get("parent"))
+    return int(parent) if re.fullmatch("[0-9]{1,9}", parent) else None
+
+
 def recorded_sha256(generation: Path) -> str:
     """Return the sha256 of a generation's adapter by its manifest; empty if there is none."""
     recorded = read_manifest(generation).get("sha256")
