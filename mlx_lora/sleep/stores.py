@@ -33,7 +33,7 @@ class Row:
     """One example of a store.
 
     Attributes:
-        id: the experience's or artifact's, else a hash of the messages.
+        id: the experience's or artifact's, else a hash of the messages, of a trajectory of the question alone.
         store: name of the store.
         group: rows of one group are never both trained on and held out.
     """
@@ -198,8 +198,7 @@ def _new_rows(store: StoreConfig, found: _Read, taken: dict[str, tuple[str, str]
     """Return the rows whose ids no earlier row has; ``taken`` has their stores and answers, and is added to."""
     rows = []
     for example in found.examples:
-        given = example.meta.get("experience_id") or example.meta.get("item_id")
-        identity = given if isinstance(given, str) else messages_hash(example)
+        identity = _identity(store, example)
         answer = json.dumps(example.messages[-1], sort_keys=True)
         if taken.get(identity, ("", answer))[1] != answer:
             # Artifacts of two workflows can share an id.
@@ -213,6 +212,14 @@ def _new_rows(store: StoreConfig, found: _Read, taken: dict[str, tuple[str, str]
         meta = {**example.meta, "sleep_store": store.name, "sleep_id": identity, "sleep_group": digest(group)}
         rows.append(Row(identity, store.name, group, replace(example, meta=meta)))
     return rows
+
+
+def _identity(store: StoreConfig, example: Example) -> str:
+    given = example.meta.get("experience_id") or example.meta.get("item_id")
+    if isinstance(given, str):
+        return given
+    # A label is drawn in the order of the states: where the oldest are gone, a trajectory has another, and is not new.
+    return digest(question_of(example)) if store.kind == "eisv" else messages_hash(example)
 
 
 def group_of(example: Example, identity: str) -> str:

@@ -129,8 +129,8 @@ def fingerprints(directory: Path) -> dict[str, tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize(
-    "name, usable, trimmed",
-    [("twenty_four.json", 24, 17), ("after_removal.json", 141, 72), ("before_removal.json", 141, 72)],
+    ("name", "usable", "trimmed"),
+    [("twenty_four.json", 24, 16), ("after_removal.json", 141, 72), ("before_removal.json", 141, 72)],
 )
 def test_real_experiences_are_trimmed_and_named(realdata, tmp_path, name, usable, trimmed):
     file = realdata / "salience" / name
@@ -151,6 +151,28 @@ def test_real_traces_each_artifact_counts(realdata, tmp_path):
     accounted(nothing)
     assert nothing.rows == []
     assert "all would find 9" in nothing.stores[0]["notes"][0]
+
+
+def identity(row) -> tuple[str, str]:
+    return row.id, row.group
+
+
+def said(row) -> str:
+    return json.dumps(row.example.messages)
+
+
+def test_a_database_that_grows_keeps_its_rows(anima, tmp_path):
+    states = walk(120)
+    first = gather([store("eisv", anima(states[:60], name="one.db"))], tmp_path / "one").rows
+    later = gather([store("eisv", anima(states, name="two.db"))], tmp_path / "two").rows
+    rest = gather([store("eisv", anima(states[5:], name="three.db"))], tmp_path / "three").rows
+    ids, answers = ([{of(row) for row in rows} for rows in (first, later, rest)] for of in (identity, said))
+    assert (len(first), len(later), len(rest)) == (11, 23, 22)
+    assert ids[0] < ids[1]
+    assert answers[0] < answers[1]
+    # Where the oldest states are gone, the labels are drawn anew, and yet no trajectory is new.
+    assert ids[2] < ids[1]
+    assert not answers[2] < answers[1]
 
 
 def test_a_row_of_two_stores_counts_once(tmp_path, buffer):
@@ -183,7 +205,8 @@ def test_an_empty_buffer_is_a_store_without_rows(tmp_path, empty):
     path = tmp_path / "buffer.json"
     path.write_text(empty)
     gathered = gather([store("salience", path)], tmp_path / "night")
-    assert gathered.rows == [] and gathered.left_out == []
+    assert gathered.rows == []
+    assert gathered.left_out == []
     assert gathered.stores[0]["notes"] == [f"there are no rows in it yet: {path}"]
     assert "failed" not in gathered.stores[0]
 
@@ -384,14 +407,15 @@ def test_where_all_stores_fail_one_sentence_names_them(tmp_path):
     with pytest.raises(UserError) as error:
         gather([store("salience", tmp_path / "a.json"), store("eisv", tmp_path / "b.db")], tmp_path / "night")
     said = str(error.value)
-    assert said.startswith("no store can be used: store salience: ") and "; store eisv: " in said
+    assert said.startswith("no store can be used: store salience: ")
+    assert "; store eisv: " in said
 
 
 # Options -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    ("options", "said"),
     [
         ({"min_salence": 0.6}, "store s: there is no option 'min_salence' of salience; the nearest is 'min_salience'"),
         ({"held_out": 0.2}, "store s: held_out is decided by the night for all stores; leave it out here"),
@@ -418,7 +442,7 @@ def test_options_of_other_kinds(good, tmp_path):
     with pytest.raises(UserError, match="store claims: corpus is missing"):
         gather([store("claims", good)], tmp_path / "night")
     # A value that the source itself refuses is that store's failure.
-    with pytest.raises(UserError, match="store traces: the policy 'al' is unknown|store traces: .*'al'"):
+    with pytest.raises(UserError, match=r"store traces: .*'al'"):
         gather([store("traces", refined(tmp_path / "t"), policy="al")], tmp_path / "night")
 
 
