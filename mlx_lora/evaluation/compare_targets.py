@@ -91,7 +91,7 @@ def compare_targets(
             for name in dict.fromkeys([*names[:-1], *anchors])
         }
         reference, stop = others[names[-2]], CollapseStop()
-        candidate = session.measure(names[-1], stop=_collapse_watch(stop, reference))
+        candidate = session.measure(names[-1], stop=collapse_watch(stop, reference))
     anchored = {name: others[name] for name in anchors}
     comparison = _compare(evaluations, parts, candidate, reference, anchored, stop)
     targets = [*(others[name] for name in names[:-1]), candidate]
@@ -124,7 +124,7 @@ def _check(
             )
 
 
-def _collapse_watch(stop: CollapseStop, reference: Measurement) -> Stop:
+def collapse_watch(stop: CollapseStop, reference: Measurement) -> Stop:
     """Return a function that counts the candidate's new scores of a suite, and returns True when it has collapsed."""
     counted: dict[str, int] = {}
 
@@ -150,7 +150,7 @@ def _compare(
 ) -> Comparison:
     suites = [evaluation.suite for evaluation in evaluations if evaluation.suite.name in candidate.reports]
     return compare(
-        {suite.name: _pairs(candidate, reference, suite.name) for suite in suites},
+        {suite.name: suite_pairs(candidate, reference, suite.name) for suite in suites},
         pool={suite.name for suite in suites if suite.gate == "ship"} or None,
         reruns=reference.reruns,
         heldout={part.name: _heldout_rows(part, candidate, reference) for part in parts},
@@ -158,7 +158,7 @@ def _compare(
             name: [
                 (f"{suite.name}: {case}", first, second)
                 for suite in suites
-                for case, first, second in _pairs(candidate, anchor, suite.name)
+                for case, first, second in suite_pairs(candidate, anchor, suite.name)
             ]
             for name, anchor in anchors.items()
         },
@@ -166,7 +166,7 @@ def _compare(
     )
 
 
-def _pairs(candidate: Measurement, other: Measurement, suite: str) -> list[Pair]:
+def suite_pairs(candidate: Measurement, other: Measurement, suite: str) -> list[Pair]:
     """Return the pairs of a suite's cases that the other target answered and the candidate was asked."""
     results = zip(candidate.reports[suite]["results"], other.reports[suite]["results"], strict=True)
     return [

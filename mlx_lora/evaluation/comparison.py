@@ -243,18 +243,19 @@ def _parts(
     pooled: PairedRates | None, losses: Sequence[HeldoutLoss], anchored: Sequence[AnchorComparison]
 ) -> list[tuple[Outcome, str]]:
     """Return the verdict of each part with the sentence that says why; an anchor makes nothing better."""
-    parts = [] if pooled is None else [(pooled.verdict, f"pass rates: {_said_rates(pooled)}")]
+    parts = [] if pooled is None else [(pooled.verdict, f"pass rates: {said_rates(pooled)}")]
     for loss in losses:
         bounds = "" if loss.lower is None else f" (from {loss.lower:+.4f} to {loss.upper:+.4f})"
         said = f"{loss.difference:+.4f} nats a token{bounds} on {loss.n} rows in {loss.clusters} clusters"
         parts.append((loss.verdict, f"held-out loss, {loss.part}: {loss.verdict}, {said}"))
     for anchor in anchored:
         outcome: Outcome = "not_worse" if anchor.verdict == "better" else anchor.verdict
-        parts.append((outcome, f"anchor {anchor.anchor}: {_said_rates(anchor)}"))
+        parts.append((outcome, f"anchor {anchor.anchor}: {said_rates(anchor)}"))
     return parts
 
 
-def _said_rates(rates: PairedRates) -> str:
+def said_rates(rates: PairedRates) -> str:
+    """Return a comparison of rates in words."""
     if rates.difference is None or rates.lower is None or rates.upper is None:
         return f"{rates.verdict}, no case is left"
     points = [f"{100 * value:+.1f}" for value in (rates.difference, rates.lower, rates.upper)]

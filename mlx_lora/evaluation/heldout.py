@@ -67,11 +67,12 @@ def read_heldout(directory: str | Path) -> HeldoutPart:
         # A row without weight is not learned, and has no loss.
         examples = [example for example in read_split(directory, split) if example.weight > 0]
         if examples:
-            return HeldoutPart(str(directory), split_file(directory, split), examples, _clusters(examples))
+            return HeldoutPart(str(directory), split_file(directory, split), examples, clusters_of(examples))
     raise UserError(f"{directory}: this dataset has neither validation nor test rows, so no held-out loss")
 
 
-def _clusters(examples: Sequence[Example]) -> list[Hashable] | None:
+def clusters_of(examples: Sequence[Example]) -> list[Hashable] | None:
+    """Return the session, shape or template of each row, its number where it has none; None: none tells rows apart."""
     for key in CLUSTER_KEYS:
         found = [example.meta.get(key) for example in examples]
         named = [json.dumps(value, sort_keys=True) if value is not None else None for value in found]

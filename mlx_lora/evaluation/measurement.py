@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -12,18 +13,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..engines.reply import Reply
 from ..errors import UserError
 from .answers import ask
+from .cases import Case
 from .heldout import HeldoutPart, RowLosses, heldout_losses
 from .remote_targets import AnswersTarget
 from .runner import Evaluation, run_suite
 from .scorers.base import Score
 from .scoring import score_replies
+from .suite import Generation
 from .target import Target
 from .targets import ModelTarget, open_target
 
 RERUN = "rerun{}_{}.jsonl"
 HELDOUT = "heldout_{}.json"
+PROBE = "probe_{}.jsonl"
 # Answers between two looks at the collapse stop, which needs some 9 to 15 of a model that has collapsed.
 GROUP = 16
 # Reruns have seeds of their own, and another order of the cases: other company in each batch.
@@ -32,6 +37,17 @@ SEED_STEP = 1_000_003
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 # Given a suite's name and its scores so far; True ends the asking of this suite and the further ones.
 Stop = Callable[[str, Sequence[Score]], bool]
+# Given a probe's name and the replies so far; True ends the asking of it, of the further ones and of the suites.
+ProbeStop = Callable[[str, Sequence[Reply]], bool]
+
+
+@dataclass
+class Probe:
+    """Cases that are asked outside any suite, such as held-out rows; the caller judges the answers."""
+
+    name: str
+    cases: list[Case]
+    generation: Generation
 
 
 @dataclass
@@ -40,14 +56,21 @@ class Measurement:
 
     Attributes:
         reruns: further runs of the same cases: suite → case id → passed.
+        replies: to the cases of each probe, in their order; a probe that was not asked is absent.
     """
 
     name: str
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    replies: dict[str, list[Reply]] = field(default_factory=dict)
     losses: dict[str, RowLosses] = field(default_factory=dict)
     reruns: list[dict[str, dict[str, bool]]] = field(default_factory=list)
     performance: dict[str, float | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def broken(self) -> bool:
+        """True if a held-out loss is not finite."""
+        return not all(math.isfinite(loss) for part in self.losses.values() for loss in part.losses)
 
 
 @dataclass
@@ -57,6 +80,7 @@ class Session:
     Attributes:
         length: ``max_seq_length`` and ``train_on_prompt`` of the held-out rows.
         out: directory that keeps the answers, or None.
+        probes: asked before the suites, of the targets that are measured with ``probe``.
     """
 
     evaluations: list[Evaluation]
@@ -66,35 +90,47 @@ class Session:
     backend: str
     progress: Progress
     notes: Callable[[Sequence[str]], None]
+    probes: list[Probe] = field(default_factory=list)
 
     def measure(
-        self, name: str, *, reruns: int = 0, heldout: bool = True, stop: Stop = lambda suite, scores: False
+        self,
+        name: str,
+        *,
+        reruns: int = 0,
+        heldout: bool = True,
+        stop: Stop = lambda suite, scores: False,
+        probe: ProbeStop | None = None,
     ) -> Measurement:
         """Load a target, ask it everything, and release it.
 
         Args:
             reruns: further runs of the same cases.
             heldout: measure the held-out losses too.
+            probe: ask the probes as well, unless a held-out loss is not finite: then nothing at all is asked.
 
         Raises:
             UserError: the target cannot be opened, or answers no case of a suite; see ``run_suite``.
         """
         target = open_target(name, self.backend)
         try:
-            return self._measure(target, reruns, heldout, stop)
+            return self._measure(target, reruns, heldout, stop, probe)
         finally:
             # The next target needs the memory.
             target.close()
             del target
             gc.collect()
 
-    def _measure(self, target: Target, reruns: int, heldout: bool, stop: Stop) -> Measurement:
+    def _measure(self, target: Target, reruns: int, heldout: bool, stop: Stop, probe: ProbeStop | None) -> Measurement:
         target.group = min(target.group, GROUP)
         folder = self._folder(target.name)
         found = Measurement(target.name, warnings=list(target.warnings))
         self.notes(target.notes)
         if isinstance(target, ModelTarget):
             found.losses = {part.name: self._losses(target, part, folder) for part in self.parts if heldout}
+        if probe is not None and found.broken:
+            return found
+        if probe is not None and self._probe(target, folder, probe, found.replies):
+            return found
         stopped = False
         for evaluation in self.evaluations:
             if not stopped:
@@ -125,6 +161,23 @@ class Session:
             said = report["results"][0]["error"]
             raise UserError(f"{target.name}: none of the cases of {suite} was answered ({said}); nothing is compared")
         return report, stopped
+
+    def _probe(self, target: Target, folder: Path | None, stop: ProbeStop, into: dict[str, list[Reply]]) -> bool:
+        """Ask the probes, and return True if they were stopped."""
+        for probe in self.probes:
+            stopped = False
+
+            def watch(replies: list[Reply], name: str = probe.name) -> bool:
+                nonlocal stopped
+                stopped = stop(name, replies)
+                return stopped
+
+            saved = None if folder is None else folder / PROBE.format(_file_name(probe.name))
+            with self.progress(f"{probe.name}: {target.name}", len(probe.cases)) as advance:
+                into[probe.name] = ask(target, probe.cases, probe.generation, saved, advance, watch)
+            if stopped:
+                return True
+        return False
 
     def _ask_again(self, evaluation: Evaluation, target: Target, folder: Path | None, number: int) -> dict[str, bool]:
         """Ask the cases in another order with other seeds, and return the passed ones by id."""

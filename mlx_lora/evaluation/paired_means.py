@@ -23,7 +23,10 @@ class MeanInterval:
 
 
 def clustered_mean(
-    values: Sequence[float], clusters: Sequence[Hashable] | None = None, level: float = 0.95
+    values: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    spread: float = 0.0,
 ) -> MeanInterval:
     """Return the mean of values with one-sided bounds of ``level``, mean ± t · SE.
 
@@ -33,6 +36,8 @@ def clustered_mean(
     Args:
         values: at least one.
         clusters: the cluster of each value (its session, shape or template); by default each is its own.
+        spread: smallest standard deviation of a cluster that is believed: values that are equal by chance settle
+            nothing.
     """
     n = len(values)
     mean = math.fsum(values) / n
@@ -43,7 +48,7 @@ def clustered_mean(
     if count < 2:
         return MeanInterval(n, count, mean, -math.inf, math.inf)
     error = math.sqrt(math.fsum(s * s for s in sums.values()) * count / (count - 1)) / n
-    half = t_quantile(level, count - 1) * error
+    half = t_quantile(level, count - 1) * max(error, spread / math.sqrt(count))
     return MeanInterval(n, count, mean, mean - half, mean + half)
 
 
