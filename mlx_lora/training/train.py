@@ -48,6 +48,7 @@ def train(
     extend: bool = False,
     quiet: bool = False,
     announce: Callable[[TrainingSetup], None] = lambda ready: None,
+    notes: Sequence[str] = (),
 ) -> tuple[Path, TrainingResult] | None:
     """Train one adapter, or resume the run in its directory, and return the directory and the last measurements.
 
@@ -58,6 +59,7 @@ def train(
         fresh: replace an existing run.
         extend: resume although the number of epochs or steps has changed.
         announce: called after all checks, before the first step, unless ``quiet``.
+        notes: further notes for the user, in the metrics and the report as well.
 
     Raises:
         UserError: bad input (nothing is written then), another run in the directory, or see ``Trainer.run``.
@@ -66,6 +68,7 @@ def train(
     # A run resumes in the data type that it started in; the runs of earlier versions used the base's own.
     ready = prepare(config, wide=before is None or bool(before.get(WIDENED)))
     config = ready.config
+    ready.backend.notes += notes
     trainable = ready.backend.attach_lora(config)
     if ready.backend.rank > 0:
         _run_worker(ready)
