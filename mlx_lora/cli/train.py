@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..errors import UserError
 from .output import backend_option, json_option, print_json, say
 
 
@@ -30,6 +31,9 @@ from .output import backend_option, json_option, print_json, say
 )
 @click.option(
     "--min-new", type=click.IntRange(1), default=10, show_default=True, help="New items that --increment needs."
+)
+@click.option(
+    "--replay", is_flag=True, help="With --increment: half of each batch from earlier rounds, to forget none."
 )
 @click.option("--max-minutes", type=float, help="Stop after N minutes; the same command resumes later.")
 @click.option("--until", metavar="HH:MM", help="Stop at this time of day; the same command resumes later.")
@@ -57,12 +61,14 @@ def train(
     given = {key: options[key] for key in ("max_minutes", "until", "backend") if options[key] is not None}
     config = load_config(config_path, [*overrides, *(f"{key}={json.dumps(value)}" for key, value in given.items())])
     config = replace(config, data=options["data"] or config.data, output_dir=options["out"] or config.output_dir)
+    if options["replay"] and not increment:
+        raise UserError("--replay needs earlier rounds, which --increment has; add it, or leave out --replay")
     if dry_run:
         print_dry_run(config, increment, as_json)
         return
     flags: Any = {"fresh": options["fresh"], "extend": options["extend"], "quiet": as_json}
     if increment:
-        trained = train_increment(config, options["min_new"], **flags)
+        trained = train_increment(config, options["min_new"], replay=options["replay"], **flags)
     else:
         trained = run(config, announce=print_exports, **flags)
     if trained is not None:

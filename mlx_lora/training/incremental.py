@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,20 @@ from ..runs.directory import RUN_FILE, locked, read_run
 from ..runs.events import TrainingResult
 from ..runs.generations import Generations
 from ..runs.incremental_state import Round, abandon_round, finish_round, item_id, read_state, start_round, state_path
+from .round_replay import FORGETS, held_out_before, with_replay, without
 from .train import train
 
-ROUNDS = "rounds"
+ROUNDS, DATA = "rounds", "data"
 
 
 def train_increment(
-    config: TrainingConfig, minimum: int, *, fresh: bool = False, extend: bool = False, quiet: bool = False
+    config: TrainingConfig,
+    minimum: int,
+    *,
+    fresh: bool = False,
+    extend: bool = False,
+    quiet: bool = False,
+    replay: bool = False,
 ) -> tuple[Path, TrainingResult] | str | None:
     """Train one round in ``output_dir/rounds/N``; when it is complete, its adapter becomes that of ``output_dir``.
 
@@ -34,6 +41,7 @@ def train_increment(
         minimum: new items that a round needs.
         fresh: discard an interrupted round, and restart it.
         extend: refused, since each round is a run of its own.
+        replay: fill half of each batch with rows of earlier rounds, from the second round on.
 
     Returns:
         The run's directory and measurements, or the sentence that says that there is too little to train on, or
@@ -67,11 +75,14 @@ def train_increment(
         if isinstance(taken, str):
             return taken
         directory = _round_directory(out, rounds + 1)
-        _write_data(directory, taken, sources)
+        earlier = _earlier(out, rounds) if replay else {}
+        _write_data(directory, taken, sources, earlier)
+        config, notes = _round_config(config, directory, rounds, earlier, replay)
         begin = _begin(out, directory / "run", config.init_adapter)
         trained = train(
-            replace(config, data=str(directory / "data"), output_dir=str(directory / "run"), init_adapter=begin),
+            replace(config, output_dir=str(directory / "run"), init_adapter=begin),
             quiet=quiet,
+            notes=notes,
         )
         if trained is None or trained[1].stopped == "time budget":
             return trained
@@ -84,13 +95,34 @@ def _round_directory(out: Path, number: int) -> Path:
     return out / ROUNDS / f"{number:04d}"
 
 
-def _write_data(directory: Path, taken: Round, sources: Sequence[Path]) -> None:
-    """Write the examples of a round, unless they are there; the rest of a discarded one is set aside."""
-    data = directory / "data"
+def _earlier(out: Path, rounds: int) -> dict[str, Path]:
+    """Return number → dataset of each complete round whose data is still here."""
+    places = (_round_directory(out, number) for number in range(1, rounds + 1))
+    return {place.name: place / DATA for place in places if (place / DATA).is_dir()}
+
+
+def _round_config(
+    config: TrainingConfig, directory: Path, rounds: int, earlier: Mapping[str, Path], replay: bool
+) -> tuple[TrainingConfig, list[str]]:
+    """Return the config of a round, with its data, and notes for the user."""
+    if rounds and replay:
+        gone = [f"{number:04d}" for number in range(1, rounds + 1) if f"{number:04d}" not in earlier]
+        lost = f"the data of {len(gone)} earlier rounds ({', '.join(gone)}) is gone, so that it is not replayed"
+        return with_replay(config, directory, earlier), [lost] if gone else []
+    return replace(config, data=str(directory / DATA)), [FORGETS] if rounds else []
+
+
+def _write_data(directory: Path, taken: Round, sources: Sequence[Path], earlier: Mapping[str, Path]) -> None:
+    """Write the examples of a round, unless they are there; the rest of a discarded one is set aside.
+
+    Validation rows that ``earlier`` rounds have are theirs, unless there are no others.
+    """
+    data = directory / DATA
     if directory.exists() and not (taken.resumed and (not data.exists() or _items(data) == _ids(taken.examples))):
         set_aside(directory, "given-up")
     if not data.exists():
         valid = [example for path in sources for example in read_split(path, "valid")]
+        valid = without(valid, held_out_before(earlier.values())) or valid
         write_dataset(data, {"train": taken.examples, "valid": valid}, {"source": "increment"})
 
 
@@ -153,7 +185,10 @@ def outcome(trained: tuple[Path, TrainingResult] | str, out: str | None, increme
     rounds: dict[str, Any] = {}
     if increment:
         done = read_state(state_path(directory))
-        rounds = {"rounds": done.rounds, "trained_items": len(done.trained)}
+        # A round's data is two datasets where one of them is replay.
+        data = read_run(directory).get("data")
+        replayed = data[1]["examples"] if isinstance(data, list) else 0
+        rounds = {"rounds": done.rounds, "trained_items": len(done.trained), "replayed": replayed}
     validation = "" if result.validation_loss is None else f", validation loss {result.validation_loss:.4f}"
     stopped = f", stopped by {result.stopped}" if result.stopped else ""
     line = f"{directory}: loss {result.loss:.4f}{validation}{stopped}, {result.steps} steps in {result.seconds:.0f} s"

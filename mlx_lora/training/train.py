@@ -49,6 +49,7 @@ def train(
     extend: bool = False,
     quiet: bool = False,
     announce: Callable[[TrainingSetup], None] = lambda ready: None,
+    notes: Sequence[str] = (),
 ) -> tuple[Path, TrainingResult] | None:
     """Train one adapter, or resume the run in its directory, and return the directory and the last measurements.
 
@@ -59,6 +60,7 @@ def train(
         fresh: replace an existing run.
         extend: resume although the number of epochs or steps has changed.
         announce: called after all checks, before the first step, unless ``quiet``.
+        notes: further notes for the user, in the metrics and the report as well.
 
     Raises:
         UserError: bad input (nothing is written then), another run in the directory, or see ``Trainer.run``.
@@ -68,6 +70,7 @@ def train(
     wide = before is None or bool(before.get(WIDENED))
     ready = prepare(config, wide, None if before is None else before.get(BEGIN))
     config = ready.config
+    ready.backend.notes += notes
     trainable = ready.attach_lora()
     if ready.backend.rank > 0:
         _run_worker(ready)

@@ -20,6 +20,16 @@ _TRUE = (True, 1, "true", "True", "yes", "1")
 _NEGATIVE = re.compile(r"(^|[^a-z])neg(ative)?s?($|[^a-z])")
 
 
+def prompt_of(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return the text before the last answer, tools and roles included, white space as single spaces."""
+    asked = [f"{m['role']}: {' '.join((m.get('content') or '').split())}" for m in messages[: _last_answer(messages)]]
+    return "\n".join([*([f"tools: {json.dumps(tools, sort_keys=True)}"] if tools else []), *asked])
+
+
+def _last_answer(messages: Sequence[Mapping[str, Any]]) -> int:
+    return max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+
+
 @dataclass
 class Item:
     """A usable row.
@@ -37,10 +47,8 @@ class Item:
 
     def __post_init__(self) -> None:
         messages = self.row.messages
-        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        asked = [f"{m['role']}: {' '.join((m.get('content') or '').split())}" for m in messages[:last]]
-        tools = [f"tools: {json.dumps(self.row.tools, sort_keys=True)}"] if self.row.tools else []
-        self.prompt = "\n".join([*tools, *asked])
+        last = _last_answer(messages)
+        self.prompt = prompt_of(messages, self.row.tools)
         calls = messages[last].get("tool_calls")
         self.answer = (messages[last].get("content") or "") + (json.dumps(calls, sort_keys=True) if calls else "")
 
@@ -74,7 +82,7 @@ class Item:
     @property
     def question(self) -> str:
         """The text before the last answer, without the system prompt, which rows usually share."""
-        last = max(i for i, message in enumerate(self.row.messages) if message["role"] == "assistant")
+        last = _last_answer(self.row.messages)
         return "\n".join(m.get("content") or "" for m in self.row.messages[:last] if m["role"] != "system")
 
     def marked(self, mark: str) -> bool:
