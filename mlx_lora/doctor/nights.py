@@ -8,12 +8,12 @@ from typing import Any
 
 from ..errors import UserError, first_line
 from ..sleep.installation import Scheduler, nights
-from ..sleep.schedule import cycles, installed, read_schedule, said_every, schedule_of
+from ..sleep.schedule import cycles, installed, nominal_times, read_schedule, said_every, schedule_of
 from .machine import NOTE, OK, Finding
 
 INSTALL = "`mlx-lora sleep install --config FILE` writes it anew"
-# A night that is overdue by less may only have waited for AC power.
-OVERDUE = timedelta(hours=26)
+# A night that was missed by less may only wait for the machine to be switched on.
+MISSED = timedelta(hours=26)
 
 
 def night_findings() -> list[Finding]:
@@ -37,7 +37,7 @@ def _night(scheduler: Scheduler, file: Path) -> Finding:
     due = datetime.fromisoformat(there["next_due"])
     last = next(cycles(name), None)
     said = f"{name}: {said_every(schedule_of(content))}, next due {due:%Y-%m-%d %H:%M}; {last_in_words(last)}"
-    if advice := _advice(scheduler, name, content, due, last):
+    if advice := _advice(scheduler, name, content, last):
         return Finding("night", NOTE, said, advice)
     return Finding("night", OK, said)
 
@@ -56,9 +56,7 @@ def last_in_words(last: dict[str, Any] | None) -> str:
     return f"{begun} {ended}{generation}{reason}"
 
 
-def _advice(
-    scheduler: Scheduler, name: Path, content: dict[str, Any], due: datetime, last: dict[str, Any] | None
-) -> str:
+def _advice(scheduler: Scheduler, name: Path, content: dict[str, Any], last: dict[str, Any] | None) -> str:
     """Return what to do about a night that cannot run, or does not; empty where all is well."""
     from ..sleep.config import load_sleep_config
 
@@ -70,8 +68,16 @@ def _advice(
         load_sleep_config(content["config"])
     except UserError as error:
         return f"tonight's would fail: {first_line(error)}"
-    if due < datetime.now().astimezone() - OVERDUE:
-        return "it is overdue: look whether the machine was on, and on AC power, and at the log of the job"
+    if missed := _missed(content, last):
+        return f"none since {missed:%Y-%m-%d %H:%M}: was the machine on, and on AC power? the job's log says more"
     if last and last.get("decision") == "failed":
         return f"`mlx-lora sleep report` shows what happened to {last.get('cycle', 'it')}"
     return ""
+
+
+def _missed(content: dict[str, Any], last: dict[str, Any] | None) -> datetime | None:
+    """Return the first time after the last night at which there should have been one, where it is long ago."""
+    since = datetime.fromisoformat(content["installed"])
+    begun = datetime.fromisoformat(last["started"]).astimezone() if last else since
+    first = next(moment for moment in nominal_times(schedule_of(content), since) if moment > begun)
+    return first if first < datetime.now().astimezone() - MISSED else None

@@ -83,7 +83,8 @@ def name_in(file: Path) -> Path | None:
     try:
         content = plistlib.loads(file.read_bytes())
         return Path(content["EnvironmentVariables"][NIGHT_OF])
-    except (OSError, ValueError, TypeError, KeyError, plistlib.InvalidFileException):
+    except Exception:
+        # Each part of plistlib raises errors of its own.
         return None
 
 

@@ -202,8 +202,8 @@ def installed(name: Path, now: datetime | None = None) -> dict[str, Any] | None:
     if content is None or not Path(content["file"]).exists():
         return None
     due = _due(name, content, now or datetime.now().astimezone())
-    kept = {key: content.get(key) for key in ("at", "every", "file", "scheduler", "config", "rates")}
-    return {**kept, "next_due": due.isoformat(timespec="minutes")}
+    kept = {key: content.get(key) for key in ("at", "every", "file", "scheduler", "config")}
+    return {**kept, "rates": content.get("rates") or {}, "next_due": due.isoformat(timespec="minutes")}
 
 
 def is_due(name: Path, now: datetime | None = None) -> tuple[bool, str]:
@@ -232,10 +232,10 @@ def cycles(name: Path) -> Iterator[dict[str, Any]]:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             datetime.fromisoformat(content["started"])
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            counts(content)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
-        if isinstance(content, dict):
-            yield content
+        yield content
 
 
 def counts(cycle: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ import threading
 import time
 import venv
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,8 +21,9 @@ import pytest
 
 from mlx_lora import memory
 from mlx_lora.backends.registry import choose
-from mlx_lora.doctor import machine
+from mlx_lora.doctor import machine, nights
 from mlx_lora.files import nearest_existing
+from mlx_lora.sleep import installation, launchd
 
 REPO = Path(__file__).parents[2]
 SUBJECTS = ["machine", "memory", "disk", "GPU", "MLX", "BLAS", "torch", "backend", "llama.cpp", "converter", "Ollama"]
@@ -302,3 +304,98 @@ def test_a_disk_that_may_not_be_written(tmp_path):
     assert "may not be written" in found.found
     assert found.advice.endswith("or set HF_HOME")
     tmp_path.chmod(0o755)
+
+
+@pytest.fixture
+def night(doubles, tmp_path, monkeypatch):
+    """Install nights of adapters in a directory of their own; returns the adapter's directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(adapter="agent", scheduler="launchd", every="day") -> Path:
+        config = f"name: adapters/{adapter}\nmodel_name: builtin/tiny-lumen\nstores: [{{salience: x.json}}]\n"
+        (tmp_path / f"{adapter}.yaml").write_text(config)
+        plan = installation.plan(f"{adapter}.yaml", "03:00", every, scheduler)
+        installation.install(plan, False, lambda: {"mlx_small": 1.0})
+        return plan.schedule.name
+
+    return make
+
+
+def cycle(name, number="0001", started=None, **content) -> None:
+    directory = name / "cycles" / number
+    directory.mkdir(parents=True)
+    started = started or datetime.now().astimezone().isoformat()
+    (directory / "cycle.json").write_text(
+        json.dumps({"cycle": number, "started": started, "ended": started, **content})
+    )
+
+
+def test_no_night(doubles):
+    [found] = nights.night_findings()
+    assert (found.name, found.state, found.advice) == ("night", "ok", "")
+    assert found.found.startswith("none is installed")
+
+
+def test_several_nights(night):
+    name, other = night(), night("other", "systemd", "mon,sat")
+    cycle(name, decision="promoted", generation=7, reason="better on every night")
+    found = nights.night_findings()
+    assert [(one.name, one.state) for one in found] == [("night", "ok")] * 2
+    tomorrow = datetime.now().astimezone() + timedelta(days=1)
+    assert found[0].found.startswith(f"{name}: every night at 03:00, next due 20")
+    assert f"{tomorrow:%Y}" in found[0].found
+    assert re.search(
+        r"the last one, 0001 of [\d-]+ [\d:]+, promoted generation 7: better on every night$", found[0].found
+    )
+    assert found[1].found.startswith(f"{other}: on Mon, Sat at 03:00, next due 20")
+    assert found[1].found.endswith("; no night yet")
+
+
+def test_what_the_last_night_did(night):
+    name = night()
+    cycle(name, "0001", decision="kept", reason="no better")
+    assert nights.night_findings()[0].found.endswith("kept: no better")
+    cycle(name, "0002", decision="skipped", reason="9 new experiences, 10 are needed")
+    assert nights.night_findings()[0].found.endswith("skipped: 9 new experiences, 10 are needed")
+    cycle(name, "0003", decision="failed", reason="the disk is full")
+    found = nights.night_findings()[0]
+    assert (found.state, found.found.endswith("failed: the disk is full")) == ("note", True)
+    assert "sleep report" in found.advice
+    cycle(name, "0004", ended=None)
+    assert "is running or was cut" in nights.night_findings()[0].found
+
+
+def test_a_night_that_cannot_run(night, doubles, tmp_path):
+    name = night()
+    [plist] = launchd.files_of(name)
+    launchd.unload(name)
+    assert "launchd has not loaded it" in nights.night_findings()[0].advice
+    launchd.load(name)
+    (tmp_path / "agent.yaml").write_text("name: adapters/agent\nstores: 7\n")
+    assert nights.night_findings()[0].advice.startswith("tonight's would fail: ")
+    file = name / "schedule.json"
+    before = file.read_text()
+    file.write_text(json.dumps(json.loads(before) | {"installed": "2026-01-01T12:00:00+00:00"}))
+    night()
+    assert nights.night_findings()[0].advice.startswith("none since 2026-01-02 03:00: ")
+    cycle(name, decision="kept")
+    assert nights.night_findings()[0].advice == ""
+    file.write_text(json.dumps(json.loads(before) | {"python": "/gone/python"}))
+    assert nights.night_findings()[0].advice.startswith("its Python, /gone/python, is gone; ")
+    file.write_text("torn")
+    assert nights.night_findings()[0].found.startswith(f"{file}: this is not a schedule")
+    file.unlink()
+    found = nights.night_findings()[0]
+    assert "no schedule.json" in found.found
+    assert f"uninstall --config {name}" in found.advice
+    plist.write_text("no plist")
+    assert "cannot be read" in nights.night_findings()[0].found
+
+
+def test_a_night_in_the_table(night, command, environment):
+    name = night()
+    cycle(name, decision="failed", reason="a sentence that is long enough to be wrapped in a table of 80 columns")
+    state, said = rows(command("doctor", env=environment()))["night"]
+    assert state == "note"
+    assert "every night at 03:00" in said
+    assert "mlx-lora sleep report" in said

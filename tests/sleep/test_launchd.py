@@ -179,7 +179,7 @@ def test_the_command_runs(doubles, tmp_path):
 
 
 def test_files_that_are_no_plists(tmp_path):
-    for text in ("", "no plist", "<plist><dict></dict></plist>", "bplist00\x01"):
+    for text in ("", "no plist", "<plist><dict></dict></plist>", "bplist00\x01", "<?xml version='1.0'?><plist><di"):
         (tmp_path / "a.plist").write_text(text)
         assert launchd.name_in(tmp_path / "a.plist") is None
     assert launchd.name_in(tmp_path / "absent.plist") is None

@@ -170,8 +170,9 @@ def test_due_by_what_the_last_night_did(agent, tmp_path):
     # Cut in the middle: resumed.
     cycle(tmp_path, "0003", "2026-11-22T03:00:05", None, ended=False)
     assert is_due(agent, moment("2026-11-22T09:00"))[0]
-    (agent / "cycles" / "0003" / "cycle.json").write_text('{"torn')
-    assert is_due(agent, moment("2026-11-22T09:00"))[0]
+    for torn in ('{"torn', "[]", '{"started": 7}', '{"started": "2026-11-22T09:00", "ended": "x", "steps": [7]}'):
+        (agent / "cycles" / "0003" / "cycle.json").write_text(torn)
+        assert is_due(agent, moment("2026-11-22T09:00"))[0]
     cycle(tmp_path, "0004", "2026-11-22T09:00:05", "failed")
     assert is_due(agent, moment("2026-11-22T09:30")) == (False, "the next night is due at 2026-11-23 03:00")
 
