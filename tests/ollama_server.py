@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ class Model:
     quantize: str | None = None
     adapter: Path | None = None
 
+    @property
+    def digest(self) -> str:
+        """Of the manifest, which has the layers' digests and no name."""
+        layers = (self.blob.name, self.system, self.template, self.parameters, self.quantize, self.adapter)
+        return hashlib.sha256(repr(layers).encode()).hexdigest()
+
 
 @dataclass
 class State:
@@ -54,6 +61,7 @@ class State:
             and "silent" (no last line).
         older: as before 0.34.1, when LoRA adapters were taken, and GGUF files quantized.
         downloads: models that were asked for by ``from``; none ever should be.
+        strike: number of the request → "before" or "after": it dies before or after it has carried it out.
     """
 
     folder: Path
@@ -64,6 +72,8 @@ class State:
     older: bool = False
     downloads: list[str] = field(default_factory=list)
     url: str = ""
+    count: int = 0
+    strike: Callable[[int], str | None] = lambda number: None
 
     def blob(self, digest: str) -> Path:
         return self.folder / digest.replace(":", "-")
@@ -79,6 +89,17 @@ class Handler(JsonHandler):
     state: State
 
     def _route(self) -> None:
+        self.state.count += 1
+        when, answer = self.state.strike(self.state.count), self.wfile
+        if when == "after":
+            self.wfile = BytesIO()
+        if when != "before":
+            self._carry_out()
+        self.wfile = answer
+        if when:
+            self._break()
+
+    def _carry_out(self) -> None:
         name = self.path.split("/")[2]
         if name == "blobs" and self.command == "POST":
             return self._receive(self.state.faults.get(name))
@@ -113,6 +134,10 @@ class Handler(JsonHandler):
 
     def _version(self, _: Any) -> None:
         self._json(200, {"version": "0.34.0" if self.state.older else "0.35.0"})
+
+    def _tags(self, _: Any) -> None:
+        models = [{"name": name, "digest": model.digest} for name, model in self.state.models.items()]
+        self._json(200, {"models": models})
 
     def _show(self, body: dict[str, Any]) -> None:
         found = self._find(body["model"]).parameters

@@ -115,6 +115,13 @@ class Ollama:
                 self._refused(response)
         return None if response.status_code == 404 else hashlib.sha256(response.content).hexdigest()
 
+    def digest(self, name: str) -> str | None:
+        """Return the hash of a model's content, whatever its name; ``None`` if there is no such model."""
+        with self._speaking("it was asked for its models", "the names of its models"):
+            response = self._http.get("/api/tags")
+            self._refused(response)
+            return next((each["digest"] for each in response.json()["models"] if each["name"] == name), None)
+
     def upload(self, file: Path, advance: Callable[[int], None] = lambda done: None) -> str:
         """Upload a file unless the server has it; return its digest, ``sha256:<hex>``.
 

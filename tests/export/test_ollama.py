@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ollama_server import Answer, ollama_server, render_go
+from ollama_answers import llama_cpp
+from ollama_server import Answer, ollama_server
 from run_fixtures import make_run
 
-from mlx_lora.engines.llamacpp.run import Request, bindings, evaluated
+from mlx_lora.engines.llamacpp.run import bindings
 from mlx_lora.engines.ollama import Ollama, check_name, server_url
 from mlx_lora.errors import UserError
 from mlx_lora.export.gguf.lora import export_gguf_lora
@@ -206,23 +207,6 @@ def test_names():
     for bad in ("", "a b", "a:b:c", "-x", "a/b/c/d", "x:" + "y" * 81, "größe", "../x"):
         with pytest.raises(UserError, match="Ollama takes names like"):
             check_name(bad)
-
-
-def llama_cpp(model, prompt, options) -> Answer:
-    """What a true Ollama answers: by the template in the file, in llama.cpp."""
-    tokenizer = load_tokenizer(TINY)
-    template = gguf.GGUFReader(model.blob).get_field("tokenizer.chat_template").contents()
-    messages = [{"role": "system", "content": model.system}] if model.system else []
-    messages.append({"role": "user", "content": prompt})
-    text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
-    if model.template:
-        text = render_go(model.template, model.system, messages[-1:])
-    with evaluated(Request(str(model.blob), texts=[text])) as answer:
-        start = answer.tokens[0]
-    with evaluated(Request(str(model.blob), greedy=start, greedy_tokens=options["num_predict"])) as answer:
-        stopped = answer.greedy[-1] in answer.ends
-        said = tokenizer.decode(answer.greedy, skip_special_tokens=True)
-    return Answer(said, len(start), len(answer.greedy), stopped)
 
 
 @pytest.fixture(scope="module")

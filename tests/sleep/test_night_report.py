@@ -191,7 +191,7 @@ ENDS = [
     (
         train_failed,
         [
-            "Failed, generation 3 stays",
+            "Could not run",
             "training failed",
             "train: a non-finite loss at step 12",
             "failed: a non-finite",
