@@ -1,12 +1,21 @@
-"""Subprocesses: Python ones find the packages that this process finds, and nothing in the working directory."""
+"""Subprocesses: Python ones find the packages that this process finds, and nothing in the working directory.
+
+``ask_module`` runs a module that may be large or crash, and ``answer_request`` is that module's entry point: a request
+and its answer are JSON files, so that whatever libraries print is in no answer.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+ANSWER = ".answer"
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
@@ -48,3 +57,48 @@ def run_captured(
         errors="replace",
         timeout=seconds,
     )
+
+
+def ask_module(
+    module: str,
+    request: Mapping[str, Any],
+    folder: Path,
+    *,
+    seconds: float | None = None,
+    env: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Run a module on a request, and return its answer.
+
+    Args:
+        request: JSON content; the module finds its paths from another working directory.
+        folder: an empty directory, in which the module runs: ggml loads backends that it finds in the current one.
+
+    Raises:
+        subprocess.CalledProcessError: it failed, with its output as text.
+        subprocess.TimeoutExpired: it takes longer than ``seconds``.
+    """
+    file = folder / "request.json"
+    file.write_text(json.dumps(request), encoding="utf-8")
+    done = run_captured(python_command(module, str(file)), seconds=seconds, cwd=folder, env=env)
+    done.check_returncode()
+    return json.loads(file.with_suffix(ANSWER).read_text(encoding="utf-8"))
+
+
+def answer_request(actions: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]) -> None:
+    """Answer the request file that the command line names, by its ``action``."""
+    file = Path(sys.argv[1])
+    request = json.loads(file.read_text(encoding="utf-8"))
+    file.with_suffix(ANSWER).write_text(json.dumps(actions[request["action"]](request)), encoding="utf-8")
+
+
+def exit_cause(status: int) -> str:
+    """Return the cause of a process's exit: its status, or the signal that killed it."""
+    if status >= 0:
+        return f"exit status {status}"
+    known = {number.value: number.name for number in signal.Signals}
+    return f"killed by {known.get(-status, f'signal {-status}')}"
+
+
+def last_lines(output: str, count: int = 1) -> list[str]:
+    """Return the last lines of a process's output that are not blank."""
+    return [line.strip() for line in output.splitlines() if line.strip()][-count:]

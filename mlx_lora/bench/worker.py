@@ -17,12 +17,13 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import UserError
-from ..processes import python_command, python_environment
+from ..processes import exit_cause, python_command, python_environment
 from .cases import Row, Spec, make_rows
 from .report import Report, Step
 
 # Maximum characters shown of the last line.
 LAST = 200
+OUT_OF_MEMORY = ", as a system without free memory does; give it a smaller model or batch"
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,6 @@ RIVALS = {
         "pip install 'mlx-lora[bench]'",
     ),
 }
-
-
-def _named(status: int) -> str:
-    """Return the cause of a process's exit: its status, or the signal that killed it."""
-    if status >= 0:
-        return f"it ended with status {status}"
-    name = {known.value: known.name for known in signal.Signals}.get(-status, f"signal {-status}")
-    memory = ", as a system without free memory does; give it a smaller model or batch"
-    return f"it was killed by {name}{memory if name == 'SIGKILL' else ''}"
 
 
 class Worker:
@@ -124,7 +116,10 @@ class Worker:
         if status >= 0 and raised:
             return raised[-1]
         # The last line may be part of a progress bar, which does not explain the exit.
-        return _named(status) + (f"; its last line: {lines[-1][-LAST:]}" if status > 0 and lines else "")
+        said = OUT_OF_MEMORY if status == -signal.SIGKILL else ""
+        if status > 0 and lines:
+            said = f"; its last line: {lines[-1][-LAST:]}"
+        return exit_cause(status) + said
 
     def __enter__(self) -> Worker:
         return self

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from .output import backend_option, json_option, print_json, print_table
+from .options import backend_option, json_option
+from .output import print_json, print_table
 
 
 @click.command()

@@ -8,34 +8,22 @@ from typing import Any
 
 import click
 
-from .evaluation_output import print_comparison
-from .output import backend_option, finite, json_option, print_json, print_notes, progress
+from .options import backend_option, cases_option, generation_options, json_option, suites_option
+from .output import print_json, print_lines, print_notes, print_table, print_warnings, progress
 
-file_path = click.Path(path_type=Path)
-
-
-SUITES = "Suites by name, group (coder) or FILE.yaml, with commas."
+FILE = click.Path(path_type=Path)
 RERUNS = "Runs of the reference that find unstable cases; by default 2 where answers are sampled, else 1."
 
 
 @click.command()
 @click.argument("targets", metavar="[SHOWN]... REFERENCE CANDIDATE", nargs=-1, required=True)
-@click.option("--suites", "--suite", "suites", metavar="NAMES", help=SUITES)
-@click.option(
-    "--data", type=file_path, multiple=True, metavar="DIR", help="Dataset: compare the loss of its held-out rows."
-)
-@click.option("--cases", type=file_path, metavar="FILE.jsonl", help="Cases in place of the suite's own; see eval.")
+@suites_option
+@click.option("--data", type=FILE, multiple=True, metavar="DIR", help="Dataset: compare the loss of its held-out rows.")
+@cases_option
 @click.option("--anchor", "anchors", multiple=True, metavar="NAME", help="Target that the candidate must match too.")
-@click.option(
-    "--reruns",
-    type=click.IntRange(0, 20),
-    metavar="N",
-    help=RERUNS,
-)
-@click.option("--temperature", type=click.FloatRange(0), callback=finite, help="By default each suite's own.")
-@click.option("--max-tokens", type=click.IntRange(1), help="By default each suite's own.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default each suite's own.")
-@click.option("--out", type=file_path, help="Directory for answers and results: what is there is not asked again.")
+@click.option("--reruns", type=click.IntRange(0, 20), metavar="N", help=RERUNS)
+@generation_options
+@click.option("--out", type=FILE, help="Directory for answers and results: what is there is not asked again.")
 @backend_option
 @json_option
 def compare(targets: tuple[str, ...], as_json: bool, **options: Any) -> None:
@@ -50,10 +38,15 @@ def compare(targets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     mlx-lora compare base live candidate candidate.gguf --suites coder --anchor base
     """
     from ..evaluation.compare_targets import compare_targets
+    from ..evaluation.report_tables import comparison_tables, comparison_verdict, limits_of_comparison
 
     found = compare_targets(targets, progress=progress, notes=print_notes, **options)
     if as_json:
         print_json(found.summary)
     else:
-        print_comparison(found.summary)
+        for table in comparison_tables(found.summary):
+            print_table(*table)
+        print_lines(limits_of_comparison(found.summary))
+        print_warnings(found.summary["warnings"])
+        print_lines(comparison_verdict(found.summary))
     sys.exit(found.comparison.exit_status)

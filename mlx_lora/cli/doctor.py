@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import visible
-from .output import json_option, print_json, say
+from .options import json_option
+from .output import print_json, say
 
 if TYPE_CHECKING:
     from ..doctor import Finding

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from .evaluation_output import print_documents
-from .output import json_option
+from .options import json_option
+from .output import print_json, say
 
 
 @click.command("check")
@@ -25,5 +25,12 @@ def check(files: tuple[Path, ...], suites: str, profile: str | None, as_json: bo
     from ..evaluation.documents import check_documents
 
     report = check_documents(files, suites, profile)
-    print_documents(report, as_json)
+    if as_json:
+        print_json(report)
+    else:
+        for result in report["results"]:
+            if not result["passed"]:
+                say(f"{result['file']}: {'; '.join(result['reasons'])}")
+        named = f"{report['suite']}, profile {report['profile']}" if report["profile"] else report["suite"]
+        say(f"{named}: {report['passed']} of {report['files']} documents pass")
     sys.exit(0 if report["passed"] == report["files"] else 1)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from .output import json_option, progress
+from .options import json_option
+from .output import progress
 
 
 @click.command()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from .evaluation_output import print_gates
-from .output import json_option, print_json, print_table, print_warnings
+from .options import json_option
+from .output import print_json, print_lines, print_table, print_warnings
 
 file_path = click.Path(path_type=Path)
 
@@ -33,6 +33,7 @@ def gate(
     \b
     mlx-lora gate eval/coder --suites coder --waive tron_format="fixed in the prompt"
     """
+    from ..evaluation.report_tables import decision, gates_table
     from ..evaluation.reports import judge_files
     from ..files import write_json
 
@@ -42,7 +43,8 @@ def gate(
     if as_json:
         print_json(final)
     else:
-        print_gates(final)
+        print_table(*gates_table(final))
+        print_lines(decision(final))
         print_warnings(final["warnings"])
     sys.exit(0 if final["gate_passed"] else 1)
 

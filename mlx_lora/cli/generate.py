@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .output import backend_option, finite, json_option, print_json, print_notes, print_warnings, say
+from .options import backend_option, finite, json_option
+from .output import print_json, print_notes, print_warnings, say
 
 
 @click.command()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +13,7 @@ from ..errors import visible
 
 
 def say(text: str, err: bool = False, **style: Any) -> None:
-    """Print a text that may quote data; escape sequences in it do not reach the terminal.
-
-    Args:
-        style: keyword arguments of ``click.secho``.
-    """
+    """Print a text in ``click.secho``'s style; escape sequences in data that it quotes do not reach the terminal."""
     click.secho(visible(text), err=err, **style)
 
 
@@ -44,6 +39,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     console.print(table)
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines on standard output."""
+    for line in lines:
+        say(line)
+
+
 def print_notes(notes: Sequence[str]) -> None:
     """Print sentences about the machine or the model on standard error."""
     for note in notes:
@@ -66,18 +67,3 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(escape(visible(description)), total=total)
         yield lambda done: bar.update(task, completed=done)
-
-
-def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """Check a number in a click callback: nan and inf, which parse as floats, are refused."""
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter("it must be a finite number")
-    return value
-
-
-backend_option = click.option(
-    "--backend",
-    type=click.Choice(["auto", "mlx", "torch"]),
-    help="mlx, torch (CUDA or the CPU; extra torch), or auto: what suits this machine; `mlx-lora doctor` says which.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")

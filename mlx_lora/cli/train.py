@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from ..errors import UserError
-from .output import backend_option, json_option, print_json, say
+from .options import backend_option, json_option
+from .output import print_json, say
 
 
 @click.command()
@@ -26,9 +27,7 @@ from .output import backend_option, json_option, print_json, say
 )
 @click.option("--fresh", is_flag=True, help="Replace the run that is there; with --increment, the interrupted round.")
 @click.option("--extend", is_flag=True, help="Go on with a run although num_epochs or max_steps has changed.")
-@click.option(
-    "--increment", is_flag=True, help="Learn only what no round before has, and start from the adapter of the last."
-)
+@click.option("--increment", is_flag=True, help="Learn only what no round before has, from the last round's adapter.")
 @click.option(
     "--min-new", type=click.IntRange(1), default=10, show_default=True, help="New items that --increment needs."
 )

@@ -30,6 +30,17 @@ class Result:
     reports: list[dict[str, Any]]
     summary: dict[str, Any]
 
+    def exit_status(self) -> int:
+        """Return 1 if several suites were judged and the target is not cleared for deployment, else 0.
+
+        Raises:
+            UserError: no case was answered.
+        """
+        if all(report["not_answered"] == report["total_tests"] for report in self.reports):
+            first = self.reports[0]
+            raise UserError(f"{first['target']}: no case was answered: {first['results'][0]['error']}")
+        return 0 if len(self.reports) == 1 or self.summary["cleared_for_deployment"] else 1
+
 
 def list_suites() -> list[dict[str, Any]]:
     """Return name, gate, thresholds and description of each published suite."""

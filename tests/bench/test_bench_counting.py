@@ -199,7 +199,7 @@ def test_what_is_written_names_the_rival(monkeypatch, tmp_path, backend):
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", r"killed by SIGKILL, as a system without free memory does[^%]*\)"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", r"killed by SIGSEGV\)"),
-        ("sys.exit(3)", r"ended with status 3; its last line: Training: 50%"),
+        ("sys.exit(3)", r"exit status 3; its last line: Training: 50%"),
     ],
 )
 def test_a_side_that_dies_is_named_by_its_end(monkeypatch, tmp_path, ending, said):

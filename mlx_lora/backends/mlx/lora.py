@@ -172,3 +172,8 @@ def load_weights(model: nn.Module, weights: Any) -> None:
     expected = {name: value.shape for name, value in tree_flatten(model.trainable_parameters())}
     check_shapes({name: value.shape for name, value in weights.items()}, expected)
     model.update(tree_unflatten(list(weights.items())))
+
+
+def stored_weights(model: nn.Module) -> dict[str, mx.array]:
+    """Return the trainable parameters by name."""
+    return dict(tree_flatten(model.trainable_parameters()))

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from ..output import json_option, print_json, print_table, say
+from ..options import json_option
+from ..output import print_json, print_lines, print_table
 from .summary import advancing
 
 
@@ -65,6 +66,5 @@ def check(
         if report.findings:
             rows = [(f.check, f.severity, f"{f.count:,}", f.means) for f in report.findings]
             print_table("Findings", ("check", "severity", "count", "what"), rows)
-        for line in report.lines():
-            say(line)
+        print_lines(report.lines())
     return int(bool(report.errors))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..output import finite, json_option
+from ..options import finite, json_option
 from .summary import print_dataset
 
 FILES = click.Path(path_type=Path)

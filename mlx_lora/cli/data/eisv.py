@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..output import finite, json_option
+from ..options import finite, json_option
 from .summary import print_dataset
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..output import json_option
+from ..options import json_option
 from .summary import print_dataset
 
 

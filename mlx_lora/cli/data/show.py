@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ...errors import visible
-from ..output import json_option, print_json
+from ..options import json_option
+from ..output import print_json
 
 if TYPE_CHECKING:
     from ...data.example_view import ExampleView

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..output import json_option
+from ..options import json_option
 from .summary import print_dataset
 
 POLICIES = ("refinement", "generator", "human", "high_value", "recent", "all")

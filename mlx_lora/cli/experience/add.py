@@ -9,7 +9,8 @@ import click
 
 from ...errors import UserError
 from ...user_files import read_standard_input
-from ..output import finite, json_option, print_json, say
+from ..options import finite, json_option
+from ..output import print_json, print_lines
 from . import buffer_option
 
 
@@ -55,8 +56,7 @@ def add(source: str | None, buffer: Path, threshold: float, as_json: bool, **opt
         whole = {"stored": sum(result["stored"] for result in results), "results": results}
         print_json({"buffer": str(buffer), **(one or whole)})
         return
-    for result in results:
-        say(_sentence(result, threshold))
+    print_lines([_sentence(result, threshold) for result in results])
 
 
 def _sentence(result: dict[str, Any], threshold: float) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..output import json_option, print_json, print_table
+from ..options import json_option
+from ..output import print_json, print_table
 from . import buffer_option
 
 

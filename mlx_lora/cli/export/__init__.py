@@ -9,7 +9,7 @@ from ..lazy_group import LazyGroup
 COMMANDS = {
     "peft": ("mlx_lora.cli.export.peft", "peft", "The adapter for Hugging Face's PEFT."),
     "gguf": ("mlx_lora.cli.export.gguf", "gguf", "One file for llama.cpp, quantized if you like."),
-    "gguf-lora": ("mlx_lora.cli.export.gguf_lora", "gguf_lora", "The adapter alone, for llama.cpp beside a base GGUF."),
+    "gguf-lora": ("mlx_lora.cli.export.gguf", "gguf_lora", "The adapter alone, for llama.cpp beside a base GGUF."),
     "ollama": ("mlx_lora.cli.export.ollama", "ollama", "A model in Ollama, asked once before it gets its name."),
 }
 

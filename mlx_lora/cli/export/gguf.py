@@ -1,4 +1,4 @@
-"""``mlx-lora export gguf``: a run's model in one file for llama.cpp."""
+"""``mlx-lora export gguf`` and ``export gguf-lora``: a run's model, or its adapter alone, in one file for llama.cpp."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..output import json_option, progress
+from ..options import json_option
+from ..output import progress
 from .report import announce, conclude
 
 
@@ -42,3 +43,19 @@ def gguf(run: str, out: Path, kind: str, converter: str | None, as_json: bool) -
     with progress(f"{run} as {kind}", 100) as advance:
         report = export_gguf(run, out, kind.lower(), lambda share: advance(round(100 * share)), announce, converter)
     conclude(report, as_json)
+
+
+@click.command("gguf-lora")
+@click.option("--run", required=True, metavar="RUN", help="A run directory with its adapter.")
+@click.option("--out", required=True, metavar="FILE", help="The .gguf file to make.")
+@click.option("--base", metavar="GGUF", help="The GGUF it will be used with: compared first, nothing is written to it.")
+@json_option
+def gguf_lora(run: str, out: str, base: str | None, as_json: bool) -> None:
+    """Write an adapter alone for llama.cpp, which adds it to a base GGUF (`llama-cli --lora FILE`).
+
+    \b
+    mlx-lora export gguf-lora --run adapters/lumen --out lumen-lora.gguf
+    """
+    from ...export.gguf.lora import export_gguf_lora
+
+    conclude(export_gguf_lora(run, out, base), as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..output import json_option
+from ..options import json_option
 from .report import conclude
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from ..output import backend_option, json_option, print_json, print_notes, progress, say
+from ..options import backend_option, json_option
+from ..output import print_json, print_notes, progress, say
 
 
 @click.command()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..output import json_option, print_json, say
+from ..options import json_option
+from ..output import print_json, say
 
 if TYPE_CHECKING:
     from ...sleep.installation import Plan

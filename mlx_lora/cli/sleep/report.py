@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..output import json_option, print_json, say
+from ..options import json_option
+from ..output import print_json, say
 
 
 @click.command()

@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from ..output import json_option, print_json, print_notes, progress, say
+from ..options import json_option
+from ..output import print_json, print_notes, progress, say
 
 
 @click.command()

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from ...errors import UserError
-from ..output import json_option, print_json, say
+from ..options import json_option
+from ..output import print_json, say
 
 
 @click.command()

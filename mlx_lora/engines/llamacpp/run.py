@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
-import signal
+import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ...processes import python_command, python_environment, run_captured
+from ...processes import ask_module, exit_cause, last_lines, python_environment, run_captured
 
 # The first installed binding is used; quantization tries the next one if it fails.
 BINDINGS = {"llama-cpp-python": "llama_cpp", "cyllama": "cyllama"}
@@ -100,7 +99,6 @@ def evaluated(request: Request) -> Iterator[Answer]:
     """
     check_available()
     with tempfile.TemporaryDirectory(prefix="mlx-lora-") as folder:
-        # The worker runs in another directory.
         files = {name: file and str(Path(file).absolute()) for name, file in vars(request).items() if name in FILES}
         content = {"action": "evaluate", "binding": bindings()[0], "out": folder, **asdict(request), **files}
         found = _work(content, Path(folder))
@@ -137,7 +135,10 @@ def quantize(file: Path, out: Path, number: int) -> str:
 def _quantize_by(provider: str, program: str | None, file: Path, out: Path, number: int) -> None:
     if provider == QUANTIZE_PROGRAM:
         with tempfile.TemporaryDirectory(prefix="mlx-lora-") as folder:
-            _run([str(program), str(file.absolute()), str(out.absolute()), str(number)], Path(folder))
+            command = [str(program), str(file.absolute()), str(out.absolute()), str(number)]
+            done = run_captured(command, cwd=Path(folder), env=worker_environment())
+        if done.returncode:
+            raise failure(done.returncode, done.stdout + done.stderr)
         return
     with tempfile.TemporaryDirectory(prefix="mlx-lora-") as folder:
         paths = {"model": str(file.absolute()), "out": str(out.absolute())}
@@ -145,17 +146,10 @@ def _quantize_by(provider: str, program: str | None, file: Path, out: Path, numb
 
 
 def _work(content: dict[str, Any], folder: Path) -> dict[str, Any]:
-    request = folder / "request.json"
-    request.write_text(json.dumps(content), encoding="utf-8")
-    _run(python_command("mlx_lora.engines.llamacpp.worker", str(request)), folder)
-    return json.loads(request.with_suffix(".answer").read_text(encoding="utf-8"))
-
-
-def _run(command: Sequence[str], folder: Path) -> None:
-    # A fresh working directory: ggml loads backends that it finds in the current one.
-    done = run_captured(command, cwd=folder, env=worker_environment())
-    if done.returncode:
-        raise failure(done.returncode, done.stdout + done.stderr)
+    try:
+        return ask_module("mlx_lora.engines.llamacpp.worker", content, folder, env=worker_environment())
+    except subprocess.CalledProcessError as error:
+        raise failure(error.returncode, error.stdout + error.stderr) from error
 
 
 def worker_environment() -> dict[str, str]:
@@ -165,7 +159,6 @@ def worker_environment() -> dict[str, str]:
 
 def failure(status: int, output: str) -> LlamaCppFailed:
     """Return the error of a worker that ended, with the end of its output."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    said = [line for line in lines if "GGML_ASSERT" in line][:1] or lines[-LOG_LINES:]
-    died = f"killed by {signal.Signals(-status).name}" if status < 0 else "refused"
+    said = [line.strip() for line in output.splitlines() if "GGML_ASSERT" in line][:1] or last_lines(output, LOG_LINES)
+    died = exit_cause(status) if status < 0 else "refused"
     return LlamaCppFailed(f"{died}: {' / '.join(said)}")

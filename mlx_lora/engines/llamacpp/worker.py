@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...processes import answer_request
 from .bindings import BINDINGS
 
 
@@ -75,6 +74,4 @@ def quantize(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    requested = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    found = {"evaluate": evaluate, "quantize": quantize}[requested["action"]](requested)
-    Path(sys.argv[1]).with_suffix(".answer").write_text(json.dumps(found), encoding="utf-8")
+    answer_request({"evaluate": evaluate, "quantize": quantize})

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ...errors import UserError, first_line, visible
+from ...processes import exit_cause, last_lines
 from ..cases import Case
 from ..statistics import expected_retries
 from .base import Score, Scorer, read_options
@@ -185,16 +186,8 @@ def _keep_end(pipe: IO[bytes] | None) -> Callable[[], bytes]:
 
 
 def _said(status: int, printed: bytes) -> str:
-    how = f"exit status {status}" if status > 0 else f"killed by {_signal_name(-status)}"
-    lines = [line.strip() for line in printed.decode("utf-8", "replace").splitlines() if line.strip()]
-    return f"{how}: {visible(lines[-1])[:200]}" if lines else how
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    how, lines = exit_cause(status), last_lines(printed.decode("utf-8", "replace"))
+    return f"{how}: {visible(lines[0])[:200]}" if lines else how
 
 
 def summarize(cases: Sequence[Case], answers: Sequence[str], scores: Sequence[Score]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...files import write_json
-from ...processes import run_captured
+from ...processes import exit_cause, last_lines, run_captured
 
 PROGRAMS = ("convert_hf_to_gguf.py", "llama-convert-hf-to-gguf", "convert-hf-to-gguf")
 PACKAGE = "convert-hf-to-gguf"
@@ -76,9 +75,8 @@ def run_converter(command: Sequence[str], directory: Path, out: Path, kind: str)
         done = _run([*arguments, "--no-nextn"])
     if done.returncode or not out.exists():
         out.unlink(missing_ok=True)
-        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()][-LINES:]
-        died = f"killed by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "it says"
-        raise ConverterFailed(f"{died}: {' / '.join(said)}")
+        died = exit_cause(done.returncode) if done.returncode < 0 else "it says"
+        raise ConverterFailed(f"{died}: {' / '.join(last_lines(done.stdout + done.stderr, LINES))}")
 
 
 def _run(arguments: list[str]) -> subprocess.CompletedProcess[str]:

@@ -119,7 +119,7 @@ def class_modules(base: ResolvedModel) -> Shapes:
         UserError: transformers has no such class, or cannot instantiate it.
     """
     try:
-        found = ask({"action": "modules", "base": str(base.path)})["modules"]
+        found = ask({"action": "modules", "base": str(base.path.absolute())})["modules"]
     except PeftFailed as error:
         raise UserError(f"{base.name}: transformers cannot tell the names of its modules ({error})") from error
     return {path: (shape[0], shape[1]) for path, shape in found.items()}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import signal
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from ...processes import python_command, python_environment, run_captured
+from ...processes import ask_module, exit_cause, last_lines, python_environment
 
 # The first import after an installation reads gigabytes; a comparison loads the base in float32 as well.
 SECONDS = 600
@@ -36,21 +34,12 @@ def ask(request: dict[str, Any], seconds: float = SECONDS) -> dict[str, Any]:
     Raises:
         PeftFailed: the process crashed, or timed out.
     """
+    env = python_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     with tempfile.TemporaryDirectory(prefix="mlx-lora-") as folder:
-        file = Path(folder) / "request.json"
-        file.write_text(json.dumps(request), encoding="utf-8")
         try:
-            done = run_captured(
-                python_command("mlx_lora.export.peft.worker", str(file)),
-                seconds=seconds,
-                env=python_environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false"),
-            )
+            return ask_module("mlx_lora.export.peft.worker", request, Path(folder), seconds=seconds, env=env)
         except subprocess.TimeoutExpired:
             raise PeftFailed(f"no answer in {seconds:.0f} seconds") from None
-        if done.returncode < 0:
-            raise PeftFailed(f"killed by {signal.Signals(-done.returncode).name}")
-        if done.returncode:
-            said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            raise PeftFailed(said[-1] if said else f"exit status {done.returncode}")
-        answer: dict[str, Any] = json.loads(file.with_suffix(".answer").read_text(encoding="utf-8"))
-        return answer
+        except subprocess.CalledProcessError as error:
+            said = last_lines(error.stderr) if error.returncode > 0 else []
+            raise PeftFailed(said[0] if said else exit_cause(error.returncode)) from None

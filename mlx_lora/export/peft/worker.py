@@ -7,11 +7,11 @@ error of each or ``None``; the logits are in ``out``, ``adapter-N.npy`` and ``ba
 
 from __future__ import annotations
 
-import json
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
+
+from ...processes import answer_request
 
 # PEFT only warns about a missing or unknown tensor.
 IGNORED_BY_PEFT = ".*(missing|unexpected|not found|not a valid).*"
@@ -94,7 +94,4 @@ def _line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    file = Path(sys.argv[1])
-    requested = json.loads(file.read_text(encoding="utf-8"))
-    answer = {"modules": modules, "logits": logits}[requested["action"]](requested)
-    file.with_suffix(".answer").write_text(json.dumps(answer), encoding="utf-8")
+    answer_request({"modules": modules, "logits": logits})
