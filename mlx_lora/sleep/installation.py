@@ -127,7 +127,7 @@ def install(planned: Plan, replace: bool, measure: Callable[[], dict[str, float]
     schedule, scheduler = planned.schedule, planned.scheduler
     if planned.differs and not replace:
         files = ", ".join(map(str, planned.different()))
-        raise UserError(f"{files}: this is there already and differs (see above); --replace writes the new one")
+        raise UserError(f"{files}: this is there already and differs; --print shows how, --replace writes the new one")
     before = _schedule_or_none(schedule.name)
     was_loaded = scheduler.is_loaded(schedule.name)
     if before and planned.is_there and was_loaded and not replace:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..data.checks.cleaning import finite
 from ..data.dataset import CARD, NO_VALIDATION, Example, split_files
 from ..data.formats import read_rows
 from ..data.import_report import ImportReport, NothingLeft
@@ -103,7 +104,7 @@ def gather(stores: Sequence[StoreConfig], into: Path) -> Gathered:
         about |= {"read": found.read, "usable": len(rows), "notes": found.notes}
         gathered.stores[-1] = about
     failed = [about["failed"] for about in gathered.stores if "failed" in about]
-    if len(failed) == len(stores):
+    if failed and len(failed) == len(stores):
         raise UserError(failed[0] if len(failed) == 1 else f"no store can be used: {'; '.join(failed)}")
     return gathered
 
@@ -181,6 +182,7 @@ def _read_directory(path: Path, found: _Read) -> None:
             sides.append((split != "train", row.example()))
     is_split = any(judges for judges, _ in sides)
     for judges, example in sides:
+        example.meta = finite(example.meta)
         if is_split:
             example.meta[HELD_OUT_MARK] = judges
         found.examples.append(example)

@@ -289,3 +289,8 @@ def test_a_table_is_counted():
 def test_every_check_is_documented():
     docs = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     assert [check.name for check in CHECKS if f"`{check.name}`" not in docs] == []
+
+
+def test_bare_texts_have_no_prompt_that_could_leak(tmp_path):
+    texts = [{"text": f"The {word} lay by the lake for a long time."} for word in ("boat", "stone", "lamp", "bread")]
+    assert not {"leaked_prompts", "several_answers"} & found(tmp_path, train=texts[:2], valid=texts[2:]).keys()

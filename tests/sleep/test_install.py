@@ -70,7 +70,7 @@ def test_from_installation_to_removal(command, refused, project, doubles, schedu
 
     done = command("sleep", "install", *sleep, "--at", "4:15")
     assert done.returncode == 2
-    assert done.stderr.endswith("differs (see above); --replace writes the new one\n")
+    assert done.stderr.endswith("differs; --print shows how, --replace writes the new one\n")
     assert done.stderr.count("\n") == 1
     assert f"--- {there['file']}" in done.stdout
     assert any(line.startswith("+") and ("15" in line) for line in done.stdout.splitlines())

@@ -258,6 +258,13 @@ def test_the_owners_held_out_rows_are_marked(tmp_path):
     assert [row.example.meta["sleep_held_out"] for row in gathered.rows] == [False] * 3 + [True] * 3
 
 
+def test_the_meta_of_a_dataset_can_be_written_as_json(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(example("Where is it?", "At the lake.", score=float("nan")).to_dict()))
+    (row,) = gather([store("data", path)], tmp_path / "night").rows
+    assert json.loads(json.dumps(row.example.to_dict(), allow_nan=False))["meta"]["score"] is None
+
+
 # Bad stores ----------------------------------------------------------------------------------------------------------
 
 

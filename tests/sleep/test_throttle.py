@@ -9,7 +9,7 @@ import pytest
 
 from mlx_lora.processes import python_environment
 from mlx_lora.sleep import throttle
-from mlx_lora.sleep.throttle import measure_rates, speed_of, throttle_sentence
+from mlx_lora.sleep.throttle import measure_rates, rates_tonight, speed_of, throttle_sentence
 
 
 def test_the_rates_of_this_machine():
@@ -52,6 +52,7 @@ def test_one_good_run_of_several_is_enough(monkeypatch):
         clock[0] += next(costs)
 
     monkeypatch.setattr(throttle, "RUN_SECONDS", 0.0)
+    monkeypatch.setattr(throttle, "RUNS", 6)
     monkeypatch.setattr(throttle.time, "perf_counter", lambda: clock[0])
     assert throttle._best_rate(run, 100) == pytest.approx(2e6 / 0.01 / 1e9)
 
@@ -63,3 +64,16 @@ def test_nothing_heavy_is_imported_with_the_modules():
     code += "print([name for name in sys.modules if name in {'mlx', 'torch', 'numpy'}])"
     done = subprocess.run([sys.executable, "-c", code], env=python_environment(), capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_night_that_seems_slow_is_measured_again(monkeypatch):
+    measured = iter([{"mlx_small": 4.0, "mlx_large": 90.0}, {"mlx_small": 9.0, "mlx_large": 70.0}])
+    waited = []
+    monkeypatch.setattr(throttle, "measure_rates", lambda: next(measured))
+    monkeypatch.setattr(throttle.time, "sleep", waited.append)
+    assert rates_tonight({"mlx_small": 10.0, "mlx_large": 100.0}) == {"mlx_small": 9.0, "mlx_large": 90.0}
+    assert waited == [5.0]
+    measured = iter([{"mlx_small": 4.0}] * 3)
+    assert rates_tonight({"mlx_small": 10.0}) == {"mlx_small": 4.0}
+    measured = iter([{"mlx_small": 4.0}])
+    assert rates_tonight({}) == {"mlx_small": 4.0}

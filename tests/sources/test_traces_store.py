@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trace_stores import LAYOUTS, artifact, in_layout, refined, write_store
 
+from mlx_lora.data.import_report import NothingLeft
 from mlx_lora.errors import UserError
 from mlx_lora.sources.traces import (
     extract_training_data,
@@ -217,6 +218,23 @@ def test_stores_below_a_directory_are_found(tmp_path):
     (tmp_path / "many" / "loop").symlink_to(tmp_path / "many")
     assert [p.name for p in find_stores(tmp_path / "many")] == ["two", "one"]
     assert len(read_stores([tmp_path / "many", tmp_path / "many" / "one"])) == 2
+
+
+def test_a_store_without_artifacts_hides_no_other(tmp_path):
+    for name in ("begun", "broken"):
+        (tmp_path / name / "objects").mkdir(parents=True)
+    put(tmp_path / "broken", "xx/x.json", "{")
+    with pytest.raises(NothingLeft, match="begun: there is no artifact in objects") as error:
+        read_stores([tmp_path])
+    assert error.value.report.left_out == {
+        "not JSON, or cut off in the middle": [str(tmp_path / "broken" / "objects" / "xx" / "x.json")]
+    }
+    write_store(tmp_path / "one", [artifact("a1")])
+    assert [(store.path.name, len(store), len(store.left_out)) for store in read_stores([tmp_path])] == [
+        ("begun", 0, 0),
+        ("broken", 0, 1),
+        ("one", 1, 0),
+    ]
 
 
 def test_what_is_no_store_is_one_sentence(tmp_path):

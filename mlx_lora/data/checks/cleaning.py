@@ -49,7 +49,7 @@ def write_fixed(out: str | Path, table: Table, findings: Sequence[DataFinding], 
     for item in table.items:
         if id(item) not in dropped:
             example = item.row.example()
-            example.meta = _finite(example.meta)
+            example.meta = finite(example.meta)
             splits[item.split].append(example)
     if not any(example.weight > 0 for example in splits["train"]):
         raise UserError(f"{out}: no row to train on would be left, so nothing was written; see `mlx-lora data check`")
@@ -96,6 +96,6 @@ def left_out(table: Table, findings: Sequence[DataFinding], before: Sequence[Ite
     return found
 
 
-def _finite(meta: dict[str, Any]) -> dict[str, Any]:
+def finite(meta: dict[str, Any]) -> dict[str, Any]:
     """Replace non-finite numbers by None: Python reads NaN and 1e999, but other programs cannot read them back."""
     return json.loads(json.dumps(meta), parse_constant=lambda name: None)
