@@ -26,6 +26,8 @@ TIGHTEST = 32
 FEWEST_CLUSTERS = 6
 # Rows below which nothing is settled.
 FEWEST_ROWS = 3
+# Gains beyond this many times the median size of a difference count as that much.
+WINDFALL = 3.0
 # Nights blocked by chance alone where many earlier nights are looked at: at most every second.
 BLOCKED_BY_CHANCE = 0.5
 
@@ -88,7 +90,7 @@ def loss_interval(
         alarm: one-sided level of the upper bound, below 0 for worse.
         level: one-sided level of the lower bound, above −0.02 nats for not worse.
     """
-    values = [row.difference for row in differences]
+    values = _without_windfalls([row.difference for row in differences])
     clusters = _clusters(differences)
     if len(set(clusters)) < FEWEST_ROWS:
         mean = math.fsum(values) / len(values) if values else 0.0
@@ -97,6 +99,18 @@ def loss_interval(
     above = clustered_mean(values, clusters, alarm, LOSS_MARGIN)
     outcome = judge(below.lower, above.upper, LOSS_MARGIN)
     return LossInterval(len(values), below.mean, below.lower, above.upper, outcome)
+
+
+def _without_windfalls(values: Sequence[float]) -> list[float]:
+    """Return the differences, gains beyond three times the median size cut down to it.
+
+    One row of a label that the reference had found improbable gains a nat and more, and would widen the interval until
+    nothing is settled. Cutting gains makes the mean smaller, never larger; losses stay as they are.
+    """
+    if not values:
+        return []
+    most = max(LOSS_MARGIN, WINDFALL * sorted(map(abs, values))[len(values) // 2])
+    return [min(value, most) for value in values]
 
 
 def _clusters(differences: Sequence[LossDifference]) -> list[Hashable]:

@@ -73,8 +73,11 @@ class ScoredAnswer:
         return not self.collapsed and (self.score is None or self.score.passed)
 
 
-def read_nights(parts: Mapping[str, Path]) -> list[HeldoutNight]:
+def read_nights(parts: Mapping[str, Path], most: int = ASKED) -> list[HeldoutNight]:
     """Read the validation split of each night's dataset; a night without a held-out row is left out.
+
+    Args:
+        most: rows of each night that are asked.
 
     Raises:
         UserError: there is no such dataset, or a row of it cannot be read.
@@ -85,11 +88,11 @@ def read_nights(parts: Mapping[str, Path]) -> list[HeldoutNight]:
         examples = [example for example in read_split(directory, "valid") if example.weight > 0]
         if examples:
             part = HeldoutPart(name, split_file(directory, "valid"), examples, clusters_of(examples))
-            found.append(_night(name, part))
+            found.append(_night(name, part, most))
     return found
 
 
-def _night(name: str, part: HeldoutPart) -> HeldoutNight:
+def _night(name: str, part: HeldoutPart, most: int) -> HeldoutNight:
     cases: dict[int, Case] = {}
     for number, example in enumerate(part.examples):
         try:
@@ -97,7 +100,7 @@ def _night(name: str, part: HeldoutPart) -> HeldoutNight:
         except UserError:
             continue  # Nothing is before its answer: it has a loss, and cannot be asked.
     numbers = list(cases)
-    asked = [numbers[i * len(numbers) // ASKED] for i in range(ASKED)] if len(numbers) > ASKED else numbers
+    asked = [numbers[i * len(numbers) // most] for i in range(most)] if len(numbers) > most else numbers
     rows = [row_name(example) for example in part.examples]
     return HeldoutNight(name, part, rows, asked, [cases[number] for number in asked])
 
