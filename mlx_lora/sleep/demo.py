@@ -17,11 +17,11 @@ from .context import Surroundings
 from .cycle import Outcome, run_cycle
 
 RESULTS = "demo.json"
-PER_SHAPE = 60
-# Shapes of each night's store; those of the last have answers that have collapsed.
+# Shapes of each night's store; on the last night the adapter meets known ones again, and its answers have collapsed.
 SHAPES = [shape.value for shape in TrajectoryShape]
-NIGHTS = {"monday": SHAPES[0:2], "tuesday": SHAPES[2:4], "wednesday": SHAPES[4:6]}
+NIGHTS = {"monday": SHAPES[0:2], "tuesday": SHAPES[2:4], "wednesday": SHAPES[0:4]}
 COLLAPSED = "wednesday"
+PER_SHAPE, PER_SHAPE_COLLAPSED = 60, 25
 # What an adapter said that had collapsed: one expression, over and over.
 STUCK = "~warmth~ ~warmth~ ~warmth~"
 EXPECTED = ["promoted", "promoted", "failed"]
@@ -55,13 +55,17 @@ def make_stores(out: Path) -> None:
     with writing(out):
         out.mkdir(parents=True)
     write_json(out / RESULTS, {})
-    make_dataset(out / "trajectories", min_per_shape=PER_SHAPE)
-    examples = [example for split in SPLITS for example in read_split(out / "trajectories", split)]
+    examples = _trajectories(out / "trajectories", PER_SHAPE, seed=42)
+    others = _trajectories(out / "more-trajectories", PER_SHAPE_COLLAPSED, seed=43)
     for night, shapes in NIGHTS.items():
-        rows = [example for example in examples if example.meta["shape"] in shapes]
-        if night == COLLAPSED:
-            rows = [_stuck(example) for example in rows]
+        drawn = map(_stuck, others) if night == COLLAPSED else examples
+        rows = [example for example in drawn if example.meta["shape"] in shapes]
         write_dataset(out / "stores" / night, {"train": rows}, {"source": "demo"})
+
+
+def _trajectories(place: Path, per_shape: int, seed: int) -> list[Example]:
+    make_dataset(place, min_per_shape=per_shape, seed=seed)
+    return [example for split in SPLITS for example in read_split(place, split)]
 
 
 def demo_config(out: Path, nights: int, backend: str) -> SleepConfig:
@@ -75,6 +79,8 @@ def demo_config(out: Path, nights: int, backend: str) -> SleepConfig:
             "model_name": "builtin/tiny-lumen",
             "stores": stores,
             "min_hours": 0,
+            # The full change alone, so that the last night ends in a plain no.
+            "merge": [],
             "held_out": 0.15,
             "guards": {"min_battery": 0, "min_disk_gb": 0.2, "min_memory_gb": 0.5},
             "pattern_share": 1.0,
