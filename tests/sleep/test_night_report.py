@@ -416,7 +416,8 @@ MEASURE = """
     && each.getBoundingClientRect().right > innerWidth + 1).map((each) => each.outerHTML.slice(0, 80));
   const texts = document.querySelectorAll('svg.heat .cell text');
   const cells = [...texts].map((each) => each.getBoundingClientRect().height);
-  parent.postMessage(JSON.stringify({wide, least: Math.min(...cells), title: document.title}), '*');
+  const tall = Math.max(...[...document.querySelectorAll('.heat-map td')].map((each) => each.clientHeight));
+  parent.postMessage(JSON.stringify({wide, tall, least: Math.min(...cells), title: document.title}), '*');
 });</script></body>"""
 
 
@@ -445,3 +446,5 @@ def test_the_pages_fit_in_a_browser(place, width):
         assert seen["wide"] == []
         assert seen["title"] == title
         assert seen["least"] > 9
+        # The numbers of the table are on one line each.
+        assert seen["tall"] < 40
