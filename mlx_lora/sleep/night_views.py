@@ -24,21 +24,21 @@ def badge_of(verdict: Any) -> tuple[str, str]:
 def cards(night: Night) -> list[tuple[str, str, str]]:
     """Return (label, value, note) of the key figures; a figure of a step that did not run is left out."""
     gathered, curated, replayed, trained = map(night.result, ("gather", "curate", "replay", "train"))
-    found = []
+    found: list[tuple[str, str, str]] = []
     if "new" in gathered:
         found.append(("new", f"{gathered['new']:,}", f"of {gathered.get('total', 0):,} in the stores"))
     if "train" in curated:
         found.append(("to train on", f"{curated['train']:,}", f"and {curated.get('held_out', 0):,} held out"))
     if replayed:
         nights = replayed.get("nights") or {}
-        found.append(("replayed", f"{sum(nights.values()):,}", f"of {len(nights):,} earlier nights"))
+        found.append(("replayed", f"{sum(nights.values()):,}", f"of {_count_of(len(nights), 'earlier night')}"))
     if "loss" in trained:
         found.append(("training loss", rounded(trained.get("loss")), f"{trained.get('steps') or 0:,} steps"))
         if trained.get("validation_loss") is not None:
             note = f"best, at step {trained['best_step']:,}" if trained.get("best_step") is not None else ""
             found.append(("validation loss", rounded(trained["validation_loss"]), note))
     if total := sum(step.get("seconds") or 0 for step in night.steps):
-        found.append(("time", duration(total), f"{len(night.steps)} steps of the night"))
+        found.append(("time", duration(total), _count_of(len(night.steps), "step")))
     return found
 
 
@@ -49,8 +49,7 @@ def warnings(night: Night) -> list[str]:
         f"{guard.get('name')}: {guard.get('said')}" for guard in guards.get("guards") or [] if not guard.get("ok", True)
     ]
     found += [guards["throttled"]] if guards.get("throttled") else []
-    stores = night.result("gather").get("stores") or []
-    found += [f"{store.get('name')}: {store['failed']}" for store in stores if store.get("failed")]
+    found += [store["failed"] for store in night.result("gather").get("stores") or [] if store.get("failed")]
     found += _texts(night.content.get("notes"))
     for step in night.steps:
         name = str(step.get("step"))
@@ -65,7 +64,7 @@ def stores_of(night: Night) -> list[dict[str, Any]]:
     """Return a row for each store that was read."""
     return [
         {
-            "name": store.get("name") or store.get("store") or "",
+            "name": store.get("store") or "",
             "kind": store.get("kind") or "",
             "paths": [str(path) for path in store.get("paths") or []],
             "read": _count(store.get("read")),
@@ -105,9 +104,9 @@ def replay_of(night: Night) -> dict[str, Any] | None:
     if not nights:
         return None
     parts = (
-        ("own", "answered by the live adapter itself"),
-        ("stored", "as stored where its answer failed the check"),
-        ("gold", "always as stored"),
+        ("own", "answered by the live adapter itself, which passed the check"),
+        ("stored", "as stored"),
+        ("gold", "of them whatever it answers"),
     )
     return {
         "nights": [(number_of(name), f"{count:,}") for name, count in sorted(nights.items())],
@@ -154,8 +153,9 @@ def candidates_of(night: Night) -> list[dict[str, Any]]:
 
 
 def _check(check: Content) -> dict[str, Any]:
+    name = str(check.get("name") or "")
     return {
-        "name": check.get("name") or "",
+        "name": f"night {number_of(name)}" if name.isdigit() else name,
         "kind": check.get("kind") or "",
         "badge": badge_of(check.get("verdict")),
         "candidate": rounded(check.get("candidate")),
@@ -223,7 +223,8 @@ def _said(step: Any, result: Content) -> str:
     if step == "curate":
         return f"{result.get('train') or 0:,} to train on, {result.get('held_out') or 0:,} held out"
     if step == "replay":
-        return f"{sum((result.get('nights') or {}).values()):,} of {len(result.get('nights') or {}):,} earlier nights"
+        nights = result.get("nights") or {}
+        return f"{sum(nights.values()):,} of {_count_of(len(nights), 'earlier night')}"
     if step == "train":
         early = f", ended early: {result['stopped']}" if result.get("stopped") else ""
         return f"{result.get('steps') or 0:,} steps{early}"
@@ -234,6 +235,10 @@ def _said(step: Any, result: Content) -> str:
     if step == "promote":
         return f"generation {result.get('generation')}"
     return str(result.get("said") or result.get("alias") or "")
+
+
+def _count_of(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _count(value: Any) -> str:

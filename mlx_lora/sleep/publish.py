@@ -17,7 +17,7 @@ from ..backends.adapter_format import ADAPTER_FILE
 from ..engines.ollama import Ollama, check_name
 from ..errors import UserError, first_line, guarded
 from ..export.gguf.export import export_gguf
-from ..export.ollama.publish import PROBE_TOKENS, Wish, export_ollama
+from ..export.ollama.publish import AUTO, PROBE_TOKENS, PROMPT_TOKENS, Wish, export_ollama
 from ..export.verification import ExportReport
 from ..files import FORMAT, check_format, remove_any, sha256_of, write_json, writing
 from ..runs.generations import Generations
@@ -162,7 +162,15 @@ def _make(
     write_json(file, record)
     with progress(f"{model} in Ollama", 100) as advance:
         wish = Wish(str(run), model, host=server.url, out=out, gguf=weights, replace=True)
-        report = _verified(export_ollama(wish, lambda share: advance(round(100 * share))))
+        # One of a process that was killed may be of another template.
+        for modelfile in out.glob("*.Modelfile"):
+            remove_any(modelfile)
+        report = export_ollama(wish, lambda share: advance(round(100 * share)))
+        if any(check.name == PROMPT_TOKENS and not check.passed for check in report.checks):
+            # Ollama's own template is another than the model's, and nobody is awake to choose.
+            wish.template = AUTO
+            report = export_ollama(wish, lambda share: advance(round(100 * share)))
+        _verified(report)
     record |= {
         "question": next((n.removeprefix("asked: ") for n in report.notes if n.startswith("asked: ")), "Hello"),
         "answered": any(check.name == "Ollama answers" and check.value == "yes" for check in report.checks),

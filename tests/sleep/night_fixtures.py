@@ -54,17 +54,17 @@ def gather(new: int = 40, failed: str | None = None) -> dict[str, Any]:
     rows = [f"{number:016x}" for number in range(50)]
     stores = [
         {
-            "name": "salience",
+            "store": "salience",
             "kind": "salience",
             "paths": ["data/experiences.json"],
             "read": 156,
             "usable": 96,
             "notes": ["3 answers were cut and trimmed"],
         },
-        {"name": "traces", "kind": "traces", "paths": ["data/traces"], "read": 20, "usable": 20, "notes": []},
+        {"store": "traces", "kind": "traces", "paths": ["data/traces"], "read": 20, "usable": 20, "notes": []},
     ]
     if failed:
-        stores[1] = {"name": "traces", "kind": "traces", "paths": ["data/traces"], "failed": failed}
+        stores[1] = {"store": "traces", "kind": "traces", "paths": ["data/traces"], "failed": failed}
     left = [
         {"store": "salience", "reason": "a loop of the same words", "rows": rows},
         {"store": "salience", "reason": "salience below 0.6", "rows": ["low-1"]},
@@ -77,7 +77,7 @@ def candidate(number: int, alpha: float = 1.0, passed: bool = True) -> dict[str,
     nights = [f"{n:04d}" for n in range(1, number + 1)]
     checks = [
         {
-            "name": "tonight's held-out rows",
+            "name": f"{number:04d}",
             "kind": "loss",
             "verdict": "better" if passed else "worse",
             "said": "0.412 nats a token less, at least 0.101 with 95 %",
@@ -143,7 +143,9 @@ def after_gathering(number: int, candidates: list[dict[str, Any]], chosen: float
         step(
             "curate", 2, {"train": 36, "held_out": 4, "left_out": [], "changed": [], "notes": ["a pattern was capped"]}
         ),
-        step("replay", 3, {"own": 30, "stored": 10, "gold": 12, "nights": nights, "own_loss": 0.36}),
+        step(
+            "replay", 3, {"own": 26, "stored": 13 * (number - 1) - 26, "gold": 10, "nights": nights, "own_loss": 0.36}
+        ),
         step("train", 4, trained),
         step("judge", 10, {"candidates": candidates, "chosen": chosen}),
     ]

@@ -92,7 +92,7 @@ def test_a_promoted_night_from_the_decision_to_the_export(place):
             *("All nights", "Earlier: night 3", "Night 4 of agent", "Promoted as generation 4"),
             *("better on tonight's rows", "Live now: generation 4", "new 40 of 116 in the stores", "replayed 39"),
             *("Learned from", "salience", "data/experiences.json", "156", "3 answers were cut and trimmed"),
-            *("30 answered by the live adapter itself", "own answers carry 0.36", "night 1: 13", "night 3: 13"),
+            *("26 answered by the live adapter itself", "own answers carry 0.36", "night 1: 13", "night 3: 13"),
             *(
                 "Answers before and after",
                 "as expected",
@@ -102,7 +102,7 @@ def test_a_promoted_night_from_the_decision_to_the_export(place):
                 "After",
             ),
             *("unchanged", "Hello"),
-            *("Numbers of the decision", "Candidate better chosen", "tonight's held-out rows", "better", "1.234"),
+            *("Numbers of the decision", "Candidate better chosen", "night 4 loss", "better", "1.234"),
             *("1.647", "0.412 nats a token less", "not worse", "no more than 0.02 worse"),
             *("What each night still knows", "after", "0.91", "The numbers as a table", "0.907"),
             *("Training", "the gradient norm rose", "best step 45", "Left out, and why"),
@@ -126,7 +126,7 @@ def test_every_row_that_was_left_out_is_named_and_twenty_are_shown_first(place):
 
 def throttled_and_short(place):
     said = "macOS is throttling this job: 11 % of the speed at installation"
-    steps = [guards(throttled=said), gather(9, "data/traces: this store is not there any more")]
+    steps = [guards(throttled=said), gather(9, "store traces: data/traces: this store is not there any more")]
     record(place, 4, "skipped", "9 new experiences, 10 are needed", steps, new=9)
 
 
@@ -180,7 +180,12 @@ def nothing_known(place):
 ENDS = [
     (
         throttled_and_short,
-        ["Skipped", "9 new experiences, 10 are needed", "macOS is throttling this job", "traces: data/traces: this st"],
+        [
+            "Skipped",
+            "9 new experiences, 10 are needed",
+            "macOS is throttling this job",
+            "store traces: data/traces: this st",
+        ],
         "night 4: skipped: 9 new experiences, 10 are needed, 9 new",
     ),
     (
@@ -411,7 +416,8 @@ MEASURE = """
     && each.getBoundingClientRect().right > innerWidth + 1).map((each) => each.outerHTML.slice(0, 80));
   const texts = document.querySelectorAll('svg.heat .cell text');
   const cells = [...texts].map((each) => each.getBoundingClientRect().height);
-  parent.postMessage(JSON.stringify({wide, least: Math.min(...cells), title: document.title}), '*');
+  const tall = Math.max(...[...document.querySelectorAll('.heat-map td')].map((each) => each.clientHeight));
+  parent.postMessage(JSON.stringify({wide, tall, least: Math.min(...cells), title: document.title}), '*');
 });</script></body>"""
 
 
@@ -440,3 +446,5 @@ def test_the_pages_fit_in_a_browser(place, width):
         assert seen["wide"] == []
         assert seen["title"] == title
         assert seen["least"] > 9
+        # The numbers of the table are on one line each.
+        assert seen["tall"] < 40

@@ -229,6 +229,21 @@ def test_no_ollama_a_wrong_answer_and_an_empty_one(agent, server):
     assert "agent:gen-2 gives an empty answer; the alias stays as it was" in export(agent, server, 2)["failed"]
 
 
+def test_where_ollamas_own_template_is_another_the_models_is_sent(agent, server):
+    def with_a_system_prompt_of_its_own(model, prompt, options):
+        answer = llama_cpp(model, prompt, options)
+        return answer if model.template else Answer(answer.text, answer.prompt_tokens + 9, answer.tokens)
+
+    server.answers = with_a_system_prompt_of_its_own
+    assert export(agent, server, 2)["alias"] == "agent:live"
+    assert server.models["agent:live"].template
+    # A Modelfile that a killed process left is of the first try.
+    for file in (agent / "exports/0002").glob("*.Modelfile"):
+        file.write_text("FROM elsewhere")
+    server.models.clear()
+    assert export(agent, server, 2)["alias"] == "agent:live"
+
+
 def test_records_that_are_broken_or_of_another_adapter(agent, server):
     record = agent / "exports/0002/export.json"
     for broken in ("{", "[1]", '{"format": 99}'):

@@ -29,6 +29,8 @@ from .modelfile import OllamaModel, check_modelfile, stop_texts, write_modelfile
 
 PROBE_TOKENS = 64
 AUTO = "auto"
+# Name of the check that another template than the one trained on fails.
+PROMPT_TOKENS = "prompt tokens in Ollama"
 
 
 @dataclass
@@ -253,7 +255,7 @@ def _compared(probe: Probe, reply: Reply) -> list[ExportCheck]:
     ours, theirs = probe.answer.strip(), (reply.text or "").strip()
     same = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     checks = [
-        ExportCheck("prompt tokens in Ollama", said, probe.prompt_tokens, said in ("not said", probe.prompt_tokens)),
+        ExportCheck(PROMPT_TOKENS, said, probe.prompt_tokens, said in ("not said", probe.prompt_tokens)),
         equal("Ollama answers", "yes" if theirs else "no", "yes" if ours else "no"),
     ]
     if probe.ended:
@@ -278,7 +280,7 @@ def _concluded(
         # It was just written, and a FROM without a file would make Ollama download a model.
         modelfile.unlink(missing_ok=True)
     failed = {check.name for check in checks if not check.passed}
-    if "prompt tokens in Ollama" in failed:
+    if PROMPT_TOKENS in failed:
         notes.append("Ollama's template makes another prompt than the one trained on; try --template auto")
     if wish.gguf is not None:
         return ExportReport(report.file, everything, notes)
