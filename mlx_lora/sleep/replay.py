@@ -61,7 +61,7 @@ def make_replay(
         nights: key → dataset directory of each earlier night; its training rows are drawn from, and never changed.
         new: the night's own training rows, for the share of the loss.
         checks: check of an answer, by the store's name (``meta["sleep_store"]``); rows of other stores stay as stored.
-        answer: the live adapter's greedy answers to conversations; ``None``: all rows stay as stored.
+        answer: the live adapter's answers to conversations; ``None``: all rows stay as stored.
         tokens: counts the supervised tokens of an example.
         size: rows.
 

@@ -50,6 +50,14 @@ COMMANDS = {
     "export ollama": "--run {run} --name probe --gguf {gguf} --out {out} --modelfile-only",
     "import peft": "{peft} --out {out}",
     "generate": "--target {run} --prompt hello --max-tokens 2",
+    "sleep run": "--config {night}",
+    "sleep install": "--config {night} --print",
+    "sleep status": "{agent}",
+    "sleep history": "{agent}",
+    "sleep report": "{agent}",
+    "sleep rollback": "{agent} --to 1",
+    "sleep promote": "{agent} 1",
+    "sleep pin": "{agent} 1",
     "doctor": "",
 }
 # Variants whose output has other keys.
@@ -57,10 +65,11 @@ VARIANTS = {
     "train (dry run)": ("train", "--config {config} --out {out} --dry-run"),
     "eval (several suites)": ("eval", "--suites {suite},canaries --target answers:{answers} --out {out}"),
     "eval (list)": ("eval", "--list"),
+    "sleep run (dry run)": ("sleep run", "--config {night} --dry-run"),
 }
 CASES = {**{name: (name, line) for name, line in COMMANDS.items()}, **VARIANTS}
 # Minutes; tests/test_quickstart.py compares its keys.
-ELSEWHERE = {"quickstart"}
+ELSEWHERE = {"quickstart", "sleep demo", "sleep uninstall"}
 
 
 def keys_printed(name: str, line: str, inputs: dict[str, Path], out: Path) -> set[str]:

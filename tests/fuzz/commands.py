@@ -62,6 +62,16 @@ COMMANDS: dict[str, list[str]] = {
         "--target {run} --prompt hello --max-tokens 2",
         "--target {base} --prompt - --max-tokens 2 < {prompt}",
     ],
+    "sleep run": ["--config {night} --dry-run", "--config {night} --dry-run --if-due --json"],
+    "sleep demo": ["--out {out}"],
+    "sleep install": ["--config {night} --print", "--config {night} --print --every 2 --json"],
+    "sleep uninstall": ["--config {night}"],
+    "sleep status": ["{agent}", "{agent} --json"],
+    "sleep history": ["{agent}", "{agent} --json"],
+    "sleep report": ["{agent}"],
+    "sleep rollback": ["{agent}", "{agent} --to 1"],
+    "sleep promote": ["{agent} 1"],
+    "sleep pin": ["{agent} 1"],
     "doctor": ["--json"],
 }
 # These read no file of the user's, or take minutes: the fuzzer leaves them out.
@@ -69,7 +79,7 @@ SLOW = {
     *("export gguf", "export gguf-lora", "export ollama", "export peft", "import peft", "fuse", "train", "eval"),
     "compare",
 }
-NOT_FUZZED = {"quickstart", "bench", "doctor"}
+NOT_FUZZED = {"quickstart", "sleep demo", "sleep uninstall", "bench", "doctor"}
 
 
 def words_of(name: str, line: str, inputs: dict[str, Path], out: Path) -> tuple[list[str], Path | None]:

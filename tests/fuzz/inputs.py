@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,19 @@ lora_rank: 2
 lora_target_modules: [q_proj, v_proj]
 learning_rate: 2e-4
 until: "23:59"
+"""
+NIGHT = """name: {name}
+model_name: {base}
+stores:
+  - data: {data}
+    check: eisv_gate1
+  - salience: {buffer}
+min_hours: 0
+min_total: 4
+min_new: 4
+pattern_share: 1.0
+guards: {{min_battery: 0, min_disk_gb: 0, min_memory_gb: 0}}
+train: {{max_steps: 1, warmup_steps: 0, lora_rank: 2, batch_size: 2, lora_target_modules: [q_proj, v_proj]}}
 """
 SUITE = """name: probe
 gate: ship
@@ -69,7 +83,22 @@ def make_inputs(folder: Path, base: Path | None = None) -> dict[str, Path]:
     call("eval", "--suite", "eisv_gate1", "--target", base, "--cases", made["cases"], "--out", made["results"])
     made["peft"] = folder / "peft"
     call("export", "peft", "--run", made["run"], "--out", made["peft"])
-    return made
+    return made | _nights(folder, made)
+
+
+def _nights(folder: Path, made: dict[str, Path]) -> dict[str, Path]:
+    """Write a config of a night, and an adapter with one night and two generations."""
+    from mlx_lora.runs.generations import Generations
+
+    files = {"night": folder / "night.yaml", "agent": folder / "agent"}
+    places = {"name": files["agent"], "base": made["base"], "data": made["data"], "buffer": made["buffer"]}
+    files["night"].write_text(NIGHT.format(**places))
+    with suppress(RuntimeError):  # whatever became of its candidate
+        call("sleep", "run", "--config", files["night"])
+    generations = Generations(files["agent"])
+    for cycle in ("by hand", "by hand too"):
+        generations.promote(generations.add(made["run"], {"cycle": cycle}), cycle)
+    return files
 
 
 def make_gguf(folder: Path, inputs: dict[str, Path]) -> dict[str, Path]:
