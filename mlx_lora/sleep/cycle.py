@@ -84,6 +84,9 @@ def run_cycle(config: SleepConfig, around: Surroundings, *, if_due: bool = False
             record.end(end.decision, end.reason, end.could_run)
         except UserError as error:
             record.end("failed", str(error), could_run=False)
+        except (OSError, MemoryError, RuntimeError) as error:
+            # The disk, or memory, also of a GPU.
+            record.end("failed", f"{type(error).__name__}: {first_line(error)}", could_run=False)
         return _close(cycle)
 
 
@@ -126,7 +129,11 @@ def _run(cycle: Cycle) -> None:
         raise Ended("skipped", "; ".join(refused))
     found = step("gather", lambda: gathered(config, nights, record.directory))
     record.content["new"] = found["new"]
-    step("curate", lambda: curated(config, nights, record.directory))
+    if found["too_few"]:
+        raise Ended("skipped", found["too_few"])
+    kept = step("curate", lambda: curated(config, nights, record.directory))
+    if kept["too_few"]:
+        raise Ended("skipped", kept["too_few"])
     replayed = step("replay", lambda: replay(config, nights.learned, live, record.directory, notes=around.notes))
     record.content["replayed"] = replayed["own"] + replayed["stored"]
     step("train", lambda: learn(config, live, record.directory, quiet=around.quiet))

@@ -15,7 +15,6 @@ from .config import SleepConfig
 from .curate import curate
 from .learning import base_tokenizer
 from .nights import DATA, Nights, rows_of
-from .record import Ended
 from .stores import LeftOut, Row, gather
 
 NEW, STORES = "new.jsonl", "stores"
@@ -24,8 +23,9 @@ NEW, STORES = "new.jsonl", "stores"
 def gathered(config: SleepConfig, nights: Nights, cycle: Path) -> dict[str, Any]:
     """Read the stores, write the rows that were never trained on to ``cycle/new.jsonl``, and return the counts.
 
+    ``too_few`` is a sentence where there is too little.
+
     Raises:
-        Ended: there is too little.
         UserError: no store can be used.
     """
     shutil.rmtree(cycle / STORES, ignore_errors=True)
@@ -39,19 +39,18 @@ def gathered(config: SleepConfig, nights: Nights, cycle: Path) -> dict[str, Any]
         by_store.setdefault(row.store, []).append(row.id)
     reason = f"set aside: in {config.retries} nights whose candidate failed"
     left_out += [asdict(LeftOut(store, reason, rows)) for store, rows in by_store.items()]
-    result = {"stores": found.stores, "total": len(found.rows), "new": len(new), "left_out": left_out}
-    _enough(len(found.rows), config.min_total, "examples in all")
-    _enough(len(new), config.min_new, f"new {_noun(config)}")
+    few = _too_few(len(found.rows), config.min_total, f"{_noun(config)} in all")
+    few = few or _too_few(len(new), config.min_new, f"new {_noun(config)}")
     lines = [json.dumps({**asdict(row), "example": row.example.to_dict()}, ensure_ascii=False) for row in new]
     write_atomic(cycle / NEW, "".join(line + "\n" for line in lines))
-    return result
+    counts = {"total": len(found.rows), "new": len(new), "too_few": few}
+    return {"stores": found.stores, **counts, "left_out": left_out}
 
 
 def curated(config: SleepConfig, nights: Nights, cycle: Path) -> dict[str, Any]:
     """Write the dataset of the night to ``cycle/data``, and return what became of the new rows.
 
-    Raises:
-        Ended: too few of them can be learned.
+    ``too_few`` is a sentence where too few of them can be learned; nothing is written then.
     """
     rows = _read_rows(cycle / NEW)
     training = config.training()
@@ -65,15 +64,18 @@ def curated(config: SleepConfig, nights: Nights, cycle: Path) -> dict[str, Any]:
         tokenizer=base_tokenizer(training),
         max_seq_length=training.max_seq_length,
     )
-    _enough(len(found.train) + len(found.valid), config.min_new, f"new {_noun(config)} that can be learned")
-    if not found.train:
-        raise Ended("skipped", f"all {len(found.valid)} new {_noun(config)} are held out: there is nothing to train on")
+    count, what = len(found.train) + len(found.valid), f"new {_noun(config)} that can be learned"
+    few = _too_few(count, config.min_new, what)
+    if not few and not found.train:
+        few = f"all {count} {what} are held out, so that there is nothing to train on"
     # A process that was cut may have written it.
     shutil.rmtree(cycle / DATA, ignore_errors=True)
-    write_dataset(cycle / DATA, {"train": found.train, "valid": found.valid}, {"source": "sleep"})
+    if not few:
+        write_dataset(cycle / DATA, {"train": found.train, "valid": found.valid}, {"source": "sleep"})
     return {
         "train": len(found.train),
         "held_out": len(found.valid),
+        "too_few": few,
         "left_out": [asdict(each) for each in found.left_out],
         "changed": [asdict(each) for each in found.changed],
         "notes": list(found.notes),
@@ -91,6 +93,5 @@ def _noun(config: SleepConfig) -> str:
     return "experiences" if {store.kind for store in config.stores} == {"salience"} else "examples"
 
 
-def _enough(count: int, needed: int, what: str) -> None:
-    if count < needed:
-        raise Ended("skipped", f"{count} {what}, {needed} are needed")
+def _too_few(count: int, needed: int, what: str) -> str | None:
+    return f"{count} {what}, {needed} are needed" if count < needed else None

@@ -27,7 +27,10 @@ def confirm_or_roll_back(cycle: Cycle, nights: Nights, candidate: dict[str, Any]
     """Ask what is live, through its name, and confirm it, or go back to what was live before."""
     config, generations = cycle.config, cycle.generations
     if generations.live != number:
-        return {"passed": False, "said": "somebody else has made another generation live since"}
+        # By this cycle, before it was cut, or by somebody.
+        last = generations.history()[-1]
+        said = last["reason"] if last["event"] == "rolled_back" else "another generation has been made live since"
+        return {"passed": False, "said": said}
     try:
         passed, said = try_out(
             f"{config.directory}@live",

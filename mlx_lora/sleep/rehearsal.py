@@ -12,7 +12,7 @@ from .due import not_due
 from .gathering import curated, gathered
 from .guards import check_guards
 from .nights import read_nights
-from .record import Ended, read_cycles
+from .record import read_cycles
 
 
 def rehearse(config: SleepConfig, if_due: bool) -> dict[str, Any]:
@@ -30,22 +30,22 @@ def rehearse(config: SleepConfig, if_due: bool) -> dict[str, Any]:
     refused = [guard.said for guard in check_guards(config.guards, directory) if not guard.ok]
     said += ([why] if why else []) + refused
     result: dict[str, Any] = {"gather": None, "curate": None}
-    try:
-        live = Generations(directory).live
-        nights = read_nights(directory, cycles, live)
-        with tempfile.TemporaryDirectory() as place:
-            result["gather"] = found = gathered(config, nights, Path(place))
+    live = Generations(directory).live
+    nights = read_nights(directory, cycles, live)
+    with tempfile.TemporaryDirectory() as place:
+        result["gather"] = found = gathered(config, nights, Path(place))
+        few = found["too_few"]
+        if not few:
             result["curate"] = kept = curated(config, nights, Path(place))
-        said.append(
-            f"{found['new']} new of {found['total']} examples: {kept['train']} to train on, {kept['held_out']} held "
-            f"out, from {'the base' if live is None else f'generation {live}'}"
-        )
-        said += [f"left out of {each['store']}: {len(each['rows'])} × {each['reason']}" for each in _left_out(result)]
-    except Ended as end:
-        said.append(end.reason)
-        return {"would_run": False, "said": said, **result}
-    return {"would_run": not refused and why is None, "said": said, **result}
+            few = kept["too_few"]
+            said.append(
+                f"{found['new']} new of {found['total']} examples: {kept['train']} to train on, {kept['held_out']} held "
+                f"out, from {'the base' if live is None else f'generation {live}'}"
+            )
+    said += [few] if few else []
+    said += [f"left out of {each['store']}: {len(each['rows'])} × {each['reason']}" for each in _left_out(result)]
+    return {"would_run": not refused and why is None and few is None, "said": said, **result}
 
 
 def _left_out(result: dict[str, Any]) -> list[dict[str, Any]]:
-    return [*result["gather"]["left_out"], *result["curate"]["left_out"]]
+    return [each for step in ("gather", "curate") if result[step] for each in result[step]["left_out"]]
