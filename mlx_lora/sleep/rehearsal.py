@@ -38,9 +38,10 @@ def rehearse(config: SleepConfig, if_due: bool) -> dict[str, Any]:
         if not few:
             result["curate"] = kept = curated(config, nights, Path(place))
             few = kept["too_few"]
+            begin = "the base" if live is None else f"generation {live}"
             said.append(
-                f"{found['new']} new of {found['total']} examples: {kept['train']} to train on, {kept['held_out']} held "
-                f"out, from {'the base' if live is None else f'generation {live}'}"
+                f"{found['new']} new of {found['total']} examples: {kept['train']} to train on, {kept['held_out']} "
+                f"held out, from {begin}"
             )
     said += [few] if few else []
     said += [f"left out of {each['store']}: {len(each['rows'])} × {each['reason']}" for each in _left_out(result)]
