@@ -135,6 +135,7 @@ def test_the_table_of_a_broken_history(agent, command):
     assert len(table.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_doors_of_other_commands(tmp_path, command, eisv_data):
     """A true adapter, by its generation: training starts from it, generate answers, exports and fuse read it."""
     settings = ("--config", "quickstart", "--set", "lora_rank=4", "--set", "max_steps=2", "--data", eisv_data)

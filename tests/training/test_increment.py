@@ -91,6 +91,7 @@ def test_an_adapter_of_another_shape_cannot_be_started_from(command, refused, da
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_rounds_and_nights_go_on_from_each_other(command, dataset, tmp_path):
     agent, data = Generations(tmp_path / "agent"), dataset("one", range(12))
 
@@ -145,6 +146,7 @@ def test_a_round_that_was_undone_before_it_was_marked_stays_undone(command, data
     assert (agent.live, agent.numbers()) == (None, [1])
 
 
+@pytest.mark.slow
 def test_rounds_of_an_earlier_version_go_on(command, dataset, tmp_path):
     """Without refs and history, with the link alone; and of one before that, with no generations."""
     agent = Generations(tmp_path / "agent")
