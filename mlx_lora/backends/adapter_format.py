@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -154,10 +155,13 @@ def published(directory: Path) -> Path:
     A generation never changes. Whoever reads more than one file of an adapter finds its directory once, and reads
     them all there, while the next generation may go live. Earlier versions wrote no refs, only the link.
     """
-    number, live = read_ref(directory, LIVE), directory / LIVE
+    number = read_ref(directory, LIVE)
     if number is not None:
         return generation_path(directory, number)
-    return live.resolve() if live.is_symlink() else directory
+    try:
+        return (directory / os.readlink(directory / LIVE)).resolve()
+    except OSError:
+        return directory
 
 
 def base_recorded(directory: Path) -> str | None:

@@ -93,7 +93,11 @@ class Generations:
         """
         if which in NAMES:
             number = self.refs.named()[which]
-            said = f"no generation is {which}" if number is None else f"{which} is generation {number}, which is gone"
+            said = (
+                f"there is no {which} generation"
+                if number is None
+                else f"{which} is generation {number}, which is gone"
+            )
         else:
             number = int(which) if re.fullmatch("[0-9]{1,9}", which) else None
             said = f"there is no generation {which}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class Refs:
 def linked(directory: Path) -> int | None:
     """Return the generation that the link ``live`` points at, or that it is a copy of."""
     place = directory / LIVE
-    if place.is_symlink():
+    with suppress(OSError):
         name = Path(os.readlink(place)).name
         return int(name) if name.isdecimal() else None
     # A copy of the directory that followed the links. The manifest holds the sha256 of every file.

@@ -389,7 +389,8 @@ def test_a_directory_that_may_not_be_written_to(generations):
     for place in (generations.directory.parent, generations.directory):
         place.chmod(0o755)
     code = (
-        "import os, filelock; from mlx_lora.runs.generations import Generations; from mlx_lora.errors import UserError\n"
+        "import os, filelock\n"
+        "from mlx_lora.runs.generations import Generations; from mlx_lora.errors import UserError\n"
         "os.setuid(65534); found = Generations('agent'); assert found.live == 3\n"
         "try: found.rollback('bad')\nexcept UserError as error: print(error)"
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from mlx_lora.data.dataset import Example, write_dataset
+from mlx_lora.runs.generations import Generations
 
 SETTINGS = ("--config", "quickstart", "--set", "lora_rank=4", "--set", "max_steps=3", "--set", "batch_size=4")
 
@@ -87,3 +89,87 @@ def test_an_adapter_of_another_shape_cannot_be_started_from(command, refused, da
     sentence = refused("train", *SETTINGS, *rank, "--data", data, "--out", tmp_path / "b")
     assert "its lora_parameters differs" in sentence
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.slow
+def test_rounds_and_nights_go_on_from_each_other(command, dataset, tmp_path):
+    agent, data = Generations(tmp_path / "agent"), dataset("one", range(12))
+
+    def train(*arguments):
+        done = command("train", *SETTINGS, *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+
+    def manifest(number):
+        content = json.loads((agent.path(number) / "manifest.json").read_text())
+        return content["parent"], content["round"], content["cycle"]
+
+    train("--data", data, "--out", tmp_path / "night-1")
+    agent.promote(agent.add(tmp_path / "night-1", {"cycle": "0001"}), "better")
+    first = adapter(agent.directory)
+    train("--increment", "--data", data, "--out", agent.directory)
+    second = adapter(agent.directory)
+    moved = sum(np.linalg.norm(second[n] - first[n]) for n in first)
+    assert 0 < moved < 0.5 * sum(np.linalg.norm(first[n]) for n in first)
+    start = f"init_adapter={agent.directory}@live"
+    train("--data", data, "--out", tmp_path / "night-2", "--set", start, "--set", "seed=2")
+    agent.promote(agent.add(tmp_path / "night-2", {"cycle": "0002"}), "better")
+    agent.promote(2, "by hand")
+    # A round starts from what is live, whatever was trained last.
+    train("--increment", "--data", dataset("two", range(24)), "--out", agent.directory)
+    assert [manifest(number) for number in agent.numbers()] == [
+        (None, None, "0001"),
+        (1, 1, None),
+        (2, None, "0002"),
+        (2, 2, None),
+    ]
+    assert [line["reason"] for line in agent.history() if line["event"] == "promoted"] == [
+        "better",
+        "round 1 of train --increment",
+        "better",
+        "by hand",
+        "round 2 of train --increment",
+    ]
+    assert (agent.live, agent.previous) == (4, 2)
+
+
+def test_a_round_that_was_undone_before_it_was_marked_stays_undone(command, dataset, tmp_path):
+    agent, data = Generations(tmp_path / "agent"), dataset("one", range(12))
+    arguments = ("train", "--increment", *SETTINGS, "--data", data, "--out", agent.directory, "--json")
+    assert command(*arguments).returncode == 0
+    # As if the process had been killed after it had published.
+    state = agent.directory / "increment.json"
+    content = json.loads(state.read_text())
+    state.write_text(json.dumps({**content, "trained": [], "pending": content["trained"], "rounds": 0}))
+    agent.rollback("worse in use")
+    done = json.loads(command(*arguments).stdout)
+    assert (done["rounds"], done["trained_items"]) == (1, 12)
+    assert (agent.live, agent.numbers()) == (None, [1])
+
+
+@pytest.mark.slow
+def test_rounds_of_an_earlier_version_go_on(command, dataset, tmp_path):
+    """Without refs and history, with the link alone; and of one before that, with no generations."""
+    agent = Generations(tmp_path / "agent")
+
+    def train(count):
+        arguments = ("--data", dataset(f"of-{count}", range(count)), "--out", agent.directory)
+        done = command("train", "--increment", *SETTINGS, *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+
+    train(12)
+    shutil.rmtree(agent.directory / "refs")
+    (agent.directory / "history.jsonl").unlink()
+    train(24)
+    assert (agent.live, agent.previous, agent.numbers()) == (2, 1, [1, 2])
+    assert [line["event"] for line in agent.history()] == ["adopted", "added", "promoted"]
+    for name in ("adapters.safetensors", "adapter_config.json", "run.json", "report.html"):
+        whole = (agent.directory / name).read_bytes()
+        (agent.directory / name).unlink()
+        (agent.directory / name).write_bytes(whole)
+    for name in ("refs", "generations"):
+        shutil.rmtree(agent.directory / name)
+    for name in ("history.jsonl", "live"):
+        (agent.directory / name).unlink()
+    train(36)
+    assert (agent.live, agent.previous, agent.numbers()) == (2, 1, [1, 2])
+    assert (agent.directory / "adapters.safetensors").is_symlink()

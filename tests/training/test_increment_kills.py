@@ -18,6 +18,7 @@ from safetensors.numpy import load, load_file
 
 from mlx_lora.backends.adapter_format import published
 from mlx_lora.data.dataset import Example, write_dataset
+from mlx_lora.runs.generations import Generations
 
 KILLED = Path(__file__).with_name("killed.py")
 SETTINGS = ("--config", "quickstart", "--set", "lora_rank=4", "--set", "max_steps=3", "--set", "save_steps=2")
@@ -138,6 +139,20 @@ def test_kills_at_every_kind_of_write(tmp_path, undisturbed):
     assert rounds.killed_at("increment.json")
     rounds.finish()
     rounds.check(undisturbed(1))
+
+
+@pytest.mark.slow
+def test_kills_of_a_first_round_that_goes_on_from_a_night(tmp_path, undisturbed):
+    agent, rounds = Generations(tmp_path / "agent"), Rounds(tmp_path / "agent")
+    agent.promote(agent.add(undisturbed(1).out / "rounds" / "0001" / "run", {"cycle": "0001"}), "better")
+    # The generation, its promotion, and the mark: none of them makes the round start from its own end.
+    for where in ("manifest", "history", "refs", "increment.json"):
+        assert rounds.killed_at(where), where
+        assert agent.live in (1, 2)
+    rounds.finish()
+    assert (agent.live, agent.previous, agent.numbers()) == (2, 1, [1, 2])
+    manifest = json.loads((agent.path(2) / "manifest.json").read_text())
+    assert (manifest["parent"], manifest["round"]) == (1, 1)
 
 
 @pytest.mark.slow
