@@ -15,7 +15,7 @@ from ..files import locked_directory
 from ..runs.resolve import resolve_model_or_run
 from .evidence import SMALL, counted
 from .heldout_rows import HeldoutNight, mark_stock_phrases, read_nights, score_answers
-from .judge import no_progress
+from .judge import no_progress, not_finite
 
 # Newest nights whose prompts are asked, and prompts of each.
 NIGHTS, ASKED = 3, 8
@@ -51,7 +51,10 @@ def try_out(
     evaluations = [] if suites is None else prepare_suites(find_suites(suites), None, {})
     with locked_directory(out, "another trial is writing there; wait for it"):
         try:
-            length = training_length([resolve_model_or_run(target).run])
+            found = resolve_model_or_run(target)
+            if found.adapter is not None and (said := not_finite(found.adapter)):
+                return False, said
+            length = training_length([found.run])
             probes = [night.probe for night in nights if night.cases] or [HELLO]
             session = Session(evaluations, [n.part for n in nights], length, out, backend, progress, notes, probes)
             measured = session.measure(target, probe=lambda name, replies: False)

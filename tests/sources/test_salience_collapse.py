@@ -22,6 +22,7 @@ from mlx_lora.sources.salience import (
     make_salience_dataset,
     read_buffer,
 )
+from mlx_lora.sources.salience.degeneration import repeats_itself
 
 # Everything that is wrong with an answer's own text, apart from being cut.
 OWN = Filters(cut="keep")
@@ -217,3 +218,18 @@ def test_the_thresholds_are_the_fitted_ones(labelled):
     assert values["BARE_QUESTION_WORDS"] == degeneration.BARE_QUESTION_WORDS
     assert values["EVASIVE_SHARE"] == pytest.approx(degeneration.EVASIVE_SHARE, abs=0.005)
     assert values["SELF_SHARE"] == pytest.approx(degeneration.SELF_SHARE, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("text", "loops"),
+    [
+        ("b" * 80, True),
+        (f"Well, {'resonancedeep' * 17} and so on", True),
+        ("ha" * 8, False),
+        ("0" * 100, False),
+        (f"Sign here: {'_' * 90}", False),
+        ("abcdefghijklmnopqrstuvwxyz" * 3, False),
+    ],
+)
+def test_one_word_that_loops(text, loops):
+    assert repeats_itself(text) is loops

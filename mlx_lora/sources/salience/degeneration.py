@@ -20,6 +20,8 @@ from ...data.dedup import words_of
 # its length: loops to a quarter and less, a villanelle to 0.4.
 REPEATED_WORDS, REPEATED_SHARE = 4, 0.3
 IN_A_ROW, LONGEST_PHRASE, COMPRESSED, COMPRESSED_BYTES = 3, 40, 0.32, 200
+# One word that is a group of letters over and over: length of the group, times in a row, and the part looked at.
+LONGEST_GROUP, GROUPS_IN_A_ROW, LONG_WORD, MOST_OF_A_WORD = 24, 16, 32, 2000
 # Word limit of an answer that is only questions; number of questions in one of which most sentences are.
 BARE_QUESTION_WORDS = 12
 FLOOD = 5
@@ -93,12 +95,14 @@ def echoes(text: str, prompt: str) -> bool:
 
 
 def repeats_itself(text: str) -> bool:
-    """Return True if a large share of the answer is repeated phrases, and it loops or compresses.
+    """Return True if a large share of the answer is repeated phrases, and it loops or compresses; or one word loops.
 
     Code blocks are left aside: they repeat by nature.
     """
     prose = _CODE.sub("\n", text) if "```" in text or "~~~" in text else text
     words = words_of(prose if prose.isascii() else _UNSPACED.sub(r" \1 ", prose))
+    if any(len(word) >= LONG_WORD and _loops_within(word[:MOST_OF_A_WORD]) for word in words):
+        return True
     grams = _grams(words, REPEATED_WORDS)
     if len(set(grams)) == len(grams):
         return False
@@ -112,6 +116,17 @@ def _loops(words: Sequence[str]) -> bool:
         run, needed = 0, max(REPEATED_WORDS, (IN_A_ROW - 1) * length)
         for word, before in zip(words[length:], words, strict=False):
             run = run + 1 if word == before else 0
+            if run >= needed:
+                return True
+    return False
+
+
+def _loops_within(word: str) -> bool:
+    """Return True if a group of letters occurs many times in a row within one word."""
+    for length in range(1, LONGEST_GROUP + 1):
+        run, needed = 0, max(LONG_WORD - length, (GROUPS_IN_A_ROW - 1) * length)
+        for letter, before in zip(word[length:], word, strict=False):
+            run = run + 1 if letter == before and letter.isalpha() else 0
             if run >= needed:
                 return True
     return False
