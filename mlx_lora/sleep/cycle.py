@@ -21,7 +21,7 @@ from .learning import RUN, learn, replay
 from .lock import night_lock
 from .nights import read_nights
 from .notification import notify
-from .promotion import confirm_or_roll_back, export, promote
+from .promotion import catch_up, confirm_or_roll_back, export, promote
 from .record import CYCLES, CycleRecord, Decision, Ended, read_cycles
 from .report import log_line, write_report
 from .schedule import installed
@@ -185,6 +185,8 @@ def _close(cycle: Cycle) -> Outcome:
         page = write_report(directory, record.key)
         with open(directory / LOG, "a", encoding="utf-8") as log:
             log.write(log_line(content) + "\n")
+        if content["decision"] != "promoted":
+            catch_up(cycle)
         cycle.generations.collect(cycle.config.keep)
         for place in (record.directory / RUN / "checkpoints", record.directory / "stores"):
             shutil.rmtree(place, ignore_errors=True)

@@ -63,3 +63,13 @@ def export(cycle: Cycle, number: int) -> dict[str, Any]:
         return export_generation(cycle.generations, number, wish, place, cycle.around.progress)
     except UserError as error:
         return {"failed": first_line(error)}
+
+
+def catch_up(cycle: Cycle) -> None:
+    """Complete the export of what is live where an earlier night's failed, so that the alias follows."""
+    number = cycle.generations.live
+    maker = next((one for one in reversed(cycle.before) if one.content["generation"] == number), None)
+    if number is not None and maker is not None and "failed" in (maker.result("export") or {}):
+        found = export(cycle, number)
+        if "failed" not in found:
+            cycle.record.content.setdefault("notes", []).append(f"generation {number} is exported now")

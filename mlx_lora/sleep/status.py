@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..backends.adapter_format import has_generations
 from ..errors import UserError
 from ..runs.generations import Generations
+from ..runs.names import ADAPTERS
 from .lock import is_running, read_owner
 from .record import CYCLES, read_cycles
-from .schedule import installed
+from .schedule import SCHEDULE_FILE, installed
+
+
+def _has_nights(place: Path) -> bool:
+    return (place / CYCLES).is_dir() or has_generations(place) or (place / SCHEDULE_FILE).exists()
 
 
 def status_of(name: Path) -> dict[str, Any]:
@@ -18,10 +24,10 @@ def status_of(name: Path) -> dict[str, Any]:
     Raises:
         UserError: the directory holds neither nights nor generations.
     """
-    name = name.expanduser()
-    generations = Generations(name)
-    if not (name / CYCLES).is_dir() and not generations.numbers() and installed(name) is None:
+    name = next((place for place in (name.expanduser(), ADAPTERS / name) if _has_nights(place)), name)
+    if not _has_nights(name):
         raise UserError(f"{name}: there are neither nights nor generations; name the directory of the config's `name`")
+    generations = Generations(name)
     cycles = read_cycles(name)
     schedule = installed(name)
     last = cycles[-1] if cycles else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..options import json_option
-from ..output import print_json, say
+from ..output import print_json, print_notes, say
 
 
 @click.command()
@@ -20,11 +20,10 @@ def promote(name: str, generation: int, reason: str, as_json: bool) -> None:
     mlx-lora sleep promote agent 7
     """
     from ...runs.names import find_generations
+    from ...sleep.undo import promote as make_live
 
     generations = find_generations(name)
-    generations.promote(generation, reason)
-    if generations.trial == generation:
-        generations.confirm(reason)
+    print_notes(make_live(generations, generation, reason))
     if as_json:
         print_json({"name": str(generations.directory), **generations.refs.named(), "reason": reason})
     else:

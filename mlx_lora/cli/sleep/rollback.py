@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..options import json_option
-from ..output import print_json, say
+from ..output import print_json, print_notes, say
 
 
 @click.command()
@@ -22,11 +22,12 @@ def rollback(name: str, to: int | None, reason: str, as_json: bool) -> None:
     mlx-lora sleep rollback agent --reason "it answers in capitals"
     """
     from ...runs.names import find_generations
+    from ...sleep.undo import roll_back
 
     generations = find_generations(name)
     before = generations.live
-    number = generations.rollback(reason, to)
-    # Here the alias in Ollama follows: sleep.publish.point_alias, which is not merged yet.
+    number, notes = roll_back(generations, reason, to)
+    print_notes(notes)
     if as_json:
         print_json({"name": str(generations.directory), "live": number, "before": before, "reason": reason})
     else:
