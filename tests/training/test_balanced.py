@@ -115,7 +115,9 @@ def test_the_best_state_is_the_one_whose_worst_part_is_best(mixed, monkeypatch, 
     adapter = load_file(out / "adapters.safetensors")
     name = next(iter(adapter))
     assert any(np.array_equal(adapter[name], value) for key, value in kept.items() if key.endswith(name))
-    assert f"best, at step {best}" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert f"best, at step {best}" in page
+    assert "Validation loss by part" in page
     assert events(out, "evaluation")[-1]["losses"]["0002"] == 3.8
 
 
