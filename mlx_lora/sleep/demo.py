@@ -21,7 +21,7 @@ RESULTS = "demo.json"
 SHAPES = [shape.value for shape in TrajectoryShape]
 NIGHTS = {"monday": SHAPES[0:2], "tuesday": SHAPES[2:4], "wednesday": SHAPES[0:4]}
 COLLAPSED = "wednesday"
-PER_SHAPE, PER_SHAPE_COLLAPSED = 60, 25
+PER_SHAPE, PER_SHAPE_COLLAPSED = 60, 50
 # What an adapter said that had collapsed: one expression, over and over.
 STUCK = "~warmth~ ~warmth~ ~warmth~"
 EXPECTED = ["promoted", "promoted", "failed"]

@@ -68,17 +68,20 @@ def learn(config: SleepConfig, live: Path | None, cycle: Path, *, quiet: bool) -
     Raises:
         UserError: see ``train``.
     """
+    training, replayed = config.training(), (cycle / REPLAY).exists()
     data: Any = str(cycle / DATA)
-    if (cycle / REPLAY).exists():
+    if replayed:
         share = config.replay.share
         data = [{"path": data, "weight": 1 - share}, {"path": str(cycle / REPLAY), "weight": share}]
     settings = replace(
-        config.training(),
+        training,
         data=data,
         output_dir=str(cycle / RUN),
         init_adapter=None if live is None else str(live),
-        balance_batches=isinstance(data, list),
+        balance_batches=replayed,
         keep_best_by="worst",
+        # A night of few rows is drawn as often as one of many.
+        waive_checks=list({*training.waive_checks, "mostly_copies"}) if replayed else training.waive_checks,
     )
     trained = train(settings, quiet=quiet)
     if trained is None:  # a rank of a distributed run, which the cycle does not start
@@ -130,7 +133,9 @@ def _answerer(
         for start in range(0, len(conversations), target.group):
             group = conversations[start : start + target.group]
             settings = Generation(max_tokens, temperature=1.0, seed=seed + start)
-            texts += [reply.text or "" for reply in target.answer(group, [""] * len(group), settings)]
+            replies = target.answer(group, [""] * len(group), settings)
+            # One that was cut at the limit would teach a false end.
+            texts += [(reply.text or "") if reply.completion_tokens <= max_tokens else "" for reply in replies]
         return texts
 
     return answer
