@@ -183,8 +183,7 @@ def _ollama(reference: Reference, seconds: float) -> Target:
 
 
 def _server(reference: Reference, seconds: float) -> Target:
-    from ..engines.openai_completions import complete, opening_of
-    from ..engines.openai_likelihood import likelihoods
+    from ..engines.openai_completions import complete, likelihoods, opening_of
     from ..engines.openai_server import OpenAIServer
 
     # Streamed, so that the time to the first token is measured.

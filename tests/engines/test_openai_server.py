@@ -10,7 +10,7 @@ import time
 import pytest
 from completions_server import completions_server
 
-from mlx_lora.engines.openai_likelihood import likelihoods
+from mlx_lora.engines.openai_completions import likelihoods
 from mlx_lora.engines.openai_server import OpenAIServer, parse_address
 from mlx_lora.errors import UserError
 
