@@ -38,8 +38,8 @@ from mlx_lora.bench.model_shapes import shape_config
 
 from mlx_lora.backends.mlx.backend import MLXBackend
 from mlx_lora.backends.mlx.generation import Generation
-from mlx_lora.backends.prompt_prefix import common_prefix
 from mlx_lora.data.chat_template import encode_prompt
+from mlx_lora.data.collate import prompts_prefix
 from mlx_lora.evaluation.targets import GROUP
 from mlx_lora.models.resolve import resolve_model
 from mlx_lora.sources.eisv import (
@@ -127,7 +127,7 @@ def measure_eisv(count: int, tokens: int, rounds: int) -> dict[str, Any]:
     return {
         "prompts": count,
         "prompt_tokens": sum(map(len, prompts)),
-        "common_tokens": len(common_prefix(prompts)),
+        "common_tokens": len(prompts_prefix(prompts)),
         "answer_tokens": sum(len(backend.tokenizer.encode(text, add_special_tokens=False)) for text in found[0]),
         "ours": timers[0].result(),
         "batch_generate": timers[1].result(),

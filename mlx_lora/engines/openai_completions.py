@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any
 
 from ..errors import UserError
+from .http import RequestFailed
 from .openai_format import first_choice
 from .openai_server import OpenAIServer
 from .reply import Likelihood, Opening, Reply, continuation_start, in_parallel
-from .requests import RequestFailed
 
 # OpenAI's limit.
 MOST_STOPS = 4

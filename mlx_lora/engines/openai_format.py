@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from ..errors import shortened
+from .http import RequestFailed
 from .reply import Reply, rate
-from .requests import RequestFailed
 
 
 def message_of(error: Any) -> str:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from ..sources.eisv.coherence import GATE1_COHERENCE, expression_trajectory_coherence
 from ..sources.eisv.generator import ExpressionGenerator, feedback_generator
 from ..sources.eisv.prompt_format import pattern_name, validate_output
 from ..sources.eisv.trajectory import TrajectoryShape, shape_name
-from ..sources.eisv.vocabulary import ALL_TOKENS, SHAPE_TOKEN_AFFINITY
+from ..sources.eisv.vocabulary import ALL_TOKENS, GATE1_COHERENCE, SHAPE_TOKEN_AFFINITY, expression_trajectory_coherence
 
 # The share of well-formed outputs that Gate 1 requires.
 GATE1_VALID_RATE = 0.90
