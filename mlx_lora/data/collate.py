@@ -13,8 +13,6 @@ from .tokenize import EncodedExample
 PAD_TO = 8
 PREFIX_STEP = 8
 POSITIONS_STEP = 32
-# A shorter prefix is not worth its copies.
-LEAST_PREFIX = 8
 
 
 @dataclass
@@ -62,13 +60,6 @@ def common_prefix(examples: Sequence[EncodedExample]) -> int:
     differs = (block != block[0]).any(axis=0)
     shared = int(differs.argmax()) if differs.any() else limit
     return shared // PREFIX_STEP * PREFIX_STEP
-
-
-def prompts_prefix(prompts: Sequence[list[int]]) -> list[int]:
-    """Return the longest common prefix of prompts, which generation computes once."""
-    first, last = min(prompts), max(prompts)
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return first[:length]
 
 
 def collate(

@@ -19,7 +19,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ...data.collate import LEAST_PREFIX, prompts_prefix
+from ...data.batch_encoding import LEAST_PREFIX, common_prefix
 from ..loss_plan import agrees
 from .prefix import arrays_of, copies, set_arrays, windows
 from .trunk import UNFIT
@@ -195,7 +195,7 @@ class Generation:
         if not self.shares or not self._probed:
             return None
         # Two tokens at least stay in each row: mlx-lm starts rows of one before the others, and would draw others.
-        common = prompts_prefix([prompt[:-2] for prompt in prompts])
+        common = common_prefix([prompt[:-2] for prompt in prompts])
         kept = self._prefix
         # A single prompt shares nothing, and a part of a suite may have more in common than the whole.
         enough = 1 if len(prompts) == 1 else len(common) // 2

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from ...data.collate import LEAST_PREFIX, prompts_prefix
+from ...data.batch_encoding import LEAST_PREFIX, common_prefix
 from ..loss_plan import agrees
 from .loss import cache_name, decoded
 
@@ -22,7 +22,7 @@ PROBE_PREFIX, PROBE_OWN = 8, (3, 7)
 
 def shared_tokens(prompts: Sequence[list[int]]) -> int:
     """Return the length of the prefix to compute once: each prompt goes on after it; 0 if it is not worth it."""
-    length = len(prompts_prefix([prompt[:-1] for prompt in prompts]))
+    length = len(common_prefix([prompt[:-1] for prompt in prompts]))
     return length if len(prompts) > 1 and length >= LEAST_PREFIX else 0
 
 
