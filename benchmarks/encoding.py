@@ -9,10 +9,8 @@ base's), so that loading it takes no time to speak of; CPU seconds are those of 
 from __future__ import annotations
 
 import argparse
-import datetime
 import hashlib
 import json
-import platform
 import random
 import shutil
 import tempfile
@@ -22,6 +20,7 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models import llama
+from record import record
 
 from mlx_lora.config import TrainingConfig
 from mlx_lora.data.tokenize import EncodedExample
@@ -102,20 +101,15 @@ def main() -> None:
         config = TrainingConfig(model_name=str(base), data=str(data), output_dir=str(Path(temporary) / "run"))
         cpu, wall = time.process_time(), time.perf_counter()
         ready = prepare(config)
-        result = {
-            "date": datetime.date.today().isoformat(),
-            "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-            "tokenizer": given.tokenizer.name,
-            "rows": given.rows,
-            "tokens": sum(map(len, ready.train)),
-            "cpu_seconds": round(time.process_time() - cpu, 1),
-            "seconds": round(time.perf_counter() - wall, 1),
-            "sha256": fingerprint(ready.train),
-        }
-    print(json.dumps(result, indent=2))
-    if given.out:
-        given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "results.json").write_text(json.dumps(result, indent=2) + "\n")
+        record(
+            given.out,
+            tokenizer=given.tokenizer.name,
+            rows=given.rows,
+            tokens=sum(map(len, ready.train)),
+            cpu_seconds=round(time.process_time() - cpu, 1),
+            seconds=round(time.perf_counter() - wall, 1),
+            sha256=fingerprint(ready.train),
+        )
 
 
 if __name__ == "__main__":

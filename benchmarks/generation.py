@@ -15,9 +15,6 @@ threads.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import random
 import statistics
 import time
@@ -34,11 +31,12 @@ import mlx_lm
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import _get_classes
-from mlx_lora.bench.model_shapes import shape_config
+from record import record
 
 from mlx_lora.backends.mlx.backend import MLXBackend
 from mlx_lora.backends.mlx.generation import Generation
-from mlx_lora.backends.prompt_prefix import common_prefix
+from mlx_lora.bench.cases import shape_config
+from mlx_lora.data.batch_encoding import common_prefix
 from mlx_lora.data.chat_template import encode_prompt
 from mlx_lora.evaluation.targets import GROUP
 from mlx_lora.models.resolve import resolve_model
@@ -188,18 +186,13 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, help="a smaller model of the same proportions")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    result = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "device": mx.default_device().type.name,
-        "mlx_lm": mlx_lm.__version__,
-        "eisv": measure_eisv(given.prompts, given.tokens, given.rounds),
-        "one_by_one": measure_one_by_one(given.shape, given.hidden),
-    }
-    print(json.dumps(result, indent=2))
-    if given.out:
-        given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "results.json").write_text(json.dumps(result, indent=2) + "\n")
+    record(
+        given.out,
+        device=mx.default_device().type.name,
+        mlx_lm=mlx_lm.__version__,
+        eisv=measure_eisv(given.prompts, given.tokens, given.rounds),
+        one_by_one=measure_one_by_one(given.shape, given.hidden),
+    )
 
 
 if __name__ == "__main__":

@@ -10,9 +10,6 @@ sides, prompt and answer; an answer of an agent's buffer has one, and counts wor
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +17,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
+from record import record
 
 from mlx_lora.data.dedup import BIGRAMS_ALIKE, WORDS_ALIKE, NearDuplicates, bigram_multiset, word_set
 
@@ -121,17 +119,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    result = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    found = {
         "pairs": given.pairs,
         f"prompt and answer, bigrams, {BIGRAMS_ALIKE}": measure(given.pairs, 2, bigram_multiset, BIGRAMS_ALIKE),
         f"one answer, words, {WORDS_ALIKE}": measure(given.pairs, 1, word_set, WORDS_ALIKE),
     }
-    print(json.dumps(result, indent=2))
-    if given.out:
-        given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "results.json").write_text(json.dumps(result, indent=2) + "\n")
+    record(given.out, **found)
 
 
 if __name__ == "__main__":

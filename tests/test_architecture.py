@@ -41,3 +41,11 @@ def test_every_package_is_in_the_table_in_the_order_of_the_contract():
     packages = {path.name for path in (REPO / "mlx_lora").iterdir() if (path / "__init__.py").exists()}
     packages |= {path.stem for path in (REPO / "mlx_lora").glob("*.py")} - {"__init__", "__main__"}
     assert packages == set(layers)
+
+
+def test_modules_stay_small():
+    """No module has more than 300 lines, and none of the commands more than 70."""
+    package = REPO / "mlx_lora"
+    lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in package.rglob("*.py")}
+    most = {file: 70 if file.is_relative_to(package / "cli") else 300 for file in lines}
+    assert {str(file.relative_to(REPO)): count for file, count in lines.items() if count > most[file]} == {}

@@ -22,7 +22,7 @@ def check(files: tuple[Path, ...], suites: str, profile: str | None, as_json: bo
     \b
     mlx-lora eval check docs/*.md --suite pdca_schema --profile template_v3
     """
-    from ..evaluation.documents import check_documents
+    from ..evaluation.scoring import check_documents
 
     report = check_documents(files, suites, profile)
     if as_json:

@@ -57,8 +57,8 @@ def gate(
 @json_option
 def baseline(cases: Path, seed: int, as_json: bool) -> None:
     """Show what the same cases score without a model: chance, prompted guessing, the rules, and the best possible."""
-    from ..evaluation.eisv_baselines import run_baselines
     from ..evaluation.eisv_cases import read_eisv_cases
+    from ..evaluation.eisv_scoring import run_baselines
 
     found = run_baselines([case.group for case in read_eisv_cases(cases)], seed)
     if as_json:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UserError
+from .batch_encoding import common_length
 from .chat_template import render
 from .frame_cache import FrameCache, align_cached, frame_cache
 from .template_frame import REASONING_KEYS, Alignment, Cover, PrintedRun, cover, tail, template_source
@@ -254,6 +255,6 @@ class _Finder:
 
 def _shared(text: str, other: str) -> int:
     """Return the length of the common prefix, cut back to where ``text`` may be divided."""
-    same = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
+    same = common_length(text, other)
     ends = (match.end() for match in _ATOM.finditer(text))
     return max((end for end in ends if end <= same), default=0)

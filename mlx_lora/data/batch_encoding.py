@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 # Minimum length in characters of a common prefix that is encoded separately.
 MIN_PREFIX = 32
+# A shorter prefix of prompts, in tokens, is not worth its copies.
+LEAST_PREFIX = 8
 
 Tokens = tuple[np.ndarray, np.ndarray]
+Item = TypeVar("Item", str, list[int])
 
 
 def encode_text(tokenizer: Any, text: str) -> Tokens:
@@ -26,7 +29,7 @@ def encode_text(tokenizer: Any, text: str) -> Tokens:
 
 def encode_texts(tokenizer: Any, texts: Sequence[str]) -> Iterator[Tokens]:
     """Yield the result of :func:`encode_text` for each text."""
-    common = _common_beginning(texts) if len(texts) > 2 else ""
+    common = common_prefix(texts) if len(texts) > 2 else ""
     mark, end = _last_divider(tokenizer, common)
     start = end - len(mark)
     ids, offsets = encode_text(tokenizer, common[:end])
@@ -54,10 +57,17 @@ def _arrays(encoding: Any) -> Tokens:
     return np.array(encoding.ids, dtype=np.int32), offsets
 
 
-def _common_beginning(texts: Sequence[str]) -> str:
-    # The common prefix of the first and the last in sorted order is common to all.
-    first, last = min(texts), max(texts)
-    return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+def common_prefix(sequences: Sequence[Item]) -> Item:
+    """Return the longest common prefix of texts, or of lists of tokens."""
+    # That of the first and the last in sorted order is common to all.
+    first, last = min(sequences), max(sequences)
+    return first[: common_length(first, last)]
+
+
+def common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """Return the length of the common prefix of two sequences."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def _last_divider(tokenizer: Any, common: str) -> tuple[str, int]:

@@ -18,9 +18,8 @@ from urllib.parse import urlsplit
 
 from ..errors import LONGEST, UserError, first_line, shortened, visible
 from ..files import sha256_of
-from .http import options_for
+from .http import BUSY, RequestFailed, Requests, options_for
 from .reply import Messages, Reply, in_parallel, rate, seed_of
-from .requests import BUSY, RequestFailed, Requests
 
 DEFAULT_PORT = 11434
 # Loading or quantizing a large model can be silent for minutes.

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from ..errors import shortened
+from .http import RequestFailed
 from .reply import Reply, rate
-from .requests import RequestFailed
 
 
 def message_of(error: Any) -> str:
@@ -21,10 +21,7 @@ def read_choice(content: dict[str, Any], part: str) -> dict[str, Any]:
     Raises:
         RequestFailed: there is none.
     """
-    try:
-        found = content["choices"][0][part]
-    except (KeyError, IndexError, TypeError):
-        found = None
+    found = first_choice(content).get(part)
     if not isinstance(found, dict):
         raise RequestFailed(f"its answer has no {part} in choices (it says {shortened(json.dumps(content))})")
     return found
@@ -37,11 +34,16 @@ def merged(last: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "choices": [choice]}
 
 
-def finish_of(content: dict[str, Any]) -> Any:
-    """Return the finish reason of the first choice; ``None`` without one."""
+def first_choice(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the first choice of a completion or of a part of a stream; an empty object without one."""
     choices = content.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
-    return first.get("finish_reason") if isinstance(first, dict) else None
+    return first if isinstance(first, dict) else {}
+
+
+def finish_of(content: dict[str, Any]) -> Any:
+    """Return the finish reason of the first choice; ``None`` without one."""
+    return first_choice(content).get("finish_reason")
 
 
 def read_reply(content: dict[str, Any]) -> Reply:

@@ -10,10 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import LONGEST, UserError, shortened, visible
-from .http import options_for
+from .http import BUSY, RequestFailed, Requests, options_for, trouble
 from .openai_format import finish_of, merged, message_of, read_choice, read_reply
 from .reply import Messages, Reply, in_parallel, rate, seed_of
-from .requests import BUSY, RequestFailed, Requests, trouble
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 PROBE_SECONDS = 30.0

@@ -8,6 +8,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
+from ..data.batch_encoding import common_length
+
 Messages = Sequence[dict[str, Any]]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -79,8 +81,7 @@ def continuation_start(prompt: Sequence[int], tokens: Sequence[int]) -> int:
 
     The first token of all has no log-probability, so it is never 0.
     """
-    same = next((i for i, (one, other) in enumerate(zip(prompt, tokens, strict=False)) if one != other), len(prompt))
-    return max(1, min(same, len(tokens)))
+    return max(1, common_length(prompt, tokens))
 
 
 def rate(tokens: float, seconds: float) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 # Shares of losses among discordant pairs that are tested, the midpoints of 40 parts of (½, 1).
@@ -42,12 +41,3 @@ class CollapseStop:
             if self.stopped_after is None and self.e_value >= STOP_AT:
                 self.stopped_after = self.answers
         return self.stopped_after is not None
-
-
-def collapse_after(pairs: Iterable[tuple[bool, bool]]) -> int | None:
-    """Return the number of answers after which (candidate, reference) pairs stop, ``None`` if they do not."""
-    stop = CollapseStop()
-    for candidate, reference in pairs:
-        if stop.add(candidate, reference):
-            return stop.stopped_after
-    return None

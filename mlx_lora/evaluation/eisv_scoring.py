@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from ..sources.eisv.coherence import GATE1_COHERENCE, expression_trajectory_coherence
+from ..sources.eisv.generator import ExpressionGenerator, feedback_generator
 from ..sources.eisv.prompt_format import pattern_name, validate_output
 from ..sources.eisv.trajectory import TrajectoryShape, shape_name
-from ..sources.eisv.vocabulary import ALL_TOKENS, SHAPE_TOKEN_AFFINITY
+from ..sources.eisv.vocabulary import ALL_TOKENS, GATE1_COHERENCE, SHAPE_TOKEN_AFFINITY, expression_trajectory_coherence
 
 # The share of well-formed outputs that Gate 1 requires.
 GATE1_VALID_RATE = 0.90
@@ -101,6 +101,32 @@ def evaluate_baseline(
         "diversity": vocabulary_diversity_per_shape([{"shape": s, "tokens": t} for s, t in drawn]),
         "n_records": len(records),
     }
+
+
+def _rules(shapes: Sequence[str], generate: Callable[[str], list[str]], name: str) -> dict[str, Any]:
+    drawn = [(shape, generate(shape)) for shape in shapes]
+    return {
+        "condition": name,
+        "mean_coherence": sum(expression_trajectory_coherence(s, t) for s, t in drawn) / len(drawn),
+        "tokens_in_use": len({token for _, tokens in drawn for token in tokens}),
+    }
+
+
+def run_baselines(shapes: Sequence[str], seed: int = 0) -> list[dict[str, Any]]:
+    """Return the coherence of random, prompt-conditioned, rules, rules with feedback and oracle, in this order."""
+    records = [{"shape": shape} for shape in shapes]
+
+    def baseline(condition: BaselineCondition, name: str) -> dict[str, Any]:
+        result = evaluate_baseline(records, condition, seed=seed)
+        return {"condition": name, "mean_coherence": result["mean_coherence"]}
+
+    return [
+        baseline(BaselineCondition.RANDOM, "random"),
+        baseline(BaselineCondition.PROMPT_CONDITIONED, "prompt_conditioned"),
+        _rules(shapes, ExpressionGenerator(seed).generate, "rules"),
+        _rules(shapes, feedback_generator(seed).generate, "rules_with_feedback"),
+        baseline(BaselineCondition.SHAPE_MATCHED, "oracle"),
+    ]
 
 
 def evaluate_predictions(predictions: Sequence[Mapping[str, Any]]) -> EvalResults:

@@ -55,7 +55,6 @@ def judge_reports(
     expected: Mapping[str, str] | None = None,
     waivers: Mapping[str, str] | None = None,
     *,
-    target_score: float = TARGET_SCORE,
     on_inconclusive: Literal["pass", "block"] = "pass",
 ) -> dict[str, Any]:
     """Return the content of ``eval_report_final.json``.
@@ -88,15 +87,15 @@ def judge_reports(
     shipped = all(r.status == "PASSED" for r in results if r.gate == "ship")
     settled = all(r.status in ("PASSED", "WAIVED") for r in results)
     # A mean of rates such as 0.9 and 0.9 is a little below 0.9.
-    reached = overall >= target_score - 1e-12
+    reached = overall >= TARGET_SCORE - 1e-12
     reasons = [f"{r.test_name}: {reason}" for r in results if r.status in ("FAILED", "BLOCKED") for reason in r.reasons]
     if not reached:
-        reasons.append(f"the overall score {overall:.3f} is below {target_score:g}")
+        reasons.append(f"the overall score {overall:.3f} is below {TARGET_SCORE:g}")
     return {
         "format": FORMAT,
         "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
         "overall_score": overall,
-        "target_score": target_score,
+        "target_score": TARGET_SCORE,
         "ship_gates_passed": shipped,
         "cleared_for_deployment": shipped and settled and reached,
         "on_inconclusive": on_inconclusive,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,16 +51,13 @@ def encode(tokenizer: Any, text: str, special: bool = True) -> list[int]:
     return ids
 
 
-def token_likelihoods(
-    backend: Backend, pairs: Sequence[Tokens], advance: Callable[[int], None] = lambda done: None
-) -> list[Likelihood]:
+def token_likelihoods(backend: Backend, pairs: Sequence[Tokens]) -> list[Likelihood]:
     """Return the log-probabilities of (context, continuation) pairs of token ids.
 
     A context is truncated on its left where the model's own ends; an empty continuation has no log-probability.
     """
     found = [Likelihood() for _ in pairs]
     examples = {n: _example(*pair, backend.base.context) for n, pair in enumerate(pairs) if pair[1]}
-    done = len(pairs) - len(examples)
     for numbers in _batches(examples):
         batch = collate([examples[number] for number in numbers])
         logprobs, top = backend.log_probabilities(batch)
@@ -69,8 +66,6 @@ def token_likelihoods(
             end = place + int(examples[number].supervised.sum())
             found[number] = Likelihood(logprobs[place:end], all(top[place:end]))
             place = end
-        done += len(numbers)
-        advance(done)
     return found
 
 

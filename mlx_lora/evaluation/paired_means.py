@@ -7,8 +7,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from .quantiles import t_quantile
-from .statistics import Verdict, verdict
+from .statistics import Verdict, t_quantile, verdict
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from ..data.dataset import read_jsonl
@@ -136,15 +136,15 @@ def open_remote(reference: Reference, seconds: float | None = None) -> Target:
     return opener(reference, usual if seconds is None else seconds)
 
 
+def _chat(ask: Callable[..., Iterator[tuple[int, Reply]]]) -> Chat:
+    """Return the chat of a client, which takes the settings by their names."""
+    return lambda conversations, seeds, settings: ask(conversations, **{**vars(settings), "seed": seeds})
+
+
 def _gguf(reference: Reference, seconds: float) -> Target:
     from ..engines.llamacpp.session import GGUFModel
 
     model = GGUFModel(reference.location, seconds=seconds)
-
-    def chat(
-        conversations: Sequence[Messages], seeds: Sequence[int], settings: Generation
-    ) -> Iterator[tuple[int, Reply]]:
-        return model.chat(conversations, max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seeds)
 
     def complete(texts: Sequence[str], settings: Generation, stops: Sequence[str]) -> Iterator[tuple[int, Reply]]:
         return model.complete(texts, **vars(settings))
@@ -155,7 +155,7 @@ def _gguf(reference: Reference, seconds: float) -> Target:
     return EngineTarget(
         reference.name,
         lambda: f"gguf:{sha256_of(reference.location)}",
-        chat,
+        _chat(model.chat),
         facts,
         model.likelihoods,
         complete,
@@ -169,37 +169,24 @@ def _ollama(reference: Reference, seconds: float) -> Target:
 
     client, name = Ollama(seconds=seconds), check_name(reference.remote_model)
 
-    def chat(
-        conversations: Sequence[Messages], seeds: Sequence[int], settings: Generation
-    ) -> Iterator[tuple[int, Reply]]:
-        return client.chat(
-            name, conversations, max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seeds
-        )
-
     made = client.description_sha256(name)
     if made is None:
         raise UserError(f"{reference.name}: Ollama has no model {name}; `ollama list` names those that it has")
-    return EngineTarget(reference.name, lambda: f"ollama:{client.url}:{name}:{made}", chat)
+    return EngineTarget(reference.name, lambda: f"ollama:{client.url}:{name}:{made}", _chat(partial(client.chat, name)))
 
 
 def _server(reference: Reference, seconds: float) -> Target:
-    from ..engines.openai_completions import complete, opening_of
-    from ..engines.openai_likelihood import likelihoods
+    from ..engines.openai_completions import complete, likelihoods, opening_of
     from ..engines.openai_server import OpenAIServer
 
     # Streamed, so that the time to the first token is measured.
     server = OpenAIServer(reference.name, stream=True, seconds=seconds)
     server.check()
 
-    def chat(
-        conversations: Sequence[Messages], seeds: Sequence[int], settings: Generation
-    ) -> Iterator[tuple[int, Reply]]:
-        return server.chat(conversations, max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seeds)
-
     return EngineTarget(
         reference.name,
         lambda: f"server:{server.url}:{server.model}",
-        chat,
+        _chat(server.chat),
         likelihoods=lambda pairs: likelihoods(server, pairs),
         complete=lambda texts, settings, stops: complete(server, texts, **vars(settings), stops=stops),
         opening=lambda: opening_of(server),

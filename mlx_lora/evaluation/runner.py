@@ -126,6 +126,6 @@ def run_suite(
     score(replies)
     report = suite_report(suite, target, cases, replies, scores, evaluation.scorers, settings) | evaluation.about
     if out is not None:
-        write_samples(out / SAMPLES.format(suite.name), suite, cases, replies, scores, settings)
+        write_samples(out / SAMPLES.format(suite.name), cases, replies, scores, settings)
         write_json(out / REPORT.format(suite.name), report)
     return report

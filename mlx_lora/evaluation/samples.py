@@ -12,12 +12,11 @@ from ..engines.reply import Reply
 from ..files import write_atomic
 from .cases import Case
 from .scorers.base import Score
-from .suite import Generation, Suite
+from .suite import Generation
 
 
 def write_samples(
     file: Path,
-    suite: Suite,
     cases: Sequence[Case],
     replies: Sequence[Reply],
     scores: Sequence[Score],

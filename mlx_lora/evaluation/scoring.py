@@ -1,12 +1,18 @@
-"""Joint score of a case: all checks of a suite on one answer."""
+"""Joint score of all checks of a suite: on the answer to a case, and on documents that exist already."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from ..engines.reply import Reply
+from ..errors import UserError, first_line
+from ..user_files import read_text
 from .cases import Case
+from .scorers import make_scorer
 from .scorers.base import Score, Scorer
+from .suite import load_suite
 
 
 def score_replies(scorers: Sequence[Scorer], cases: Sequence[Case], replies: Sequence[Reply]) -> list[Score]:
@@ -35,3 +41,36 @@ def score_text(scorers: Iterable[Scorer], case: Case, text: str) -> Score:
 def failures(scores: Iterable[Score]) -> list[str]:
     """Return the reason of each check that did not pass."""
     return [score.reason or "a check failed" for score in scores if not score.passed]
+
+
+def check_documents(files: Sequence[Path], suite: str, profile: str | None = None) -> dict[str, Any]:
+    """Run the checks of a suite over documents, each as if it were an answer.
+
+    Args:
+        profile: replaces the suite's own.
+
+    Returns:
+        "suite", "profile", "files" and "passed" (counts), "results" [{"file", "passed", "reasons"}].
+
+    Raises:
+        UserError: an unknown suite or profile, a file that cannot be read, or a check that needs a case's reference.
+    """
+    found = load_suite(suite)
+    scorers = [make_scorer(check, profile, found.file.parent, found.profile) for check in found.checks]
+    results: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            text = read_text(file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{file}: this document cannot be read ({first_line(error)}); check the path") from None
+        case = Case(str(file), [{"role": "user", "content": ""}])
+        reasons = failures(scorer(case, text) for scorer in scorers)
+        results.append({"file": str(file), "passed": not reasons, "reasons": reasons})
+    passed = sum(result["passed"] for result in results)
+    return {
+        "suite": found.name,
+        "profile": profile or found.profile,
+        "files": len(files),
+        "passed": passed,
+        "results": results,
+    }

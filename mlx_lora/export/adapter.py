@@ -12,6 +12,7 @@ from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE
 from ..backends.mlx.layer_streaming import load_lazily
 from ..config import TrainingConfig
 from ..errors import UserError
+from ..files import writing
 from ..models.parameters import trainable_parameters
 from ..models.resolve import ResolvedModel, check_safetensors
 from ..user_files import read_text
@@ -115,6 +116,24 @@ def read_arrays(file: Path) -> dict[str, Any]:
         if not bool(mx.all(mx.isfinite(value))):
             raise UserError(f"{file}: {name} holds a number that is not finite, so the training of it had failed")
     return arrays
+
+
+def write_arrays(file: Path, arrays: dict[str, Any], format_name: str) -> None:
+    """Write MLX arrays as safetensors.
+
+    Args:
+        format_name: "mlx", or "pt" for PEFT.
+
+    Raises:
+        UserError: the disk is full, or the write fails.
+    """
+    import mlx.core as mx
+
+    with writing(file):
+        try:
+            mx.save_safetensors(str(file), arrays, metadata={"format": format_name})
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
 
 
 def _pairs(file: Path, arrays: dict[str, Any]) -> dict[str, LoraWeights]:

@@ -82,9 +82,7 @@ def fuse(
     serving = serving_notes(tokenizer, source.run.get("system_prompt"))
     with new_file(out) as directory:
         checks, notes = write_fused(source, weights, directory, questions, tokenizer, progress)
-        report = publish_or_reject(directory, out, checks, [*notes, *serving])
-        report.plan = steps
-        return report
+        return publish_or_reject(directory, out, checks, [*notes, *serving], steps)
 
 
 def write_fused(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.batch_encoding import common_length
 from ..data.chat_template import encode_prompt
 from ..data.dataset import Example, read_split
 from ..data.tokenize import EncodedExample, encode_example
@@ -202,8 +203,7 @@ def drafted_answer(source: Source, gguf: Path, prompt: list[int], count: int, en
             draft = drafted.greedy
         places = list(range(len(known) - 1, len(known) + len(draft) - 1))
         own = adapter_logits(source, [[*known, *draft[:-1]]], [places])[0].argmax(axis=1).tolist()
-        same = next((i for i, (one, other) in enumerate(zip(own, draft, strict=True)) if one != other), len(draft) - 1)
-        answer += own[: same + 1]
+        answer += own[: common_length(own, draft) + 1]
     return answer
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -104,7 +104,11 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 
 def publish_or_reject(
-    temporary: Path, path: str | Path, checks: list[ExportCheck], notes: list[str] | None = None
+    temporary: Path,
+    path: str | Path,
+    checks: list[ExportCheck],
+    notes: Sequence[str] = (),
+    plan: Sequence[Step] = (),
 ) -> ExportReport:
     """Publish a file (or directory) under its name if every check passed, else set it aside as ``<name>.rejected``.
 
@@ -112,7 +116,7 @@ def publish_or_reject(
         UserError: the name is taken by now, or the file system refuses.
     """
     path = Path(path)
-    report = ExportReport(str(path), checks, notes or [])
+    report = ExportReport(str(path), checks, [*notes], [*plan])
     place = path if report.verdict == "verified" else _aside(path)
     report.file = str(place)
     with writing(place):

@@ -13,7 +13,7 @@ import pytest
 from mlx_lora.backends.mlx.backend import MLXBackend
 from mlx_lora.data.chat_template import encode_prompt
 from mlx_lora.engines.llamacpp.session import GGUFModel
-from mlx_lora.engines.openai_likelihood import likelihoods
+from mlx_lora.engines.openai_completions import likelihoods
 from mlx_lora.engines.openai_server import OpenAIServer
 from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import resolve_model

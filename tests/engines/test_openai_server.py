@@ -10,7 +10,7 @@ import time
 import pytest
 from completions_server import completions_server
 
-from mlx_lora.engines.openai_likelihood import likelihoods
+from mlx_lora.engines.openai_completions import likelihoods
 from mlx_lora.engines.openai_server import OpenAIServer, parse_address
 from mlx_lora.errors import UserError
 
@@ -151,7 +151,7 @@ def test_no_server_and_one_that_never_answers(server, ask):
 def test_a_server_that_goes_away(monkeypatch):
     """Every case has its sentence, and only the first one waits for the server to come back."""
     pauses = []
-    monkeypatch.setattr("mlx_lora.engines.requests.time.sleep", pauses.append)
+    monkeypatch.setattr("mlx_lora.engines.http.time.sleep", pauses.append)
     with completions_server() as state:
         client = OpenAIServer(f"{state.url}/v1#tiny", parallel=1)
         replies = client.chat([[{"role": "user", "content": str(i)}] for i in range(30)])

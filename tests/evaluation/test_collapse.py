@@ -1,7 +1,14 @@
 import numpy as np
 from scipy import stats
 
-from mlx_lora.evaluation.collapse import CollapseStop, collapse_after
+from mlx_lora.evaluation.collapse import CollapseStop
+
+
+def collapse_after(pairs):
+    """Return the number of answers after which (candidate, reference) pairs stop, ``None`` if they do not."""
+    stop = CollapseStop()
+    any(stop.add(candidate, reference) for candidate, reference in pairs)
+    return stop.stopped_after
 
 
 def stops(seed, comparisons, answers, wins, losses):

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from mlx_lora.errors import UserError
-from mlx_lora.evaluation.eisv_baselines import run_baselines
 from mlx_lora.evaluation.eisv_cases import read_eisv_cases as read_cases
 from mlx_lora.evaluation.eisv_cases import with_shape
+from mlx_lora.evaluation.eisv_scoring import run_baselines
 from mlx_lora.evaluation.reports import judge_files, read_report
 from mlx_lora.evaluation.runner import prepare, run_suite
 from mlx_lora.evaluation.suite import load_suite

@@ -10,7 +10,6 @@ from evalsig.inference.paired import paired_t_test
 from scipy import stats
 
 from mlx_lora.evaluation.paired_means import clustered_mean, mean_verdict
-from mlx_lora.evaluation.quantiles import normal_quantile, t_quantile
 from mlx_lora.evaluation.statistics import (
     Z80_POWER,
     Z95,
@@ -21,8 +20,10 @@ from mlx_lora.evaluation.statistics import (
     holm,
     margin_of,
     mcnemar,
+    normal_quantile,
     one_sided_bounds,
     paired_difference,
+    t_quantile,
     verdict,
     wilson,
 )

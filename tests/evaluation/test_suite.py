@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from mlx_lora.errors import UserError
-from mlx_lora.evaluation.documents import check_documents
 from mlx_lora.evaluation.runner import prepare
 from mlx_lora.evaluation.scorers import METRICS, SCORERS
-from mlx_lora.evaluation.scoring import score_text
+from mlx_lora.evaluation.scoring import check_documents, score_text
 from mlx_lora.evaluation.suite import KEYS, Generation, find_suites, load_suite, published_suites
 
 SUITE = """\

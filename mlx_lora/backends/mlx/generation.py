@@ -19,8 +19,8 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ...data.batch_encoding import LEAST_PREFIX, common_prefix
 from ..loss_plan import agrees
-from ..prompt_prefix import LEAST_PREFIX, common_prefix
 from .prefix import arrays_of, copies, set_arrays, windows
 from .trunk import UNFIT
 

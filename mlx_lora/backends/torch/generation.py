@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from ...data.batch_encoding import LEAST_PREFIX, common_prefix
 from ..loss_plan import agrees
-from ..prompt_prefix import LEAST_PREFIX, common_prefix
 from .loss import cache_name, decoded
 
 # Tokens of a probe: the common prefix, and the two prompts' own.

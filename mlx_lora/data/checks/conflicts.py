@@ -75,7 +75,7 @@ def _answers(items: Iterable[Item]) -> dict[str, Item]:
     return answers
 
 
-def brief(text: str, length: int = 60) -> str:
+def brief(text: str) -> str:
     """Return the beginning of a text, on one line, in quotes."""
-    line = " ".join(text[: 4 * length].split())
-    return repr(line if len(line) <= length else line[: length - 1] + "…")
+    line = " ".join(text[:240].split())
+    return repr(line if len(line) <= 60 else line[:59] + "…")

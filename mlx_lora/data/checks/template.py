@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..answer_spans import Answers
+from ..batch_encoding import common_length
 from ..chat_template import render
 from ..dataset import Example
 from ..tokenize import learned_tokens, tokenize, truncate
@@ -133,7 +134,7 @@ def _serving_difference(tokenizer: Any, example: Example, answers: Answers) -> s
 def _difference(tokenizer: Any, serving: str, training: str) -> str | None:
     """Return how the training text differs after the served prefix, in characters or in tokens, or None."""
     if not training.startswith(serving):
-        same = next((i for i, (a, b) in enumerate(zip(serving, training, strict=False)) if a != b), len(training))
+        same = common_length(serving, training)
         return (
             f"served with …{brief(serving[same : same + 40])} where training has …{brief(training[same : same + 40])}"
         )

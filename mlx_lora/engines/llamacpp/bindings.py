@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ...data.batch_encoding import common_length
+
 TEMPLATE = "tokenizer.chat_template"
 F32 = 0  # ggml's type number
 # On a smaller file, threads mostly wait for each other.
@@ -110,8 +112,7 @@ class Cyllama:
             self._read += tokens
         else:
             # The common prefix with the previous text is still in the cache.
-            same = (i for i, (one, other) in enumerate(zip(self._read, tokens, strict=False)) if one != other)
-            past = min(next(same, len(self._read)), min(positions))
+            past = min(common_length(self._read, tokens), min(positions))
             if not self._context.memory_seq_rm(0, past, -1):
                 # A recurrent state cannot be rewound.
                 self._context.memory_seq_rm(0, -1, -1)

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import shortened
-from ...sources.eisv.coherence import GATE1_COHERENCE, expression_trajectory_coherence
 from ...sources.eisv.prompt_format import parse_model_output, validate_output
 from ...sources.eisv.trajectory import TrajectoryShape
-from ...sources.eisv.vocabulary import ALL_TOKENS
+from ...sources.eisv.vocabulary import ALL_TOKENS, GATE1_COHERENCE, expression_trajectory_coherence
 from ..cases import Case
 from ..constant_answer import balanced_mean, best_constant, constant_warning
 from ..eisv_scoring import evaluate_predictions

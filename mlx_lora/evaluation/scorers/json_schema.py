@@ -12,7 +12,7 @@ from ...user_files import read_text
 from ..cases import Case
 from .answer_text import json_values
 from .base import Score, Scorer, read_options
-from .regular_expression import SECONDS, compile_pattern
+from .text import SECONDS, compile_pattern
 
 
 def json_schema(options: Any, where: str, profile: str | None, folder: Path) -> Scorer:

@@ -109,9 +109,7 @@ def export_gguf(
             if full != temporary:
                 full.unlink(missing_ok=True)
         progress(1.0)
-        report = publish_or_reject(temporary, out, checks, notes)
-        report.plan = steps
-        return report
+        return publish_or_reject(temporary, out, checks, notes, steps)
 
 
 def _notes(source: Source, planned: GGUFPlan) -> list[str]:

@@ -100,11 +100,8 @@ def export_upstream(
             if full != temporary:
                 full.unlink(missing_ok=True)
         progress(1.0)
-        report = publish_or_reject(
-            temporary, out, checks, [*notes, *serving_notes(tokenizer, source.run.get("system_prompt"))]
-        )
-        report.plan = steps
-        return report
+        notes += serving_notes(tokenizer, source.run.get("system_prompt"))
+        return publish_or_reject(temporary, out, checks, notes, steps)
 
 
 def _directory(

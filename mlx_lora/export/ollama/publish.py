@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...data.batch_encoding import common_length
 from ...data.chat_template import encode_prompt, serving_notes
 from ...engines.llamacpp.run import LlamaCppFailed
 from ...engines.ollama import Ollama, check_name
@@ -253,7 +254,6 @@ def _compared(probe: Probe, reply: Reply) -> list[ExportCheck]:
     """
     said = reply.prompt_tokens or "not said"
     ours, theirs = probe.answer.strip(), (reply.text or "").strip()
-    same = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     checks = [
         ExportCheck(PROMPT_TOKENS, said, probe.prompt_tokens, said in ("not said", probe.prompt_tokens)),
         equal("Ollama answers", "yes" if theirs else "no", "yes" if ours else "no"),
@@ -261,7 +261,7 @@ def _compared(probe: Probe, reply: Reply) -> list[ExportCheck]:
     if probe.ended:
         checks.append(equal("its answer ends by itself", "yes" if reply.stopped else "no", "yes"))
     reported = [
-        ("characters alike from the start", same, f"of {len(ours)}"),
+        ("characters alike from the start", common_length(ours, theirs), f"of {len(ours)}"),
         ("tokens per second", reply.tokens_per_second or 0.0, "reported"),
         ("seconds to load", reply.load_s or 0.0, "reported"),
     ]

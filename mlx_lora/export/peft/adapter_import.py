@@ -10,10 +10,10 @@ from ... import __version__
 from ...backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE
 from ...backends.mlx.layer_streaming import load_lazily
 from ...errors import UserError
-from ...files import FORMAT, sha256_of, write_json, writing
+from ...files import FORMAT, sha256_of, write_json
 from ...models.resolve import ResolvedModel, resolve_model
 from ...runs.directory import RUN_FILE
-from ..adapter import LoraWeights, check_fit, check_range, differing, read_adapter
+from ..adapter import LoraWeights, check_fit, check_range, differing, read_adapter, write_arrays
 from ..reference import reference_of
 from ..source import read_source
 from ..verification import ExportCheck, ExportReport, check_space, equal, new_file, publish_or_reject, refuse_existing
@@ -46,7 +46,7 @@ def import_peft(directory: str | Path, out: str | Path, base: str | None = None)
         temporary.mkdir()
         write_json(temporary / RUN_FILE, _record(directory, adapter, model, config))
         write_json(temporary / ADAPTER_CONFIG, config)
-        _save(temporary / ADAPTER_FILE, pairs)
+        write_arrays(temporary / ADAPTER_FILE, _tensors(pairs), "mlx")
         checks, notes = _compared(temporary, pairs, adapter), _notes(pairs, adapter)
         if all(check.passed for check in checks):
             source = replace(read_source(str(temporary), needs_adapter=True), name=str(directory))
@@ -135,18 +135,10 @@ def _record(directory: Path, adapter: PeftAdapter, model: ResolvedModel, config:
     }
 
 
-def _save(file: Path, pairs: dict[str, LoraWeights]) -> None:
-    import mlx.core as mx
-
-    tensors: dict[str, Any] = {}
-    for path, pair in pairs.items():
-        tensors |= {f"{path}.lora_a": pair.a, f"{path}.lora_b": pair.b}
-        tensors |= {} if pair.m is None else {f"{path}.m": pair.m}
-    with writing(file):
-        try:
-            mx.save_safetensors(str(file), tensors, metadata={"format": "mlx"})
-        except RuntimeError as error:
-            raise OSError(str(error)) from error
+def _tensors(pairs: dict[str, LoraWeights]) -> dict[str, Any]:
+    parts = {"lora_a": "a", "lora_b": "b", "m": "m"}
+    named = {f"{path}.{name}": getattr(pair, part) for path, pair in pairs.items() for name, part in parts.items()}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _compared(directory: Path, pairs: dict[str, LoraWeights], adapter: PeftAdapter) -> list[ExportCheck]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...files import write_json, writing
+from ...files import write_json
 from ...models.parameters import stored_parameters
-from ..adapter import Adapter, LoraWeights, base_matrices, counted, differing, is_quantized, read_adapter
+from ..adapter import Adapter, LoraWeights, base_matrices, counted, differing, is_quantized, read_adapter, write_arrays
 from ..reference import reference_of
 from ..verification import (
     ExportCheck,
@@ -47,7 +47,7 @@ def export_peft(run: str | Path, out: str | Path) -> ExportReport:
     with new_file(out) as temporary:
         temporary.mkdir()
         write_json(temporary / PEFT_CONFIG, peft_config(adapter, named))
-        _save(temporary / PEFT_FILE, tensors)
+        write_arrays(temporary / PEFT_FILE, tensors, "pt")
         checks = _compared(adapter, named, temporary)
         notes = _notes(adapter)
         if all(check.passed for check in checks):
@@ -144,16 +144,6 @@ def _selection(paths: set[str], known: set[str]) -> dict[str, Any]:
     if len(found) == len(paths) and chosen(layers) == paths and len(patterns) == 1:
         return {"target_modules": names, "layers_to_transform": layers, "layers_pattern": patterns.pop()}
     return {"target_modules": sorted(paths), "layers_to_transform": None, "layers_pattern": None}
-
-
-def _save(file: Path, tensors: dict[str, Any]) -> None:
-    import mlx.core as mx
-
-    with writing(file):
-        try:
-            mx.save_safetensors(str(file), tensors, metadata={"format": "pt"})
-        except RuntimeError as error:
-            raise OSError(str(error)) from error
 
 
 def _compared(adapter: Adapter, named: Named, directory: Path) -> list[ExportCheck]:

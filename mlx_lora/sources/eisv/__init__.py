@@ -14,7 +14,6 @@ from .anima_db import (
     read_eisv_series,
     states_to_eisv_series,
 )
-from .coherence import GATE1_COHERENCE, expression_trajectory_coherence
 from .dataset import make_dataset, make_eisv_dataset
 from .examples import (
     DatasetStats,
@@ -60,12 +59,14 @@ from .trajectory import (
 )
 from .vocabulary import (
     ALL_TOKENS,
+    GATE1_COHERENCE,
     INQUIRY_TOKENS,
     LUMEN_TOKENS,
     SHAPE_PATTERN_WEIGHTS,
     SHAPE_TOKEN_AFFINITY,
     TOKEN_MAP,
     ExpressionPattern,
+    expression_trajectory_coherence,
 )
 
 if TYPE_CHECKING:

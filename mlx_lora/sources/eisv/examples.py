@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from .coherence import GATE1_COHERENCE, expression_trajectory_coherence
 from .generator import ExpressionGenerator, feedback_generator, translate_expression
 from .prompt_format import (
     SYSTEM_PROMPT,
@@ -20,6 +19,7 @@ from .prompt_format import (
 )
 from .synthetic import generate_trajectory
 from .trajectory import TrajectoryShape, compute_trajectory_window, known_shape
+from .vocabulary import GATE1_COHERENCE, expression_trajectory_coherence
 
 SYNTHETIC_POINTS, SYNTHETIC_DT = 20, 2.0
 # Seeds of the published project: the k-th shape's trajectories, and the labels of synthetic examples.

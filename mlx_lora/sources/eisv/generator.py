@@ -6,7 +6,6 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .coherence import expression_trajectory_coherence
 from .trajectory import TrajectoryShape, shape_name
 from .vocabulary import (
     ALL_TOKENS,
@@ -16,6 +15,7 @@ from .vocabulary import (
     SHAPE_TRIGGERS,
     TOKEN_MAP,
     ExpressionPattern,
+    expression_trajectory_coherence,
 )
 
 AFFINE_WEIGHT, PLAIN_WEIGHT = 3.0, 1.0

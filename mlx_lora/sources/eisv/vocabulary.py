@@ -1,10 +1,15 @@
-"""Vocabularies of EISV and of Lumen: tokens, affinities, patterns and the map between the two."""
+"""Vocabularies of EISV and of Lumen: tokens, affinity and coherence with shapes, patterns, the map between the two."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 from .trajectory import TrajectoryShape as Shape
+from .trajectory import shape_name
+
+# Coherence of the rules after their feedback loop: the threshold of Gate 1.
+GATE1_COHERENCE = 0.933
 
 
 class ExpressionPattern(str, Enum):
@@ -91,3 +96,9 @@ SHAPE_TRIGGERS: dict[str, tuple[str, int]] = {
     Shape.VOID_RISING.value: ("void_expansion", 2),
     Shape.CONVERGENCE.value: ("approaching_attractor", 2),
 }
+
+
+def expression_trajectory_coherence(shape: Shape | str, tokens: Sequence[str]) -> float:
+    """Return the share of the tokens that are affine to the shape; 0.0 for none or an unknown shape."""
+    affine = SHAPE_TOKEN_AFFINITY.get(shape_name(shape), [])
+    return sum(token in affine for token in tokens) / len(tokens) if tokens else 0.0

@@ -79,7 +79,7 @@ def read_buffer(path: str | Path, report: ImportReport | None = None) -> list[Ex
     report = report if report is not None else ImportReport("salience")
     content = read_bytes(path)
     experiences = []
-    for where, row in _numbered_rows(path, content, report):
+    for where, row in _numbered_rows(path, content):
         report.read += 1
         try:
             if isinstance(row, ValueError):
@@ -90,7 +90,7 @@ def read_buffer(path: str | Path, report: ImportReport | None = None) -> list[Ex
     return experiences
 
 
-def _numbered_rows(path: str | Path, content: bytes, report: ImportReport) -> Iterator[tuple[str, Any]]:
+def _numbered_rows(path: str | Path, content: bytes) -> Iterator[tuple[str, Any]]:
     if not content.strip():
         return
     if _is_jsonl(content):

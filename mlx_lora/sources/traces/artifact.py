@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...data.schema import kind_of
 from ...errors import shortened
 from ...user_files import UnusableFile, read_bytes
 
@@ -167,14 +168,9 @@ def parse_time(value: Any) -> datetime:
         raise ValueError(f"{shortened(value)} is beyond the calendar") from error
 
 
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise Malformed(f"{name} is {_kind(value)} instead of text")
+        raise Malformed(f"{name} is {kind_of(value)} instead of text")
     return value
 
 
@@ -186,7 +182,7 @@ def _items(value: Any, name: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise Malformed(f"{name} is {_kind(value)} instead of a list")
+        raise Malformed(f"{name} is {kind_of(value)} instead of a list")
     return value
 
 
@@ -211,7 +207,7 @@ def _parse_history(rows: Any) -> list[Feedback]:
     history = []
     for row in _items(rows, "feedback_history"):
         if not isinstance(row, dict):
-            raise Malformed(f"an entry of feedback_history is {_kind(row)} instead of an object")
+            raise Malformed(f"an entry of feedback_history is {kind_of(row)} instead of an object")
         identity = _optional_text(row.get("artifact_id"), "feedback_history.artifact_id")
         history.append(Feedback(identity, _optional_text(row.get("feedback"), "feedback_history.feedback") or ""))
     return history
@@ -226,7 +222,7 @@ def _parse_dependencies(context: dict[str, Any]) -> list[tuple[str | None, str]]
     else:
         for row in _items(value, "dependency_artifacts"):
             if not isinstance(row, dict):
-                raise Malformed(f"an entry of dependency_artifacts is {_kind(row)} instead of an object")
+                raise Malformed(f"an entry of dependency_artifacts is {kind_of(row)} instead of an object")
             pairs.append((row.get("action_pair_id"), row.get("artifact_id")))
     pairs += [(None, identity) for identity in _items(context.get("dependency_ids"), "dependency_ids")]
     return [
@@ -242,7 +238,7 @@ def _escalation(row: Any) -> str:
 
 def _parse_context(value: Any) -> Context:
     if not isinstance(value, dict):
-        raise Malformed(f"context is {_kind(value)} instead of an object")
+        raise Malformed(f"context is {kind_of(value)} instead of an object")
     return Context(
         _text(value.get("specification"), "context.specification"),
         _optional_text(value.get("constraints"), "context.constraints") or "",
@@ -259,7 +255,7 @@ def parse_artifact(data: Any) -> Artifact:
         Malformed: a field that an example needs is missing or of the wrong type.
     """
     if not isinstance(data, dict):
-        raise Malformed(f"the file holds {_kind(data)} instead of an object")
+        raise Malformed(f"the file holds {kind_of(data)} instead of an object")
     context = data.get("context")
     status = _text(data.get("status"), "status").lower()
     if status not in STATUSES:
