@@ -148,7 +148,19 @@ class Assessment:
         if any(check.name == self.tonight and check.verdict == "better" for check in of_rows):
             _settle_by_checks(of_losses, self.tonight)
         checks = [*of_losses, *self._anchor_losses(), *self._collapse(answers), *of_rows]
-        return [*checks, *self._suites(kept, evidence)], kept
+        checks += self._suites(kept, evidence)
+        self._drop_settled(kept, checks)
+        return checks, kept
+
+    def _drop_settled(self, kept: Evidence, checks: Sequence[SleepCheck]) -> None:
+        """Drop the evidence on what is settled: a later night must not look harder at it for tonight's other faults."""
+        unsettled = {(c.kind, c.name) for c in checks if c.verdict in ("inconclusive", "worse")}
+        nights = {name for kind, name in unsettled if kind == "loss"}
+        kept.new = kept.new if self.tonight in nights else []
+        kept.earlier = kept.earlier if nights - {self.tonight} else []
+        kept.checks = kept.checks if ("check", "row checks") in unsettled else []
+        kept.suites = kept.suites if ("suite", "suites") in unsettled else []
+        kept.anchors = {role: pairs for role, pairs in kept.anchors.items() if ("anchor", role) in unsettled}
 
     def _anchor_losses(self) -> list[SleepCheck]:
         found = []

@@ -115,7 +115,8 @@ def test_a_candidate_that_changes_nothing_is_not_worse(sketch, parts, tmp_path):
     assert len(found.answers) == 8
     assert found.answers[0]["before"] == found.answers[0]["after"]
     json.dumps([found.checks, found.pairs, found.answers, found.scores], allow_nan=False)
-    assert found.pairs["new"]
+    # What is settled leaves no evidence.
+    assert (found.pairs["new"], found.pairs["earlier"], found.pairs["checks"]) == ([], [], [])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -176,6 +177,7 @@ def test_one_held_out_row_of_a_first_night_settles_nothing(sketch, nights, tmp_p
     unchecked = decide(sketch, BASE, {"0001": tmp_path / "one"}, tmp_path / "out", checks={})
     assert unchecked.verdict == "inconclusive"
     assert "more rows would settle it" in unchecked.reasons[0]
+    assert len(unchecked.pairs["new"]) == 1
 
 
 def test_one_model_is_in_memory_at_a_time(sketch, nights, parts, tmp_path, monkeypatch):
@@ -188,8 +190,8 @@ def test_one_model_is_in_memory_at_a_time(sketch, nights, parts, tmp_path, monke
         return target
 
     monkeypatch.setattr(measurement, "open_target", open_one)
-    best = changed(sketch, tmp_path / "best", lambda name, values: values + 1e-4)
-    candidate = changed(sketch, tmp_path / "candidate", lambda name, values: values + 2e-4)
+    best = changed(sketch, tmp_path / "best", lambda name, values: values * 1.0001)
+    candidate = changed(sketch, tmp_path / "candidate", lambda name, values: values * 1.0002)
     found = decide(candidate, sketch, parts, tmp_path / "out", best=str(best), checks={})
     assert len(opened) == 4
     assert {("anchor", "base"), ("anchor", "best")} <= set(verdicts(found))
@@ -202,7 +204,7 @@ def test_suites_and_their_anchors(sketch, nights, parts, tmp_path):
         check = "  - contains: {texts: ['EISV_TOKENS:']}\n"
         (tmp_path / f"{name}.yaml").write_text(SUITE.format(name=name, threshold=threshold) + check)
     suites = f"{tmp_path / 'speaks.yaml'},{tmp_path / 'musts.yaml'}"
-    other = changed(sketch, tmp_path / "other", lambda name, values: values + 1e-4)
+    other = changed(sketch, tmp_path / "other", lambda name, values: values * 1.0001)
     found = decide(other, sketch, parts, tmp_path / "out", suites=suites)
     decided = verdicts(found)
     # Twelve cases cannot show five points; those of a threshold of 1 are judged one by one.
@@ -210,7 +212,7 @@ def test_suites_and_their_anchors(sketch, nights, parts, tmp_path):
     assert decided["anchor", "base"] == "not_worse"
     many = [found.pairs] * 12
     again = decide(other, sketch, parts, tmp_path / "out", suites=suites, evidence=many)
-    assert (verdicts(again)["suite", "suites"], again.passed) == ("not_worse", True)
+    assert (verdicts(again)["suite", "suites"], again.passed) == ("not_worse", True), again.reasons
     # Evidence against another adapter is left aside.
     foreign = [{**one, "against": "another"} for one in many]
     assert not decide(other, sketch, parts, tmp_path / "out", suites=suites, evidence=foreign).passed
@@ -251,7 +253,7 @@ print(found.verdict)
 
 
 def test_a_judgement_that_was_killed_asks_only_what_is_missing(sketch, nights, tmp_path):
-    other = changed(sketch, tmp_path / "other", lambda name, values: values + 1e-4)
+    other = changed(sketch, tmp_path / "other", lambda name, values: values * 1.0001)
 
     def run(limit, log, out):
         arguments = [sys.executable, "-c", KILLED, log, limit, nights, other, sketch, out]
@@ -312,7 +314,7 @@ def test_a_candidate_of_collapsed_rows_does_not_pass(live, nights, parts, tmp_pa
     ]
     assert len(rows) == 24
     write_dataset(tmp_path / "collapsed", {"train": rows, "valid": rows[:6]}, {})
-    waived = {"waive_checks": ["leaked_prompts", "leakage"], "init_adapter": str(live)}
+    waived = {"waive_checks": ["leaked_prompts", "leaked_rows"], "init_adapter": str(live)}
     candidate = fit(tmp_path / "candidate", tmp_path / "collapsed", 12, **waived)
     found = decide(candidate, live, {"0001": parts["0001"], "0002": tmp_path / "collapsed"}, tmp_path / "out")
     assert (found.verdict, found.passed) == ("worse", False)
