@@ -17,9 +17,9 @@ from ..evaluation.runner import Evaluation
 from ..evaluation.scorers.base import prompt_text
 from ..files import FORMAT
 from ..runs.resolve import Reference
-from .answer_verdicts import NightAnswers, earlier_checks, judge_checks, judge_collapse, judge_suites
+from .answer_verdicts import NightAnswers, earlier_checks, judge_checks, judge_collapse, judge_stored, judge_suites
 from .evidence import SMALL, Evidence, SleepCheck, read_evidence
-from .heldout_rows import HeldoutNight, mark_stock_phrases, mean_score
+from .heldout_rows import HeldoutNight, collapsed_experiences, mark_stock_phrases, mean_score
 from .loss_verdicts import NightLosses, anchor_losses, broken_losses, judge_losses
 from .measurement import ANCHORS, Measured, identity_of
 
@@ -147,7 +147,7 @@ class Assessment:
         of_losses, of_rows = judge_losses(losses, self.tonight, evidence), judge_checks(answers, self.tonight, evidence)
         if any(check.name == self.tonight and check.verdict == "better" for check in of_rows):
             _settle_by_checks(of_losses, self.tonight)
-        checks = [*of_losses, *self._anchor_losses(), *self._collapse(answers), *of_rows]
+        checks = [*of_losses, *self._anchor_losses(), *self._stored(), *self._collapse(answers), *of_rows]
         checks += self._suites(kept, evidence)
         self._drop_settled(kept, checks)
         return checks, kept
@@ -184,6 +184,10 @@ class Assessment:
             )
             for night in self.nights
         ]
+
+    def _stored(self) -> list[SleepCheck]:
+        counts = [collapsed_experiences(night) for night in self.nights if night.name == self.tonight]
+        return [check for collapsed, of in counts if (check := judge_stored(collapsed, of)) is not None]
 
     def _collapse(self, nights: Sequence[NightAnswers]) -> list[SleepCheck]:
         both = [

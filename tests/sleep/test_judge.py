@@ -299,23 +299,51 @@ def test_a_candidate_that_forgets_does_not_pass_and_a_milder_one_does(live, forg
     assert passed[0.25].losses["0002"] < found.losses["0002"] + 0.5
 
 
-@pytest.mark.slow
-def test_a_candidate_of_collapsed_rows_does_not_pass(live, nights, parts, tmp_path, realdata):
-    """The 24 answers that people removed from a real buffer, by hand."""
+@pytest.fixture
+def collapsed(realdata):
+    """The 24 records that people removed from a real buffer, by hand: answers of an agent that had collapsed."""
     before, after = (json.loads((realdata / "salience" / f"{n}_removal.json").read_text()) for n in ("before", "after"))
     kept = {record["id"] for record in after}
+    found = [record for record in before if record["id"] not in kept]
+    assert len(found) == 24
+    return found
+
+
+def conversation(prompt, answer, store, **meta):
+    messages = [*prompt, {"role": "assistant", "content": answer}]
+    return Example(messages, meta={"sleep_store": store, **meta})
+
+
+WAIVED = {"waive_checks": ["leaked_prompts", "leaked_rows"]}
+
+
+@pytest.mark.slow
+def test_a_candidate_of_a_collapsed_store_does_not_pass(live, parts, collapsed, tmp_path):
     rows = [
-        Example(
-            [{"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record["response"]}],
-            meta={"sleep_store": "salience", "sleep_id": record["id"]},
-        )
-        for record in before
-        if record["id"] not in kept
+        conversation([{"role": "user", "content": r["prompt"]}], r["response"], "salience", experience_id=r["id"])
+        for r in collapsed
     ]
-    assert len(rows) == 24
-    write_dataset(tmp_path / "collapsed", {"train": rows, "valid": rows[:6]}, {})
-    waived = {"waive_checks": ["leaked_prompts", "leaked_rows"], "init_adapter": str(live)}
-    candidate = fit(tmp_path / "candidate", tmp_path / "collapsed", 12, **waived)
-    found = decide(candidate, live, {"0001": parts["0001"], "0002": tmp_path / "collapsed"}, tmp_path / "out")
+    write_dataset(tmp_path / "0002", {"train": rows, "valid": rows[:6]}, {})
+    candidate = fit(tmp_path / "candidate", tmp_path / "0002", 12, init_adapter=str(live), **WAIVED)
+    found = decide(candidate, live, {"0001": parts["0001"], "0002": tmp_path / "0002"}, tmp_path / "out")
     assert (found.verdict, found.passed) == ("worse", False)
-    assert found.scores["0001"] < 0.5
+    assert any("collapsed answers themselves" in reason for reason in found.reasons)
+    # Also of a first night, beside the base.
+    first = decide(candidate, BASE, {"0002": tmp_path / "0002"}, tmp_path / "out")
+    assert (first.verdict, first.passed) == ("worse", False)
+
+
+@pytest.mark.slow
+def test_a_candidate_whose_answers_have_collapsed_does_not_pass(live, nights, parts, collapsed, tmp_path):
+    """Collapsed answers to the agent's own prompts; the loss of tonight's few sound rows is not what tells."""
+    prompts = [row.messages[:-1] for row in read_split(nights / "0001", "train")]
+    rows = [
+        conversation(prompt, collapsed[i % 24]["response"], "salience")
+        for i, prompt in enumerate(prompts)
+        if len(collapsed[i % 24]["response"]) < 200
+    ]
+    write_dataset(tmp_path / "0002", {"train": rows, "valid": read_split(nights / "0002", "valid")}, {})
+    candidate = fit(tmp_path / "candidate", tmp_path / "0002", 16, init_adapter=str(live), **WAIVED)
+    found = decide(candidate, live, {"0001": parts["0001"], "0002": tmp_path / "0002"}, tmp_path / "out")
+    assert (found.verdict, found.passed, found.pairs) == ("worse", False, {})
+    assert any("the collapse stop ended the asking" in reason for reason in found.reasons)
