@@ -335,15 +335,15 @@ def test_a_candidate_of_a_collapsed_store_does_not_pass(live, parts, collapsed, 
 
 @pytest.mark.slow
 def test_a_candidate_whose_answers_have_collapsed_does_not_pass(live, nights, parts, collapsed, tmp_path):
-    """Collapsed answers to the agent's own prompts; the loss of tonight's few sound rows is not what tells."""
+    """Collapsed answers to the agent's own prompts."""
     prompts = [row.messages[:-1] for row in read_split(nights / "0001", "train")]
     rows = [
         conversation(prompt, collapsed[i % 24]["response"], "salience")
         for i, prompt in enumerate(prompts)
         if len(collapsed[i % 24]["response"]) < 200
     ]
-    write_dataset(tmp_path / "0002", {"train": rows, "valid": read_split(nights / "0002", "valid")}, {})
-    candidate = fit(tmp_path / "candidate", tmp_path / "0002", 16, init_adapter=str(live), **WAIVED)
-    found = decide(candidate, live, {"0001": parts["0001"], "0002": tmp_path / "0002"}, tmp_path / "out")
+    write_dataset(tmp_path / "rows", {"train": rows}, {})
+    candidate = fit(tmp_path / "candidate", tmp_path / "rows", 40, init_adapter=str(live), **WAIVED)
+    found = decide(candidate, live, parts, tmp_path / "out")
     assert (found.verdict, found.passed, found.pairs) == ("worse", False, {})
     assert any("the collapse stop ended the asking" in reason for reason in found.reasons)
