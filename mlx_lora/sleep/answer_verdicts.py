@@ -75,6 +75,15 @@ def judge_collapse(
     return SleepCheck("answers", "collapse", verdict, said, *shares)
 
 
+def judge_stored(collapsed: int, of: int) -> SleepCheck | None:
+    """Return worse where tonight's held-out experiences have collapsed themselves, so that it is what was learned."""
+    if not _many(collapsed, of):
+        return None
+    said = f"{collapsed} of tonight's {counted(of, 'held-out experience')} are collapsed answers themselves, so it is "
+    said += "the collapse that was learned; look at what the store holds"
+    return SleepCheck("stored", "collapse", "worse", said)
+
+
 def judge_checks(nights: Sequence[NightAnswers], tonight: str, evidence: Sequence[Evidence]) -> list[SleepCheck]:
     """Return the verdict on the row checks of each night, and on those of all earlier nights together.
 

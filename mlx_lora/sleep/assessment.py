@@ -17,9 +17,9 @@ from ..evaluation.runner import Evaluation
 from ..evaluation.scorers.base import prompt_text
 from ..files import FORMAT
 from ..runs.resolve import Reference
-from .answer_verdicts import NightAnswers, earlier_checks, judge_checks, judge_collapse, judge_suites
+from .answer_verdicts import NightAnswers, earlier_checks, judge_checks, judge_collapse, judge_stored, judge_suites
 from .evidence import SMALL, Evidence, SleepCheck, read_evidence
-from .heldout_rows import HeldoutNight, mark_stock_phrases, mean_score
+from .heldout_rows import HeldoutNight, collapsed_experiences, mark_stock_phrases, mean_score
 from .loss_verdicts import NightLosses, anchor_losses, broken_losses, judge_losses
 from .measurement import ANCHORS, Measured, identity_of
 
@@ -147,8 +147,20 @@ class Assessment:
         of_losses, of_rows = judge_losses(losses, self.tonight, evidence), judge_checks(answers, self.tonight, evidence)
         if any(check.name == self.tonight and check.verdict == "better" for check in of_rows):
             _settle_by_checks(of_losses, self.tonight)
-        checks = [*of_losses, *self._anchor_losses(), *self._collapse(answers), *of_rows]
-        return [*checks, *self._suites(kept, evidence)], kept
+        checks = [*of_losses, *self._anchor_losses(), *self._stored(), *self._collapse(answers), *of_rows]
+        checks += self._suites(kept, evidence)
+        self._drop_settled(kept, checks)
+        return checks, kept
+
+    def _drop_settled(self, kept: Evidence, checks: Sequence[SleepCheck]) -> None:
+        """Drop the evidence on what is settled: a later night must not look harder at it for tonight's other faults."""
+        unsettled = {(c.kind, c.name) for c in checks if c.verdict in ("inconclusive", "worse")}
+        nights = {name for kind, name in unsettled if kind == "loss"}
+        kept.new = kept.new if self.tonight in nights else []
+        kept.earlier = kept.earlier if nights - {self.tonight} else []
+        kept.checks = kept.checks if ("check", "row checks") in unsettled else []
+        kept.suites = kept.suites if ("suite", "suites") in unsettled else []
+        kept.anchors = {role: pairs for role, pairs in kept.anchors.items() if ("anchor", role) in unsettled}
 
     def _anchor_losses(self) -> list[SleepCheck]:
         found = []
@@ -172,6 +184,10 @@ class Assessment:
             )
             for night in self.nights
         ]
+
+    def _stored(self) -> list[SleepCheck]:
+        counts = [collapsed_experiences(night) for night in self.nights if night.name == self.tonight]
+        return [check for collapsed, of in counts if (check := judge_stored(collapsed, of)) is not None]
 
     def _collapse(self, nights: Sequence[NightAnswers]) -> list[SleepCheck]:
         both = [

@@ -36,15 +36,20 @@ class HeldoutNight:
 
     Attributes:
         rows: a name of each row, the same wherever it occurs.
+        every: the case of each row that can be asked, by its number.
         asked: numbers of the rows that are asked.
-        cases: of the asked rows.
     """
 
     name: str
     part: HeldoutPart
     rows: list[str]
+    every: dict[int, Case]
     asked: list[int]
-    cases: list[Case]
+
+    @property
+    def cases(self) -> list[Case]:
+        """Cases of the asked rows."""
+        return [self.every[number] for number in self.asked]
 
     @property
     def probe(self) -> Probe:
@@ -102,7 +107,7 @@ def _night(name: str, part: HeldoutPart, most: int) -> HeldoutNight:
     numbers = list(cases)
     asked = [numbers[i * len(numbers) // most] for i in range(most)] if len(numbers) > most else numbers
     rows = [row_name(example) for example in part.examples]
-    return HeldoutNight(name, part, rows, asked, [cases[number] for number in asked])
+    return HeldoutNight(name, part, rows, cases, asked)
 
 
 def row_name(example: Example) -> str:
@@ -133,6 +138,21 @@ def _collapsed(case: Case, answer: str) -> bool:
     prompt = prompt_text(case)
     fault = answer_fault(answer, _FILTERS, prompt)
     return fault is not None and not (fault in FORMS and answer_fault(str(case.expect), _FILTERS, prompt) == fault)
+
+
+def collapsed_experiences(night: HeldoutNight) -> tuple[int, int]:
+    """Return how many stored answers of an agent's experiences have collapsed, and of how many.
+
+    An agent that has collapsed stores its collapsed answers. Only experiences are looked at: rows that people wrote may
+    be all questions.
+    """
+    answers = [
+        ScoredAnswer(str(case.expect), _collapsed(case, str(case.expect)), None)
+        for number, case in night.every.items()
+        if "experience_id" in night.part.examples[number].meta
+    ]
+    mark_stock_phrases(answers)
+    return sum(answer.collapsed for answer in answers), len(answers)
 
 
 def mark_stock_phrases(answers: Sequence[ScoredAnswer]) -> None:

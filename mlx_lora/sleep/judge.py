@@ -52,7 +52,7 @@ def judge(
     progress: Progress = no_progress,
     notes: Callable[[Sequence[str]], None] = lambda notes: None,
 ) -> Judgement:
-    """Judge a candidate beside the live adapter; docs/sleep.md says what each check asks.
+    """Judge a candidate beside the live adapter; see ``loss_verdicts`` and ``answer_verdicts`` for what is asked of it.
 
     Args:
         reference: the live adapter, or the base where there is none.
@@ -61,8 +61,8 @@ def judge(
         suites: names, groups or files, separated by commas.
         checks: of the rows, by the store's name.
         out: directory of the answers; the same one for all candidates of a night.
-        evidence: ``pairs`` of the judgements of earlier nights whose candidates were not promoted; those against
-            another live adapter are left aside.
+        evidence: ``pairs`` of the judgements of all earlier nights whose candidates were not promoted, the worse ones
+            too (see ``non_inferiority``), one a night; those against another live adapter are left aside.
 
     Raises:
         UserError: a target cannot be opened, a suite or a dataset cannot be read, or ``out`` is in use.

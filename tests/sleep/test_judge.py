@@ -115,7 +115,8 @@ def test_a_candidate_that_changes_nothing_is_not_worse(sketch, parts, tmp_path):
     assert len(found.answers) == 8
     assert found.answers[0]["before"] == found.answers[0]["after"]
     json.dumps([found.checks, found.pairs, found.answers, found.scores], allow_nan=False)
-    assert found.pairs["new"]
+    # What is settled leaves no evidence.
+    assert (found.pairs["new"], found.pairs["earlier"], found.pairs["checks"]) == ([], [], [])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -176,6 +177,7 @@ def test_one_held_out_row_of_a_first_night_settles_nothing(sketch, nights, tmp_p
     unchecked = decide(sketch, BASE, {"0001": tmp_path / "one"}, tmp_path / "out", checks={})
     assert unchecked.verdict == "inconclusive"
     assert "more rows would settle it" in unchecked.reasons[0]
+    assert len(unchecked.pairs["new"]) == 1
 
 
 def test_one_model_is_in_memory_at_a_time(sketch, nights, parts, tmp_path, monkeypatch):
@@ -188,8 +190,8 @@ def test_one_model_is_in_memory_at_a_time(sketch, nights, parts, tmp_path, monke
         return target
 
     monkeypatch.setattr(measurement, "open_target", open_one)
-    best = changed(sketch, tmp_path / "best", lambda name, values: values + 1e-4)
-    candidate = changed(sketch, tmp_path / "candidate", lambda name, values: values + 2e-4)
+    best = changed(sketch, tmp_path / "best", lambda name, values: values * 1.0001)
+    candidate = changed(sketch, tmp_path / "candidate", lambda name, values: values * 1.0002)
     found = decide(candidate, sketch, parts, tmp_path / "out", best=str(best), checks={})
     assert len(opened) == 4
     assert {("anchor", "base"), ("anchor", "best")} <= set(verdicts(found))
@@ -202,7 +204,7 @@ def test_suites_and_their_anchors(sketch, nights, parts, tmp_path):
         check = "  - contains: {texts: ['EISV_TOKENS:']}\n"
         (tmp_path / f"{name}.yaml").write_text(SUITE.format(name=name, threshold=threshold) + check)
     suites = f"{tmp_path / 'speaks.yaml'},{tmp_path / 'musts.yaml'}"
-    other = changed(sketch, tmp_path / "other", lambda name, values: values + 1e-4)
+    other = changed(sketch, tmp_path / "other", lambda name, values: values * 1.0001)
     found = decide(other, sketch, parts, tmp_path / "out", suites=suites)
     decided = verdicts(found)
     # Twelve cases cannot show five points; those of a threshold of 1 are judged one by one.
@@ -210,7 +212,7 @@ def test_suites_and_their_anchors(sketch, nights, parts, tmp_path):
     assert decided["anchor", "base"] == "not_worse"
     many = [found.pairs] * 12
     again = decide(other, sketch, parts, tmp_path / "out", suites=suites, evidence=many)
-    assert (verdicts(again)["suite", "suites"], again.passed) == ("not_worse", True)
+    assert (verdicts(again)["suite", "suites"], again.passed) == ("not_worse", True), again.reasons
     # Evidence against another adapter is left aside.
     foreign = [{**one, "against": "another"} for one in many]
     assert not decide(other, sketch, parts, tmp_path / "out", suites=suites, evidence=foreign).passed
@@ -251,7 +253,7 @@ print(found.verdict)
 
 
 def test_a_judgement_that_was_killed_asks_only_what_is_missing(sketch, nights, tmp_path):
-    other = changed(sketch, tmp_path / "other", lambda name, values: values + 1e-4)
+    other = changed(sketch, tmp_path / "other", lambda name, values: values * 1.0001)
 
     def run(limit, log, out):
         arguments = [sys.executable, "-c", KILLED, log, limit, nights, other, sketch, out]
@@ -297,23 +299,51 @@ def test_a_candidate_that_forgets_does_not_pass_and_a_milder_one_does(live, forg
     assert passed[0.25].losses["0002"] < found.losses["0002"] + 0.5
 
 
-@pytest.mark.slow
-def test_a_candidate_of_collapsed_rows_does_not_pass(live, nights, parts, tmp_path, realdata):
-    """The 24 answers that people removed from a real buffer, by hand."""
+@pytest.fixture
+def collapsed(realdata):
+    """The 24 records that people removed from a real buffer, by hand: answers of an agent that had collapsed."""
     before, after = (json.loads((realdata / "salience" / f"{n}_removal.json").read_text()) for n in ("before", "after"))
     kept = {record["id"] for record in after}
+    found = [record for record in before if record["id"] not in kept]
+    assert len(found) == 24
+    return found
+
+
+def conversation(prompt, answer, store, **meta):
+    messages = [*prompt, {"role": "assistant", "content": answer}]
+    return Example(messages, meta={"sleep_store": store, **meta})
+
+
+WAIVED = {"waive_checks": ["leaked_prompts", "leaked_rows"]}
+
+
+@pytest.mark.slow
+def test_a_candidate_of_a_collapsed_store_does_not_pass(live, parts, collapsed, tmp_path):
     rows = [
-        Example(
-            [{"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record["response"]}],
-            meta={"sleep_store": "salience", "sleep_id": record["id"]},
-        )
-        for record in before
-        if record["id"] not in kept
+        conversation([{"role": "user", "content": r["prompt"]}], r["response"], "salience", experience_id=r["id"])
+        for r in collapsed
     ]
-    assert len(rows) == 24
-    write_dataset(tmp_path / "collapsed", {"train": rows, "valid": rows[:6]}, {})
-    waived = {"waive_checks": ["leaked_prompts", "leakage"], "init_adapter": str(live)}
-    candidate = fit(tmp_path / "candidate", tmp_path / "collapsed", 12, **waived)
-    found = decide(candidate, live, {"0001": parts["0001"], "0002": tmp_path / "collapsed"}, tmp_path / "out")
+    write_dataset(tmp_path / "0002", {"train": rows, "valid": rows[:6]}, {})
+    candidate = fit(tmp_path / "candidate", tmp_path / "0002", 12, init_adapter=str(live), **WAIVED)
+    found = decide(candidate, live, {"0001": parts["0001"], "0002": tmp_path / "0002"}, tmp_path / "out")
     assert (found.verdict, found.passed) == ("worse", False)
-    assert found.scores["0001"] < 0.5
+    assert any("collapsed answers themselves" in reason for reason in found.reasons)
+    # Also of a first night, beside the base.
+    first = decide(candidate, BASE, {"0002": tmp_path / "0002"}, tmp_path / "out")
+    assert (first.verdict, first.passed) == ("worse", False)
+
+
+@pytest.mark.slow
+def test_a_candidate_whose_answers_have_collapsed_does_not_pass(live, nights, parts, collapsed, tmp_path):
+    """Collapsed answers to the agent's own prompts."""
+    prompts = [row.messages[:-1] for row in read_split(nights / "0001", "train")]
+    rows = [
+        conversation(prompt, collapsed[i % 24]["response"], "salience")
+        for i, prompt in enumerate(prompts)
+        if len(collapsed[i % 24]["response"]) < 200
+    ]
+    write_dataset(tmp_path / "rows", {"train": rows}, {})
+    candidate = fit(tmp_path / "candidate", tmp_path / "rows", 40, init_adapter=str(live), **WAIVED)
+    found = decide(candidate, live, parts, tmp_path / "out")
+    assert (found.verdict, found.passed, found.pairs) == ("worse", False, {})
+    assert any("the collapse stop ended the asking" in reason for reason in found.reasons)
