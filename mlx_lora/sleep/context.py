@@ -43,7 +43,7 @@ class Cycle:
     generations: Generations
     before: list[CycleRecord]
     around: Surroundings
-    clock: SuspensionClock = field(default_factory=SuspensionClock)
+    clock: SuspensionClock = field(default_factory=lambda: SuspensionClock())
 
     @property
     def live(self) -> Path | None:

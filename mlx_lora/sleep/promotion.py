@@ -19,7 +19,10 @@ def promote(generations: Generations, candidate: dict[str, Any], record: CycleRe
     """Make the candidate a generation, and live on trial; again after a kill, it changes nothing."""
     gate = {key: candidate[key] for key in ("alpha", "verdict", "reasons", "checks", "scores", "losses")}
     number = generations.add(Path(candidate["path"]), {"cycle": record.key, "gate": gate})
-    generations.promote(number, "; ".join(candidate["reasons"]), trial=True, cycle=record.key)
+    promoted = [line["generation"] for line in generations.history() if line["event"] == "promoted"]
+    # A rollback since a cycle was cut stays.
+    if number not in promoted:
+        generations.promote(number, "; ".join(candidate["reasons"]), trial=True, cycle=record.key)
     return {"generation": number, "previous": generations.previous}
 
 

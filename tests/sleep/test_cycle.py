@@ -229,7 +229,7 @@ def killed_nights(name, store, count, seed, answers):
     config = write_config(store.parent / "night.yaml", settings(name, [store]))
     draw = random.Random(seed)
     writes = 1
-    for number in range(count):
+    for _number in range(count):
         where = draw.randrange(1, 120)
         status, content, said = night(config, program=(KILLED, str(where), str(name)))
         assert status in (0, 1, -signal.SIGKILL), said
