@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from ..errors import UserError
 from .options import backend_option, json_option
 from .output import print_json, say
 
@@ -28,12 +27,8 @@ from .output import print_json, say
 @click.option("--fresh", is_flag=True, help="Replace the run that is there; with --increment, the interrupted round.")
 @click.option("--extend", is_flag=True, help="Go on with a run although num_epochs or max_steps has changed.")
 @click.option("--increment", is_flag=True, help="Learn only what no round before has, from the last round's adapter.")
-@click.option(
-    "--min-new", type=click.IntRange(1), default=10, show_default=True, help="New items that --increment needs."
-)
-@click.option(
-    "--replay", is_flag=True, help="With --increment: half of each batch from earlier rounds, to forget none."
-)
+@click.option("--min-new", type=click.IntRange(1), default=10, show_default=True, help="Items --increment needs.")
+@click.option("--replay", is_flag=True, help="--increment with half of each batch from earlier rounds: none forgotten.")
 @click.option("--max-minutes", type=float, help="Stop after N minutes; the same command resumes later.")
 @click.option("--until", metavar="HH:MM", help="Stop at this time of day; the same command resumes later.")
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, its memory and time, and one example.")
@@ -60,8 +55,7 @@ def train(
     given = {key: options[key] for key in ("max_minutes", "until", "backend") if options[key] is not None}
     config = load_config(config_path, [*overrides, *(f"{key}={json.dumps(value)}" for key, value in given.items())])
     config = replace(config, data=options["data"] or config.data, output_dir=options["out"] or config.output_dir)
-    if options["replay"] and not increment:
-        raise UserError("--replay needs earlier rounds, which --increment has; add it, or leave out --replay")
+    increment = increment or options["replay"]
     if dry_run:
         print_dry_run(config, increment, as_json)
         return

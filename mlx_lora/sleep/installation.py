@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -82,6 +83,31 @@ class Plan:
             new = self.files[file].splitlines()
             lines += difflib.unified_diff(old, new, str(file), f"{file} (new)", lineterm="")
         return "\n".join(lines)
+
+    def to_text(self) -> str:
+        """Return each file as it will be, or its difference from what is there, and the commands that load the job."""
+        parts = [self.diff()] if self.differs else []
+        parts += [f"{file}:\n{text}" for file, text in self.files.items() if self.before[file] is None]
+        commands = [] if self.is_there else self.scheduler.commands(self.schedule.name)
+        return "\n".join([*parts, *("$ " + shlex.join(command) for command in commands)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``sleep install --json`` prints of the plan."""
+        schedule = self.schedule
+        return {
+            "name": str(schedule.name),
+            "config": str(schedule.config),
+            "at": schedule.at,
+            "every": schedule.every,
+            "scheduler": self.scheduler.NAME,
+            "files": [{"file": str(file), "content": text} for file, text in self.files.items()],
+        }
+
+    def state(self, replace: bool) -> str:
+        """Return ``new``, ``replaced`` or ``unchanged``: what installing it makes of the files."""
+        if self.differs:
+            return "replaced"
+        return "unchanged" if self.is_there and not replace else "new"
 
 
 def plan(config_file: str, at: str, every: str, scheduler: str = "auto", platform: str = sys.platform) -> Plan:

@@ -133,11 +133,10 @@ def test_a_round_whose_data_is_gone(refused, dataset, increment, tmp_path):
     assert increment(fourth, out)["rounds"] == 4
 
 
-def test_replay_needs_rounds(refused, dataset, tmp_path):
-    sentence = refused(
-        "train", *SETTINGS, "--replay", "--data", dataset("one", chats(range(12))), "--out", tmp_path / "a"
-    )
-    assert "--replay needs earlier rounds" in sentence
+def test_replay_is_an_increment(dataset, tmp_path, command):
+    data = dataset("one", chats(range(12)))
+    done = command("train", *SETTINGS, "--replay", "--data", data, "--out", tmp_path / "a", "--json")
+    assert json.loads(done.stdout)["rounds"] == 1
 
 
 def round_killed_at(where, out, data):

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
-from typing import TYPE_CHECKING, Any
-
 import click
 
 from ..options import json_option
 from ..output import print_json, say
 
-if TYPE_CHECKING:
-    from ...sleep.installation import Plan
+EVERY = "day, weekday, weekend, days such as mon,wed,fri, or a number: 2 is every other night."
+SCHEDULER = "launchd on macOS, systemd on Linux; by default what this system has."
 
 
 @click.command()
 @click.option("--config", required=True, metavar="FILE", help="Config of the night; see configs/sleep.yaml.")
 @click.option("--at", default="03:00", show_default=True, metavar="HH:MM", help="Local time of the night.")
-@click.option(
-    "--every",
-    default="day",
-    show_default=True,
-    help="day, weekday, weekend, days such as mon,wed,fri, or a number: 2 is every other night.",
-)
-@click.option(
-    "--scheduler",
-    type=click.Choice(["auto", "launchd", "systemd"]),
-    default="auto",
-    show_default=True,
-    help="launchd on macOS, systemd on Linux.",
-)
+@click.option("--every", default="day", show_default=True, help=EVERY)
+@click.option("--scheduler", type=click.Choice(["auto", "launchd", "systemd"]), default="auto", help=SCHEDULER)
 @click.option("--print", "only_print", is_flag=True, help="Print what would be written and run, and nothing else.")
 @click.option("--replace", is_flag=True, help="Replace a schedule that is there and differs; measure the speed anew.")
 @json_option
@@ -49,56 +35,21 @@ def install(config: str, at: str, every: str, scheduler: str, only_print: bool, 
     from ...sleep.schedule import installed, said_every
 
     plan = installation.plan(config, at, every, scheduler)
-    advice = plan.scheduler.advice(plan.schedule)
     if not as_json:
-        _print_plan(plan)
+        say(plan.to_text())
+    state = "printed" if only_print else plan.state(replace)
     content = {} if only_print else installation.install(plan, replace, throttle.measure_rates)
-    state = _state(plan, only_print, replace)
     due = None if only_print else (installed(plan.schedule.name) or {}).get("next_due")
+    advice = plan.scheduler.advice(plan.schedule)
     if as_json:
-        print_json(
-            _described(plan) | {"state": state, "rates": content.get("rates"), "next_due": due, "advice": advice}
-        )
+        rest = {"state": state, "rates": content.get("rates"), "next_due": due, "advice": advice}
+        print_json({**plan.to_dict(), **rest})
         return
     if state == "printed":
         say("nothing was written (--print)")
     elif state == "unchanged":
         say(f"this is installed already; the next night is due at {due}")
     else:
-        rates = ", ".join(f"{name} {rate:g} GFLOP/s" for name, rate in content["rates"].items())
         say(f"installed: {plan.schedule.name} {said_every(plan.schedule)}; the first night is due at {due}")
-        say(f"speed of this machine, to compare each night with: {rates}")
     for line in advice:
         say(f"note: {line}")
-
-
-def _state(plan: Plan, only_print: bool, replace: bool) -> str:
-    if only_print:
-        return "printed"
-    if plan.differs:
-        return "replaced"
-    return "unchanged" if plan.is_there and not replace else "new"
-
-
-def _described(plan: Plan) -> dict[str, Any]:
-    schedule = plan.schedule
-    return {
-        "name": str(schedule.name),
-        "config": str(schedule.config),
-        "at": schedule.at,
-        "every": schedule.every,
-        "scheduler": plan.scheduler.NAME,
-        "files": [{"file": str(file), "content": text} for file, text in plan.files.items()],
-    }
-
-
-def _print_plan(plan: Plan) -> None:
-    """Print each file as it will be, or its difference from what is there, and the commands that load it."""
-    if plan.differs:
-        say(plan.diff())
-    for file, text in plan.files.items():
-        if plan.before[file] is None:
-            say(f"{file}:", bold=True)
-            say(text)
-    for command in [] if plan.is_there else plan.scheduler.commands(plan.schedule.name):
-        say("$ " + shlex.join(command))
