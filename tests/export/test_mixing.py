@@ -140,6 +140,7 @@ def logits(run, ids):
     return np.array(model(mx.array([ids])).astype(mx.float32))
 
 
+@pytest.mark.slow
 def test_trained_adapters_and_the_logits_of_their_mixture(eisv_data, tmp_path):
     settings = {"model_name": BASE, "data": str(eisv_data), "lora_rank": 8, "lora_target_modules": ["q_proj", "o_proj"]}
     settings |= {"max_seq_length": 256, "backend": "mlx", "learning_rate": 3e-3, "warmup_steps": 0, "batch_size": 4}

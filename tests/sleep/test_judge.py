@@ -197,6 +197,7 @@ def test_one_model_is_in_memory_at_a_time(sketch, nights, parts, tmp_path, monke
     assert {("anchor", "base"), ("anchor", "best")} <= set(verdicts(found))
 
 
+@pytest.mark.slow
 def test_suites_and_their_anchors(sketch, nights, parts, tmp_path):
     lines = (nights / "0001" / "train.jsonl").read_text().splitlines()[:12]
     for name, threshold in (("speaks", 0.9), ("musts", 1.0)):
@@ -252,6 +253,7 @@ print(found.verdict)
 """
 
 
+@pytest.mark.slow
 def test_a_judgement_that_was_killed_asks_only_what_is_missing(sketch, nights, tmp_path):
     other = changed(sketch, tmp_path / "other", lambda name, values: values * 1.0001)
 
