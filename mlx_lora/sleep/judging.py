@@ -59,7 +59,7 @@ def _judged(cycle: Cycle, nights: Nights, alpha: float, candidate: Path) -> dict
         parts=parts_of(cycle, nights),
         suites=config.suites,
         checks=row_checks(config.stores),
-        out=cycle.record.directory / JUDGE / f"{alpha:g}",
+        out=cycle.record.directory / JUDGE,
         evidence=evidence(cycle.before, parent) if alpha == 1 else (),
         backend=config.training().backend,
         progress=cycle.around.progress,

@@ -75,15 +75,17 @@ def id_of(example: Example) -> str:
 
 
 def evidence(cycles: Sequence[CycleRecord], live: int | None) -> list[dict[str, Any]]:
-    """Return the pairs of earlier candidates whose comparison with the same live generation settled nothing."""
+    """Return the pairs of earlier candidates that were judged beside the same live generation and not promoted.
+
+    Those that were worse too: with the undecided ones alone, the pool would be of the lucky.
+    """
     found = []
     for cycle in cycles:
         judged = cycle.result("judge")
-        if judged is None or cycle.content["parent"] != live:
+        if judged is None or cycle.content["parent"] != live or judged["chosen"] is not None:
             continue
-        first = judged["candidates"][0] if judged["candidates"] else {}
-        if first.get("verdict") == "inconclusive":
-            found.append({"night": cycle.key, **first["pairs"]})
+        if judged["candidates"] and (pairs := judged["candidates"][0]["pairs"]):
+            found.append(pairs)
     return found
 
 
