@@ -79,6 +79,7 @@ def config_of(out: Path, stores: list[dict[str, Any]], seed: int, steps: int) ->
             "stores": stores,
             "min_hours": 0,
             "held_out": 0.2,
+            "keep": 99,
             "guards": {"min_battery": 0, "min_disk_gb": 0.1, "min_memory_gb": 0.2},
             "pattern_share": 1.0,
             "train": training,

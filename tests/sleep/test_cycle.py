@@ -49,6 +49,7 @@ def name(tmp_path):
     return tmp_path / "adapters" / "lumen"
 
 
+@pytest.mark.slow
 def test_two_nights_are_learned_and_the_second_is_undone(name, store, tmp_path, rows, command):
     trained = {"train": {"max_steps": 30}}
     first = run(settings(name, [store], **trained))
@@ -85,6 +86,7 @@ def test_too_little_is_a_sentence(name, store, tmp_path, rows):
     assert [cycle.key for cycle in read_cycles(name)] == ["0001"]
 
 
+@pytest.mark.slow
 def test_a_store_that_collapsed_is_never_live(name, store, tmp_path, rows):
     run(settings(name, [store], train={"max_steps": 30}))
     said = {"role": "assistant", "content": "~warmth~ ~warmth~ ~warmth~"}
@@ -134,6 +136,7 @@ def test_two_nights_at_once(name, store):
         other.kill()
 
 
+@pytest.mark.slow
 def test_a_night_that_cannot_run_says_so(name, store, tmp_path, command):
     config = write_config(tmp_path / "night.yaml", settings(name, [tmp_path / "gone"]))
     done = command("sleep", "run", "--config", config)
@@ -145,6 +148,7 @@ def test_a_night_that_cannot_run_says_so(name, store, tmp_path, command):
     assert run(settings(name, [store])).status in (0, 1)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite(name, store):
     ended = run(settings(name, [store], train={"learning_rate": 10, "max_steps": 40, "lora_alpha": 1e6}))
     assert ended.status in (1, 2)
@@ -188,6 +192,7 @@ def test_a_night_that_is_cut_again_and_again_is_given_up(name, store, monkeypatc
     assert run(content).summary["cycle"] == "0002"
 
 
+@pytest.mark.slow
 def test_failed_rows_are_set_aside(name, store, tmp_path, rows):
     run(settings(name, [store], train={"max_steps": 30}))
     # Answers of other shapes, and much of them: worse on every earlier night.
@@ -257,7 +262,7 @@ def undisturbed(tmp_path_factory, rows):
     return live_is_whole(folder / "lumen")
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0])
 def test_a_night_that_is_killed_ends_as_if_it_were_not(name, store, undisturbed, seed):
     assert killed_nights(name, store, 2, seed, answers=True) == undisturbed
 
@@ -268,7 +273,7 @@ def test_a_hundred_kills(name, store, undisturbed, seed):
     assert killed_nights(name, store, 4, seed, answers=False) == undisturbed
 
 
-@pytest.mark.parametrize("file", ["twenty_four.json", "after_removal.json"])
+@pytest.mark.parametrize("file", ["twenty_four.json", pytest.param("after_removal.json", marks=pytest.mark.slow)])
 def test_a_real_buffer_goes_through_a_night(realdata, tmp_path, name, file):
     buffer = realdata / "salience" / file
     content = settings(
