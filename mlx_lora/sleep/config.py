@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from annotated_types import Interval
 
 from ..config import TrainingConfig
 from ..config.loading import find_config, read_mapping
+from ..data.schema import is_text
 from ..errors import UserError, nearest, shortened
 
 Share = Annotated[float, Interval(ge=0, le=1)]
@@ -170,6 +172,8 @@ def sleep_config(settings: Mapping[str, Any], where: str) -> SleepConfig:
     from pydantic import TypeAdapter, ValidationError
 
     settings = dict(settings)
+    if not is_text(json.dumps(settings, default=str, ensure_ascii=False)):
+        raise UserError(f"{where}: it holds an unpaired surrogate, which is not text; correct it")
     if "stores" not in settings or "name" not in settings:
         missing = "stores" if "stores" not in settings else "name"
         raise UserError(f"{where}: this is not a config of the night: it has no {missing}; see configs/sleep.yaml")
