@@ -171,6 +171,8 @@ def sleep_config(settings: Mapping[str, Any], where: str) -> SleepConfig:
     """
     from pydantic import TypeAdapter, ValidationError
 
+    from ..config.validation import validated
+
     settings = dict(settings)
     if not is_text(json.dumps(settings, default=str, ensure_ascii=False)):
         raise UserError(f"{where}: it holds an unpaired surrogate, which is not text; correct it")
@@ -194,6 +196,7 @@ def sleep_config(settings: Mapping[str, Any], where: str) -> SleepConfig:
         detail = error.errors()[0]
         place = ".".join(map(str, detail["loc"]))
         raise UserError(f"{where}: {place}: {detail['msg'].lower()}, not {shortened(detail['input'])}") from None
+    validated(where, {"until": config.until})
     decided = [key for key in DECIDED if key in config.train]
     if decided:
         raise UserError(f"{where}: train: {decided[0]} is decided by the cycle; leave it out here")

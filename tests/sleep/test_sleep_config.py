@@ -38,7 +38,7 @@ def test_what_is_wrong_is_a_sentence(changes, said):
 
 
 def test_a_night_without_a_name():
-    with pytest.raises(UserError, match="this is not a config of the night: it has no name; see configs/sleep.yaml"):
+    with pytest.raises(UserError, match=r"this is not a config of the night: it has no name; see configs/sleep\.yaml"):
         sleep_config({"stores": [{"data": "x"}]}, "night.yaml")
 
 
