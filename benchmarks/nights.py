@@ -9,6 +9,10 @@ R      matrix of mean scores: row i after night i, column j on night j's held-ou
 BWT    backward transfer: mean over nights j < 7 of R[7][j] − R[j][j]
 final  mean of the last row; `of joint` is its share of joint training's score
 
+Trajectories are learned on the built-in base, which knows Lumen's language, but not which words go with which
+trajectory. For the other two kinds a base in the same state is made first: of the same size, with fresh weights, trained
+on all nights' prompts with the answers of other rows.
+
 `sleep` is `mlx-lora sleep run` as it is, judging, promotion and all; `sequential` trains the same rows for the same
 steps, each night from the adapter of the night before, with nothing of earlier nights; `joint` trains on the rows of
 all nights together, for the steps of all nights together.
@@ -21,7 +25,9 @@ import datetime
 import gc
 import json
 import platform
+import random
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -35,25 +41,69 @@ from typing import Any
 import mlx_lora.backends.mlx  # noqa: F401  first: it loads a fast BLAS before MLX
 
 # isort: split
+import numpy as np
 from night_stores import SIZES, make_stores
+from safetensors.numpy import load_file, save_file
 
-from mlx_lora.data.dataset import read_split
+from mlx_lora.config import TrainingConfig
+from mlx_lora.data.dataset import read_split, write_dataset
 from mlx_lora.evaluation.suite import Generation
 from mlx_lora.evaluation.targets import load_target
+from mlx_lora.export.fuse import fuse
+from mlx_lora.models.resolve import BUILT_IN
 from mlx_lora.runs.generations import Generations
 from mlx_lora.sleep.checks import main_metric, row_checks
 from mlx_lora.sleep.config import SleepConfig, sleep_config
 from mlx_lora.sleep.context import Surroundings
 from mlx_lora.sleep.cycle import run_cycle
 from mlx_lora.sleep.record import read_cycles
+from mlx_lora.sleep.stores import gather
 from mlx_lora.training.train import train
 
 NIGHTS = len(SIZES)
 BASE = "builtin/tiny-lumen"
+LANGUAGE_STEPS = 300
 Matrix = list[list[float]]
 
 
-def config_of(out: Path, stores: list[dict[str, Any]], seed: int, steps: int) -> SleepConfig:
+def make_base(out: Path, stores: list[dict[str, Any]], seed: int) -> str:
+    """Return a base that knows the language of the stores, but not which answer goes with which prompt."""
+    config = config_of(out, stores, seed, 1, BASE)
+    rows = [row.example for row in gather(config.stores, out / "rows").rows]
+    answers = [row.messages[-1] for row in rows]
+    random.Random(seed).shuffle(answers)
+    mixed = [
+        replace(row, messages=[*row.messages[:-1], answer], meta={}) for row, answer in zip(rows, answers, strict=True)
+    ]
+    write_dataset(out / "language", {"train": mixed}, {"source": "benchmark"})
+    settings: dict[str, Any] = {
+        "fine_tune_type": "full",
+        "learning_rate": 3e-3,
+        "lr_schedule": "cosine",
+        "warmup_steps": 20,
+    }
+    settings |= {"max_steps": LANGUAGE_STEPS, "batch_size": 16, "gradient_accumulation_steps": 1, "num_epochs": 1000}
+    settings |= {"max_seq_length": 512, "waive_checks": ["contradictory_answers", "mostly_copies"], "seed": seed}
+    places = {"data": str(out / "language"), "output_dir": str(out / "language-run")}
+    train(TrainingConfig(model_name=str(fresh_weights(out / "fresh", seed)), **places, **settings), quiet=True)
+    fuse(str(out / "language-run"), out / "base")
+    return str(out / "base")
+
+
+def fresh_weights(place: Path, seed: int) -> Path:
+    """Copy the built-in base with weights that have learned nothing."""
+    shutil.copytree(BUILT_IN[BASE], place)
+    file = next(place.glob("*.safetensors"))
+    draw = np.random.default_rng(seed)
+    weights = {
+        name: np.ones_like(value) if value.ndim == 1 else draw.normal(scale=0.02, size=value.shape).astype(value.dtype)
+        for name, value in load_file(file).items()
+    }
+    save_file(weights, file, metadata={"format": "pt"})
+    return place
+
+
+def config_of(out: Path, stores: list[dict[str, Any]], seed: int, steps: int, base: str) -> SleepConfig:
     """Return the config of a night with these stores."""
     training = {
         "lora_rank": 16,
@@ -75,7 +125,7 @@ def config_of(out: Path, stores: list[dict[str, Any]], seed: int, steps: int) ->
     return sleep_config(
         {
             "name": str(out / "adapter"),
-            "model_name": BASE,
+            "model_name": base,
             "stores": stores,
             "min_hours": 0,
             "held_out": 0.2,
@@ -129,13 +179,13 @@ def summary(matrix: Matrix, words: list[int], seconds: float) -> dict[str, Any]:
 
 
 def sleeping(
-    out: Path, stores: list[dict[str, Any]], seed: int, steps: int, told: Callable[[str], None]
+    out: Path, stores: list[dict[str, Any]], seed: int, steps: int, base: str, told: Callable[[str], None]
 ) -> tuple[list[Path], list[dict[str, Any]], float]:
     """Run the nights; return the dataset of each, its outcome, and the seconds."""
     around = Surroundings(lambda description, total: nullcontext(lambda done: None), quiet=True)
     outcomes, started = [], time.perf_counter()
     for number in range(1, NIGHTS + 1):
-        outcome = run_cycle(config_of(out, stores[:number], seed, steps), around)
+        outcome = run_cycle(config_of(out, stores[:number], seed, steps, base), around)
         outcomes.append({key: outcome.summary[key] for key in ("decision", "reason", "generation", "new", "replayed")})
         told(f"  night {number}: {outcome.summary['decision']}, {outcome.summary['reason'][:150]}")
     cycles = read_cycles(out / "adapter")
@@ -145,17 +195,18 @@ def sleeping(
 def one_kind(kind: str, seed: int, steps: int, out: Path, told: Callable[[str], None]) -> dict[str, Any]:
     """Run the three ways on one kind of store."""
     stores = make_stores(kind, out / "stores", seed)
-    nights, outcomes, seconds = sleeping(out, stores, seed, steps, told)
+    base = BASE if kind == "eisv" else make_base(out, stores, seed)
+    nights, outcomes, seconds = sleeping(out, stores, seed, steps, base, told)
     if len(nights) != NIGHTS:
         raise SystemExit(f"{kind}: {len(nights)} of {NIGHTS} nights ran: {[o['reason'] for o in outcomes]}")
-    config = config_of(out, stores, seed, steps)
+    config = config_of(out, stores, seed, steps, base)
     score = Scorer(config, nights)
     generations = Generations(out / "adapter")
-    base = score(BASE)[0]
+    before = score(base)[0]
     live, number = [], None
     for outcome in outcomes:
         number = outcome["generation"] if outcome["decision"] == "promoted" else number
-        live.append(score(BASE if number is None else str(generations.path(number))))
+        live.append(score(base if number is None else str(generations.path(number))))
     result = {"sleep": summary([row for row, _ in live], [words for _, words in live], seconds), "nights": outcomes}
     told(f"  sleep       {result['sleep']}")
     matrix, words, begin, started = [], [], None, time.perf_counter()
@@ -180,7 +231,7 @@ def one_kind(kind: str, seed: int, steps: int, out: Path, told: Callable[[str], 
         "of_joint": round(own["final"] / max(result["joint"]["final"], 1e-9), 4),
         "backward_transfer": own["backward_transfer"],
         "words_not_fewer": own["words_in_use"][-1] >= own["words_in_use"][0],
-        "base": round(mean(base), 4),
+        "base": round(mean(before), 4),
     }
     return result
 
