@@ -10,8 +10,8 @@ BWT    backward transfer: mean over nights j < 7 of R[7][j] − R[j][j]
 final  mean of the last row; `of joint` is its share of joint training's score
 
 Trajectories are learned on the built-in base, which knows Lumen's language, but not which words go with which
-trajectory. For the other two kinds a base in the same state is made first: of the same size, with fresh weights, trained
-on all nights' prompts with the answers of other rows.
+trajectory. For the other two kinds a base in the same state is made first: of the same size, with fresh weights,
+trained on all nights' prompts with the answers of other rows.
 
 `sleep` is `mlx-lora sleep run` as it is, judging, promotion and all; `sequential` trains the same rows for the same
 steps, each night from the adapter of the night before, with nothing of earlier nights; `joint` trains on the rows of
@@ -82,7 +82,13 @@ def make_base(out: Path, stores: list[dict[str, Any]], seed: int) -> str:
         "lr_schedule": "cosine",
         "warmup_steps": 20,
     }
-    settings |= {"max_steps": LANGUAGE_STEPS, "batch_size": 16, "gradient_accumulation_steps": 1, "num_epochs": 1000}
+    settings |= {
+        "max_steps": LANGUAGE_STEPS,
+        "warmup_steps": 20,
+        "batch_size": 16,
+        "gradient_accumulation_steps": 1,
+        "num_epochs": 1000,
+    }
     settings |= {"max_seq_length": 512, "waive_checks": ["contradictory_answers", "mostly_copies"], "seed": seed}
     places = {"data": str(out / "language"), "output_dir": str(out / "language-run")}
     train(TrainingConfig(model_name=str(fresh_weights(out / "fresh", seed)), **places, **settings), quiet=True)
@@ -95,10 +101,12 @@ def fresh_weights(place: Path, seed: int) -> Path:
     shutil.copytree(BUILT_IN[BASE], place)
     file = next(place.glob("*.safetensors"))
     draw = np.random.default_rng(seed)
-    weights = {
-        name: np.ones_like(value) if value.ndim == 1 else draw.normal(scale=0.02, size=value.shape).astype(value.dtype)
-        for name, value in load_file(file).items()
-    }
+    weights = {}
+    for name, value in load_file(file).items():
+        # The embeddings are the head too: small ones could not make a word likely in so few steps.
+        scale = 0.1 if "embed" in name else 0.06
+        drawn = np.ones_like(value) if value.ndim == 1 else draw.normal(scale=scale, size=value.shape)
+        weights[name] = drawn.astype(value.dtype)
     save_file(weights, file, metadata={"format": "pt"})
     return place
 
