@@ -28,13 +28,13 @@ def find_generations(name: str) -> Generations:
     return Generations(directory)
 
 
-def split_name(name: str) -> tuple[Generations, str] | None:
+def split_name(name: str | Path) -> tuple[Generations, str] | None:
     """Return the generations and the ref or number that a name gives; ``None`` if it is a name of another kind.
 
     Raises:
         UserError: it names a run that has no generations.
     """
-    before, _, which = name.rpartition("@")
+    before, _, which = str(name).rpartition("@")
     if not before or Path(name).expanduser().exists():
         return None
     directory = _directory(before)

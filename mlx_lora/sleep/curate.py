@@ -175,6 +175,15 @@ def _without_faults(
     return _without_said(kept, others, curated)
 
 
+def learnable(examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> list[bool]:
+    """Return False for each example that would stop training by an error of the dataset checks."""
+    items = [_item(str(number), example, False) for number, example in enumerate(examples)]
+    table = Table(items, tokenizer=tokenizer, max_seq_length=max_seq_length)
+    errors = [finding for finding in _run(table) if finding.check != "mostly_copies"]
+    faulty = {id(item) for finding in errors for hit in finding.hits for item in hit.drop}
+    return [id(item) not in faulty for item in items]
+
+
 def _without_said(rows: Sequence[Row], earlier: Sequence[Example], curated: Curated) -> list[Row]:
     """Leave out experiences whose answer a row of another store or night nearly has; its own store was looked at."""
     said = NearDuplicates()

@@ -19,6 +19,7 @@ from ..models.tokenizer import open_tokenizer
 from ..training.train import train
 from .checks import row_checks
 from .config import SleepConfig
+from .curate import learnable
 from .nights import DATA, rows_of
 from .record import Ended
 from .replay import make_replay
@@ -41,7 +42,8 @@ def replay(
     if not learned or live is None or not config.replay.share:
         return {"own": 0, "stored": 0, "gold": 0, "nights": {}, "own_loss": 0.0}
     training = config.training()
-    tokens = _token_counter(training)
+    tokenizer = base_tokenizer(training)
+    tokens = _token_counter(tokenizer, training)
     new = read_split(cycle / DATA, "train")
     nights = {key: data for key, data in learned.items() if rows_of(data, "train")}
     checks = row_checks(config.stores) if config.replay.source == "own_checked" else {}
@@ -52,7 +54,15 @@ def replay(
     # As many as are new; up to twice as many where there are many nights, each of which should be seen.
     size = min(len(stored), max(len(new), min(PER_NIGHT * len(nights), 2 * len(new))))
     made = make_replay(
-        nights, new, config.replay, training.seed, checks=checks, answer=answer, tokens=tokens, size=size
+        nights,
+        new,
+        config.replay,
+        training.seed,
+        checks=checks,
+        answer=answer,
+        tokens=tokens,
+        size=size,
+        usable=lambda examples: learnable(examples, tokenizer, training.max_seq_length),
     )
     del answer
     gc.collect()
@@ -105,9 +115,8 @@ def base_tokenizer(training: TrainingConfig) -> Any:
     return open_tokenizer(model)
 
 
-def _token_counter(training: TrainingConfig) -> Callable[[Example], int]:
+def _token_counter(tokenizer: Any, training: TrainingConfig) -> Callable[[Example], int]:
     """Return a function from an example to its number of supervised tokens."""
-    tokenizer = base_tokenizer(training)
 
     def count(example: Example) -> int:
         encoded = encode_example(tokenizer, example, training.max_seq_length, train_on_prompt=training.train_on_prompt)

@@ -29,6 +29,7 @@ GROUP = 32
 Check = Callable[[Example, str], Score]
 Answer = Callable[[list[list[dict[str, Any]]]], list[str]]
 Tokens = Callable[[Example], int]
+Usable = Callable[[Sequence[Example]], Sequence[bool]]
 
 
 @dataclass
@@ -54,6 +55,7 @@ def make_replay(
     answer: Answer | None,
     tokens: Tokens,
     size: int,
+    usable: Usable = lambda examples: [True] * len(examples),
 ) -> Replay:
     """Draw rows of earlier nights, and answer them anew where the answer can be checked.
 
@@ -64,6 +66,7 @@ def make_replay(
         answer: the live adapter's answers to conversations; ``None``: all rows stay as stored.
         tokens: counts the supervised tokens of an example.
         size: rows.
+        usable: False for examples that would stop training, such as an answer that writes a control token.
 
     Raises:
         UserError: a night's dataset is gone or broken.
@@ -73,7 +76,11 @@ def make_replay(
     gold = _gold(len(drawn), config)
     asked = [i for i, example in enumerate(drawn) if not gold[i] and _can_be_answered(example, checks)]
     own = _own_rows([drawn[i] for i in asked], checks, answer, tokens) if answer and config.own_loss > 0 else {}
-    own = {asked[place]: example for place, example in own.items()}
+    own = {
+        asked[place]: example
+        for (place, example), good in zip(own.items(), usable(list(own.values())), strict=True)
+        if good
+    }
     scale, share = _bounded(drawn, own, new, config, tokens)
     if not scale:
         own = {}

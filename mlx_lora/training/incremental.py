@@ -185,8 +185,9 @@ def outcome(trained: tuple[Path, TrainingResult] | str, out: str | None, increme
     rounds: dict[str, Any] = {}
     if increment:
         done = read_state(state_path(directory))
-        # A round's data is two datasets where one of them is replay.
-        data = read_run(directory).get("data")
+        # Of the round, since what is live may have been rolled back; its data is two datasets where one is replay.
+        run = _round_directory(directory, done.rounds) / "run" if done.rounds else directory
+        data = read_run(run).get("data")
         replayed = data[1]["examples"] if isinstance(data, list) else 0
         rounds = {"rounds": done.rounds, "trained_items": len(done.trained), "replayed": replayed}
     validation = "" if result.validation_loss is None else f", validation loss {result.validation_loss:.4f}"

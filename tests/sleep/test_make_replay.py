@@ -14,7 +14,10 @@ from mlx_lora.data.dataset import Example, Span, data_hash, read_split, write_da
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.cases import Case
 from mlx_lora.evaluation.scorers import CheckSpec, Score, make_scorer
+from mlx_lora.models.resolve import resolve_model
+from mlx_lora.models.tokenizer import open_tokenizer
 from mlx_lora.sleep.config import ReplayConfig
+from mlx_lora.sleep.curate import learnable
 from mlx_lora.sleep.replay import GROUP, make_replay
 
 
@@ -214,3 +217,16 @@ def test_own_answers_never_enter_a_nights_stored_data(nights):
 def test_a_night_that_is_gone_is_a_sentence(nights):
     with pytest.raises(UserError, match="there is no such dataset"):
         make({**nights, "0009": Path("/nowhere/0009")}, answer=good)
+
+
+def test_an_own_answer_that_would_stop_training_stays_as_stored(nights):
+    tokenizer = open_tokenizer(resolve_model("builtin/tiny-lumen"))
+
+    def answer(conversations):
+        return [f"good{'<|eot_id|>' if number % 2 else ''} {number}" for number in range(len(conversations))]
+
+    replay = make(nights, answer=answer, usable=lambda examples: learnable(examples, tokenizer, 512))
+    own = [example for example in replay.examples if example.meta.get("own_answer")]
+    assert 0 < len(own) < 15
+    assert not any("<|" in example.messages[-1]["content"] for example in own)
+    assert replay.counts["own"] + replay.counts["stored"] == 20
