@@ -13,6 +13,7 @@ import pytest
 from mlx_lora.config import TrainingConfig
 
 REPO = Path(__file__).parent.parent
+SLOW = ("README.md", "together.md", "sleep.md", "export.md", "evaluation.md")
 DOCS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
 
 
@@ -20,7 +21,7 @@ def blocks(language: str) -> list:
     found = []
     for file in DOCS:
         for number, block in enumerate(re.findall(rf"^```{language}\n(.*?)^```", file.read_text(), re.S | re.M)):
-            slow = [pytest.mark.slow] if file.name in ("README.md", "together.md") else []
+            slow = [pytest.mark.slow] if file.name in SLOW else []
             found.append(pytest.param(block, id=f"{file.stem}-{number}", marks=slow))
     return found
 

@@ -92,6 +92,7 @@ def test_databases_that_cannot_be_used(refused, tmp_path, anima):
     assert "SQLite" in said(truncated)
 
 
+@pytest.mark.slow
 def test_a_locked_database(refused, tmp_path, anima):
     db = anima([("1", 0.5, 0.5, 0.5, 0.5)])
     owner = sqlite3.connect(db)

@@ -41,6 +41,7 @@ def change_config(base, **changes):
     (base / "config.json").write_text(json.dumps({**config, **changes}))
 
 
+@pytest.mark.slow
 def test_the_commands(refused, command, run, tmp_path):
     assert "this exists already" in refused("export", "gguf", "--run", run, "--out", run)
     assert "no such type" in refused("export", "gguf", "--run", run, "--out", tmp_path / "x.gguf", "--type", "q5")

@@ -94,6 +94,7 @@ def test_a_directory_of_an_earlier_version(agent):
     assert agent.rollback("bad") == 2
 
 
+@pytest.mark.slow
 def test_the_commands(agent, command, refused):
     def run(*arguments):
         done = command("sleep", *arguments, "--json")

@@ -64,6 +64,7 @@ def test_a_bad_generation_on_trial_is_gone_without_a_person(name, store, monkeyp
     assert [line["event"] for line in generations.history()] == ["added", "promoted", "rolled_back"]
 
 
+@pytest.mark.slow
 def test_a_night_that_is_cut_on_trial_goes_on_with_it(name, store, monkeypatch):
     def cut(*arguments):
         raise KeyboardInterrupt
@@ -80,6 +81,7 @@ def test_a_night_that_is_cut_on_trial_goes_on_with_it(name, store, monkeypatch):
     assert Generations(name).live is None
 
 
+@pytest.mark.slow
 def test_a_rollback_while_a_night_is_cut_stays(name, store, monkeypatch):
     def cut(*arguments):
         raise KeyboardInterrupt
@@ -107,6 +109,7 @@ def test_a_guard_ends_the_night_before_it_begins(name, store, monkeypatch, said)
     assert said in ended.page.read_text()
 
 
+@pytest.mark.slow
 def test_a_guard_that_refuses_after_the_machine_slept_leaves_the_night_to_the_next_run(name, store, monkeypatch):
     from mlx_lora.sleep import context
 
@@ -151,6 +154,7 @@ def test_no_space_in_the_middle(name, store, tmp_path, most):
     assert json.loads(done.stdout)["decision"] in ("promoted", "kept", "failed", "skipped")
 
 
+@pytest.mark.slow
 def test_a_clock_that_was_set_back(name, store):
     content = settings(name, [store])
     run(content)

@@ -97,6 +97,7 @@ def test_a_store_that_collapsed_is_never_live(name, store, tmp_path, rows):
     assert Generations(name).live == 1
 
 
+@pytest.mark.slow
 def test_what_is_due(name, store):
     content = settings(name, [store])
     run(content)
@@ -115,6 +116,7 @@ def test_a_dry_run_writes_nothing(name, store, tmp_path, command):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_two_nights_at_once(name, store):
     content = settings(name, [store])
     code = (
@@ -156,6 +158,7 @@ def test_a_loss_that_is_not_finite(name, store):
     assert Generations(name).live is None
 
 
+@pytest.mark.slow
 def test_the_machine_slept_in_the_middle(name, store, monkeypatch):
     from mlx_lora.sleep import context
 
@@ -174,6 +177,7 @@ def test_the_machine_slept_in_the_middle(name, store, monkeypatch):
     assert record["notes"] == ["the machine slept for 3 h in the middle"]
 
 
+@pytest.mark.slow
 def test_a_night_that_is_cut_again_and_again_is_given_up(name, store, monkeypatch):
     content = settings(name, [store])
     from mlx_lora.sleep import cycle
@@ -273,7 +277,8 @@ def test_a_hundred_kills(name, store, undisturbed, seed):
     assert killed_nights(name, store, 4, seed, answers=False) == undisturbed
 
 
-@pytest.mark.parametrize("file", ["twenty_four.json", pytest.param("after_removal.json", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["twenty_four.json", "after_removal.json"])
 def test_a_real_buffer_goes_through_a_night(realdata, tmp_path, name, file):
     buffer = realdata / "salience" / file
     content = settings(

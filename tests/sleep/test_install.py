@@ -36,6 +36,7 @@ def all_files(project: Path) -> dict[str, bytes]:
     return everything(project) | everything(Path.home())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["launchd", "systemd"])
 def test_from_installation_to_removal(command, refused, project, doubles, scheduler):
     at_first = all_files(project)

@@ -58,6 +58,7 @@ def config_of(mixed, out, **settings):
     )
 
 
+@pytest.mark.slow
 def test_kills_change_nothing(command, arguments, undisturbed, tmp_path):
     kill_and_finish(command, arguments, tmp_path / "run", kills(3, 4, seed=7))
     assert_same_adapter(undisturbed, tmp_path / "run")
@@ -127,6 +128,7 @@ def test_the_two_keys_decide_what_is_learned(refused, arguments, undisturbed, ke
     assert f"{key} was " in refused(*arguments, undisturbed, "--set", f"{key}={other}")
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_resumes(command, mixed, tmp_path):
     """Its run.json has neither key, and its evaluations no parts."""
     out, config = tmp_path / "run", tmp_path / "c.json"

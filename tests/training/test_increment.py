@@ -132,6 +132,7 @@ def test_rounds_and_nights_go_on_from_each_other(command, dataset, tmp_path):
     assert (agent.live, agent.previous) == (4, 2)
 
 
+@pytest.mark.slow
 def test_a_round_that_was_undone_before_it_was_marked_stays_undone(command, dataset, tmp_path):
     agent, data = Generations(tmp_path / "agent"), dataset("one", range(12))
     arguments = ("train", "--increment", *SETTINGS, "--data", data, "--out", agent.directory, "--json")

@@ -48,6 +48,7 @@ def increment(command):
     return run
 
 
+@pytest.mark.slow
 def test_half_of_each_batch_is_of_earlier_rounds(dataset, increment, tmp_path):
     out = tmp_path / "live"
     # Each day's dataset holds all days, as a source that is read anew makes it.
@@ -81,6 +82,7 @@ def test_half_of_each_batch_is_of_earlier_rounds(dataset, increment, tmp_path):
     assert not any("earlier" in warning.message for warning in warnings)
 
 
+@pytest.mark.slow
 def test_an_epoch_is_still_each_new_example_once(dataset, increment, tmp_path):
     out = tmp_path / "live"
     epochs = ("--replay", "--set", "num_epochs=2", "--set", "max_steps=null", "--set", "batch_size=5")
@@ -104,6 +106,7 @@ def test_without_replay_the_second_round_says_what_it_costs(command, dataset, in
         assert sum("--replay" in warning.message for warning in warnings) == told
 
 
+@pytest.mark.slow
 def test_rows_on_both_sides_are_replayed_on_neither(dataset, increment, tmp_path):
     """A source that splits anew each day: yesterday's training rows judge today, and the other way round."""
     out = tmp_path / "live"
@@ -116,6 +119,7 @@ def test_rows_on_both_sides_are_replayed_on_neither(dataset, increment, tmp_path
     assert [e.meta["item_id"] for e in read_split(place, "valid")] == ["shape-52"]
 
 
+@pytest.mark.slow
 def test_a_round_whose_data_is_gone(refused, dataset, increment, tmp_path):
     out = tmp_path / "live"
     for number in (1, 2):

@@ -163,6 +163,7 @@ def test_ctrl_c_saves_first(command, arguments, undisturbed, tmp_path, number):
     assert_same_adapter(undisturbed, out)
 
 
+@pytest.mark.slow
 def test_damaged_and_deleted_checkpoints_are_passed_over(command, arguments, undisturbed, tmp_path):
     out = tmp_path / "run"
     process = start(arguments, out)
@@ -221,6 +222,7 @@ def test_a_finished_run_is_not_trained_again(command, arguments, undisturbed):
     assert (undisturbed / "adapters.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_another_config_or_dataset_is_refused_with_what_changed(
     refused, command, arguments, undisturbed, eisv_data, tmp_path
 ):
@@ -239,6 +241,7 @@ def test_another_config_or_dataset_is_refused_with_what_changed(
     assert json.loads(done.stdout)["steps"] > events(undisturbed, "complete")[-1]["steps"]
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_directory(refused, arguments, tmp_path):
     out = tmp_path / "run"
     process = start(arguments, out)
@@ -248,6 +251,7 @@ def test_two_runs_in_one_directory(refused, arguments, tmp_path):
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_good_state(command, arguments, undisturbed, tmp_path):
     """A file size limit below a checkpoint's: writing it fails as on a full disk, and nothing half-written stays."""
     import resource

@@ -61,6 +61,7 @@ def test_the_metrics_tell_the_run(run):
     assert evaluation["validation_loss"] == pytest.approx(run[1]["validation_loss"])
 
 
+@pytest.mark.slow
 def test_the_resolved_config_trains_the_same_run_again(run, command, eisv_data, tmp_path):
     done = command("train", "--config", run[0] / "config.yaml", "--out", tmp_path / "b", "--json")
     assert done.returncode == 0, done.stderr
@@ -70,6 +71,7 @@ def test_the_resolved_config_trains_the_same_run_again(run, command, eisv_data, 
         np.testing.assert_array_equal(first[name], second[name])
 
 
+@pytest.mark.slow
 def test_fresh_replaces_a_run(run, command, eisv_data, tmp_path):
     arguments = (
         "--config",
@@ -130,6 +132,7 @@ def test_every_architecture_trains(command, make_model, eisv_data, tmp_path):
         assert np.isfinite(json.loads(done.stdout)["loss"])
 
 
+@pytest.mark.slow
 def test_generating_by_hand(run, command):
     arguments = ("generate", "--target", run[0], "--prompt", "TRAJECTORY:\nshape: convergence", "--max-tokens", "30")
     answer = json.loads(command(*arguments, "--json").stdout)
