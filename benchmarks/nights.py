@@ -64,7 +64,7 @@ NIGHTS = len(SIZES)
 BASE = "builtin/tiny-lumen"
 LANGUAGE_STEPS = 300
 # Steps of a night: long answers take more.
-STEPS = {"eisv": 40, "salience": 120, "traces": 60}
+STEPS = {"eisv": 40, "salience": 100, "traces": 60}
 Matrix = list[list[float]]
 
 

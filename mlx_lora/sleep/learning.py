@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +28,6 @@ from .replay import make_replay
 REPLAY, RUN = "replay", "run"
 # Tokens that an own answer may have beyond the longest stored one.
 ROOM = 16
-PER_NIGHT = 8
 
 
 def replay(
@@ -42,7 +42,7 @@ def replay(
     if not learned or live is None or not config.replay.share:
         return {"own": 0, "stored": 0, "gold": 0, "nights": {}, "own_loss": 0.0}
     training = config.training()
-    tokenizer = base_tokenizer(training)
+    share, tokenizer = config.replay.share, base_tokenizer(training)
     tokens = _token_counter(tokenizer, training)
     new = read_split(cycle / DATA, "train")
     nights = {key: data for key, data in learned.items() if rows_of(data, "train")}
@@ -51,8 +51,8 @@ def replay(
     asks = bool(checks) and any(example.meta.get("sleep_store") in checks for example in stored)
     longest = max(map(tokens, stored)) + ROOM
     answer = _answerer(live, training.backend, longest, training.seed, notes) if asks else None
-    # As many as are new; up to twice as many where there are many nights, each of which should be seen.
-    size = min(len(stored), max(len(new), min(PER_NIGHT * len(nights), 2 * len(new))))
+    # As many as the training draws: rows that come again and again are memorised, and what they stand for is lost.
+    size = min(len(stored), steps_of(training, len(new), share)[0] * round(step_size(training) * share))
     made = make_replay(
         nights,
         new,
@@ -82,6 +82,10 @@ def learn(config: SleepConfig, live: Path | None, cycle: Path, *, quiet: bool) -
     data: Any = str(cycle / DATA)
     if replayed:
         share = config.replay.share
+        steps, a_pass = steps_of(training, len(read_split(cycle / DATA, "train")), share)
+        # An epoch of the two datasets together is longer, and says nothing here.
+        evaluated = training.eval_steps or a_pass
+        training = replace(training, max_steps=steps, num_epochs=steps, eval_steps=evaluated)
         data = [{"path": data, "weight": 1 - share}, {"path": str(cycle / REPLAY), "weight": share}]
     settings = replace(
         training,
@@ -91,7 +95,7 @@ def learn(config: SleepConfig, live: Path | None, cycle: Path, *, quiet: bool) -
         balance_batches=replayed,
         keep_best_by="worst",
         # A night of few rows is drawn as often as one of many.
-        waive_checks=list({*training.waive_checks, "mostly_copies"}) if replayed else training.waive_checks,
+        waive_checks=[*training.waive_checks, "mostly_copies"] if replayed else training.waive_checks,
     )
     trained = train(settings, quiet=quiet)
     if trained is None:  # a rank of a distributed run, which the cycle does not start
@@ -101,6 +105,21 @@ def learn(config: SleepConfig, live: Path | None, cycle: Path, *, quiet: bool) -
         raise Ended("failed", "the time for training ended before its first step", could_run=False)
     keys = ("steps", "loss", "validation_loss", "best_step", "tokens", "seconds", "stopped")
     return {"run": str(run), **{key: asdict(result)[key] for key in keys}}
+
+
+def step_size(training: TrainingConfig) -> int:
+    """Return the examples of an optimizer step."""
+    return training.batch_size * training.gradient_accumulation_steps
+
+
+def steps_of(training: TrainingConfig, new: int, share: float) -> tuple[int, int]:
+    """Return the optimizer steps of a night with replay, and of one pass over its new examples.
+
+    Each new example is seen ``num_epochs`` times, in batches of which ``share`` is replay; ``max_steps`` limits it.
+    """
+    a_pass = math.ceil(new / max(1, step_size(training) - round(step_size(training) * share)))
+    steps = a_pass * training.num_epochs
+    return min(steps, training.max_steps or steps), a_pass
 
 
 def base_tokenizer(training: TrainingConfig) -> Any:
