@@ -51,7 +51,7 @@ def name(tmp_path):
 
 @pytest.mark.slow
 def test_two_nights_are_learned_and_the_second_is_undone(name, store, tmp_path, rows, command):
-    trained = {"train": {"max_steps": 30}}
+    trained = {"train": {"max_steps": 60, "num_epochs": 40, "lora_rank": 16, "lora_alpha": 32}}
     first = run(settings(name, [store], **trained))
     assert (first.summary["decision"], first.status, first.summary["generation"]) == ("promoted", 0, 1)
     second_store = write_store(tmp_path / "tuesday", rows[SHAPES[2]])
