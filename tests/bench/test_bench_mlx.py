@@ -13,6 +13,7 @@ from mlx_lora.bench.compare import compare
 pytest.importorskip("mlx_lm", reason="needs MLX")
 
 
+@pytest.mark.slow
 def test_both_sides_learn_the_same():
     told = []
     case = Case("eisv", "small-8k", 4, layers=2, hidden=32)
@@ -29,6 +30,7 @@ def test_both_sides_learn_the_same():
     assert first["theirs"] != pytest.approx(first["ours"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_command_writes_and_prints(command, tmp_path):
     own = ("--data", "worst", "--shape", "small-8k", "--layers", 1, "--hidden", 32, "--batch-size", 2)
     done = command("bench", "--backend", "mlx", *own, "--rounds", 1, "--steps", 2, "--out", tmp_path, "--json")

@@ -38,6 +38,7 @@ def report(server, evaluation):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -157,6 +158,7 @@ def test_a_server_that_cannot_be_used_at_all(server, evaluation, tmp_path):
         open_target(f"{server.url}/v1#tiny", seconds=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["refuse", "garbage", "break", "hang", "large"])
 def test_ollama_fails_a_case(evaluation, tmp_path, monkeypatch, fault):
     pytest.importorskip("ollama", reason="the package ollama is not installed: pip install '.[ollama]'")

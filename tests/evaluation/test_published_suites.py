@@ -194,6 +194,7 @@ def test_a_reference_solution_passes_the_guard_and_its_neighbours_does_not(case,
     assert "NameError" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "reason"),
     [

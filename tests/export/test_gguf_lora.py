@@ -154,6 +154,7 @@ def test_adapters_that_it_cannot_hold(make_model, tmp_path):
     assert not (tmp_path / "out.gguf").exists()
 
 
+@pytest.mark.slow
 def test_the_command(command, refused, exported, tmp_path):
     run, base, _ = exported
     asked = ("export", "gguf-lora", "--run", run, "--out", tmp_path / "l.gguf", "--base", base)

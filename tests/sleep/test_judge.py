@@ -106,6 +106,7 @@ def verdicts(found):
     return {(check["kind"], check["name"]): check["verdict"] for check in found.checks}
 
 
+@pytest.mark.slow
 def test_a_candidate_that_changes_nothing_is_not_worse(sketch, parts, tmp_path):
     found = decide(sketch, sketch, parts, tmp_path / "out")
     assert (found.verdict, found.passed) == ("not_worse", True)
@@ -140,6 +141,7 @@ def test_losses_that_overflow_are_worse_and_nothing_is_asked(sketch, parts, tmp_
     assert str(huge) not in {name for name, _ in asked}
 
 
+@pytest.mark.slow
 def test_what_is_live_may_be_broken_itself(sketch, parts, tmp_path):
     huge, said = changed(sketch, tmp_path / "huge", lambda name, values: np.full_like(values, 3e38)), []
     found = decide(sketch, huge, parts, tmp_path / "out", notes=said.extend)
@@ -180,6 +182,7 @@ def test_one_held_out_row_of_a_first_night_settles_nothing(sketch, nights, tmp_p
     assert len(unchecked.pairs["new"]) == 1
 
 
+@pytest.mark.slow
 def test_one_model_is_in_memory_at_a_time(sketch, nights, parts, tmp_path, monkeypatch):
     opened = []
 

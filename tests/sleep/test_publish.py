@@ -189,6 +189,7 @@ def test_exports_are_collected_with_their_generations(agent, server):
     assert (agent / "exports/0003").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [

@@ -65,6 +65,7 @@ def test_losses_that_are_not_finite_fail(run, parts, tmp_path, value):
     assert (passed, "not finite" in said) == (False, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -88,6 +89,7 @@ def test_answers_of_concern_fail(run, parts, tmp_path, monkeypatch, answer, said
     assert (passed, said in sentence) == (False, True), sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "gate", "passes"), [("TOKENS", "ship", True), ("absent", "ship", False), ("absent", "quality", False)]
 )

@@ -147,6 +147,7 @@ def wait_for_checkpoint(process, out):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_first(command, arguments, undisturbed, tmp_path, number):
     out = tmp_path / "run"
