@@ -15,8 +15,9 @@ from ..files import FORMAT, check_format, write_json, writing
 from ..user_files import read_text
 
 CYCLES, RECORD = "cycles", "cycle.json"
-# A step that was cut so often is not tried again: it may be what kills the process.
-MOST_ATTEMPTS = 3
+# A step that was cut so often is not tried again: it may be what kills the process. A scheduler starts three times a
+# night, and a Mac whose lid is closed cuts as well.
+MOST_ATTEMPTS = 10
 
 Decision = Literal["promoted", "kept", "skipped", "failed"]
 

@@ -18,7 +18,7 @@ TRAP = "import os\nopen({!r}, 'a').write(__name__ + ' ' + os.path.basename(__fil
 HEAVY = ("numpy", "torch", "safetensors", "transformers", "peft", "mlx", "mlx_lm", "gguf", "trl", "datasets", "pyarrow")
 # What a console script is: the search path begins with its own directory.
 SCRIPT = "import sys\nfrom mlx_lora.cli.main import main\nsys.exit(main())\n"
-LONGEST = {"quickstart": 40}
+LONGEST = {"quickstart": 40, "sleep demo": 40}
 CODE = "class Config: pass\nclass Model: pass\nclass Tokenizer: pass\n"
 
 

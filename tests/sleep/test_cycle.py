@@ -21,7 +21,7 @@ from mlx_lora.runs.generations import Generations
 from mlx_lora.sleep.config import load_sleep_config, sleep_config
 from mlx_lora.sleep.context import Surroundings
 from mlx_lora.sleep.cycle import run_cycle
-from mlx_lora.sleep.record import read_cycles
+from mlx_lora.sleep.record import MOST_ATTEMPTS, read_cycles
 
 KILLED = Path(__file__).parent.parent / "training" / "killed.py"
 
@@ -187,12 +187,12 @@ def test_a_night_that_is_cut_again_and_again_is_given_up(name, store, monkeypatc
 
     with monkeypatch.context() as patched:
         patched.setattr(cycle, "learn", cut)
-        for _ in range(3):
+        for _ in range(MOST_ATTEMPTS):
             with pytest.raises(KeyboardInterrupt):
                 run(content)
         ended = run(content)
     assert (ended.status, ended.summary["decision"]) == (2, "failed")
-    assert "cut 3 times in the step train" in ended.summary["reason"]
+    assert f"cut {MOST_ATTEMPTS} times in the step train" in ended.summary["reason"]
     assert run(content).summary["cycle"] == "0002"
 
 
@@ -272,8 +272,8 @@ def test_a_night_that_is_killed_ends_as_if_it_were_not(name, store, undisturbed,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 125))
-def test_a_hundred_kills(name, store, undisturbed, seed):
+@pytest.mark.parametrize("seed", range(100, 108))
+def test_more_kills_of_whole_nights(name, store, undisturbed, seed):
     assert killed_nights(name, store, 4, seed, answers=False) == undisturbed
 
 
