@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -53,6 +54,14 @@ def judge_files(
     return {**final, **about, "gate_passed": passed, "reasons": reasons, "warnings": warnings}
 
 
+def _finite(text: str) -> float:
+    """Return a number of a report; NaN, Infinity and 1e999 could not be written again."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value
+
+
 def read_report(file: Path) -> dict[str, Any]:
     """Read one suite's report.
 
@@ -60,7 +69,7 @@ def read_report(file: Path) -> dict[str, Any]:
         UserError: the file is missing, not JSON, of a later version, or not a report.
     """
     try:
-        report = json.loads(read_text(file, MOST_BYTES))
+        report = json.loads(read_text(file, MOST_BYTES), parse_constant=_finite, parse_float=_finite)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: this report cannot be read ({error}); {AGAIN}") from error
     if not isinstance(report, dict):
