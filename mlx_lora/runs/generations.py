@@ -119,6 +119,14 @@ class Generations:
         """
         return History.read(self.directory / HISTORY).check().lines
 
+    def was_promoted(self, number: int) -> bool:
+        """Return True if a generation has been made live, whatever has been made live since.
+
+        Raises:
+            UserError: see :meth:`history`.
+        """
+        return any((line["event"], line["generation"]) == ("promoted", number) for line in self.history())
+
     def add(self, run: Path, about: Mapping[str, Any]) -> int:
         """Copy a finished run's adapter into a new generation, and return its number; the same run again adds nothing.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ..backends.adapter_format import LIVE, has_generations
@@ -20,7 +21,7 @@ def find_generations(name: str) -> Generations:
     Raises:
         UserError: it names none.
     """
-    directory = _directory(name)
+    directory = adapter_directory(name)
     if directory is None:
         near = Path(name).expanduser()
         said = "this directory holds no generations" if near.is_dir() else "there is no such directory of generations"
@@ -37,7 +38,7 @@ def split_name(name: str | Path) -> tuple[Generations, str] | None:
     before, _, which = str(name).rpartition("@")
     if not before or Path(name).expanduser().exists():
         return None
-    directory = _directory(before)
+    directory = adapter_directory(before)
     if directory is not None:
         return Generations(directory), which
     meant = which in NAMES or re.fullmatch("[0-9]+", which)
@@ -64,9 +65,10 @@ def adapter_files(name: str) -> Path:
     return directory if found is None else found[0].resolve(found[1])
 
 
-def _places(name: str) -> tuple[Path, Path]:
+def _places(name: str | Path) -> tuple[Path, Path]:
     return Path(name).expanduser(), ADAPTERS / name
 
 
-def _directory(name: str) -> Path | None:
-    return next((place for place in _places(name) if has_generations(place)), None)
+def adapter_directory(name: str | Path, holds: Callable[[Path], bool] = has_generations) -> Path | None:
+    """Return the directory that a name without @ means, the first that ``holds`` what is looked for; ``None``: none."""
+    return next((place for place in _places(name) if holds(place)), None)

@@ -15,7 +15,7 @@ from .record import CycleRecord
 
 @dataclass
 class Surroundings:
-    """What a cycle says while it runs.
+    """Receivers of what a cycle says while it runs.
 
     Attributes:
         progress: makes a progress bar of a description and a number of cases.

@@ -25,9 +25,8 @@ from .promotion import catch_up, confirm_or_roll_back, export, promote
 from .record import CYCLES, CycleRecord, Decision, Ended, read_cycles
 from .report import log_line, write_report
 from .schedule import installed
-from .throttle import measure_rates, throttle_sentence
+from .throttle import rates_tonight, throttle_sentence
 
-STEPS = ("guards", "gather", "curate", "replay", "train", "judge", "promote", "trial", "export", "report")
 LOG = "sleep.log"
 
 
@@ -156,9 +155,9 @@ def _run(cycle: Cycle) -> None:
 
 def _guards(cycle: Cycle) -> dict[str, Any]:
     guards = check_guards(cycle.config.guards, cycle.config.directory)
-    schedule, rates = installed(cycle.config.directory), measure_rates()
-    then = (schedule or {}).get("rates") or {}
-    slow = throttle_sentence(rates, then, cycle.config.guards.slow)
+    then, limit = (installed(cycle.config.directory) or {}).get("rates") or {}, cycle.config.guards.slow
+    rates = rates_tonight(then, limit)
+    slow = throttle_sentence(rates, then, limit)
     if slow:
         cycle.around.notes([slow])
     return {"guards": [asdict(guard) for guard in guards], "rates": rates, "throttled": slow}

@@ -29,7 +29,7 @@ class SleepCheck:
 
 @dataclass
 class Evidence:
-    """What an earlier judgement against the same live adapter leaves for later ones.
+    """Pairs that an earlier judgement against the same live adapter leaves for later ones.
 
     Attributes:
         new: differences of the rows that were new on its night; ``earlier``: of the others.

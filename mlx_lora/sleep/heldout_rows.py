@@ -53,7 +53,7 @@ class HeldoutNight:
 
     @property
     def probe(self) -> Probe:
-        """What is asked; room for the longest stored answer in any language of letters."""
+        """Questions; room for the longest stored answer in any language of letters."""
         longest = max(len(str(case.expect or "")) for case in self.cases)
         tokens = min(MOST_TOKENS, max(LEAST_TOKENS, longest // 2 + 16))
         return Probe(f"night {self.name}", self.cases, Generation(tokens))

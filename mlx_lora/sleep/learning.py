@@ -15,8 +15,7 @@ from ..data.dataset import Example, read_split, write_dataset
 from ..data.tokenize import encode_example
 from ..evaluation.suite import Generation
 from ..evaluation.targets import load_target
-from ..models.resolve import resolve_model
-from ..models.tokenizer import open_tokenizer
+from ..models.tokenizer import load_tokenizer
 from ..training.train import train
 from .checks import row_checks
 from .config import SleepConfig
@@ -125,13 +124,12 @@ def steps_of(training: TrainingConfig, new: int, share: float) -> tuple[int, int
 def base_tokenizer(training: TrainingConfig) -> Any:
     """Return the tokenizer of the base, with the chat template of the config."""
     located = training.located()
-    model = resolve_model(
+    return load_tokenizer(
         located.model_name,
         located.model_revision,
         chat_template=located.chat_template,
         system_role=located.system_role,
     )
-    return open_tokenizer(model)
 
 
 def _token_counter(tokenizer: Any, training: TrainingConfig) -> Callable[[Example], int]:

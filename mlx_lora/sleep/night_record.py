@@ -11,8 +11,8 @@ from typing import Any
 from ..errors import UserError, first_line
 from ..files import check_format
 from ..user_files import read_text
+from .record import CYCLES, RECORD
 
-CYCLES, CYCLE_FILE = "cycles", "cycle.json"
 FRACTIONS = {0.75: "¾", 0.5: "½", 0.25: "¼"}
 
 
@@ -70,7 +70,7 @@ class Night:
 
 def read_night(directory: Path) -> Night:
     """Read the record of a cycle; one that is missing or broken is a night without content."""
-    file = directory / CYCLE_FILE
+    file = directory / RECORD
     try:
         content = json.loads(read_text(file))
         if not isinstance(content, dict):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, first_line
+from ..errors import UserError
 from ..runs.generations import Generations
 from .context import Cycle
 from .judging import parts_of
 from .nights import Nights
-from .publish import export_generation
+from .publish import EXPORTS, export_generation
 from .record import CycleRecord
 from .trial import try_out
 
@@ -19,9 +19,8 @@ def promote(generations: Generations, candidate: dict[str, Any], record: CycleRe
     """Make the candidate a generation, and live on trial; again after a kill, it changes nothing."""
     gate = {key: candidate[key] for key in ("alpha", "verdict", "reasons", "checks", "scores", "losses")}
     number = generations.add(Path(candidate["path"]), {"cycle": record.key, "gate": gate})
-    promoted = [line["generation"] for line in generations.history() if line["event"] == "promoted"]
     # A rollback since a cycle was cut stays.
-    if number not in promoted:
+    if not generations.was_promoted(number):
         generations.promote(number, "; ".join(candidate["reasons"]), trial=True, cycle=record.key)
     return {"generation": number, "previous": generations.previous}
 
@@ -61,11 +60,8 @@ def export(cycle: Cycle, number: int) -> dict[str, Any]:
     wish = cycle.config.export
     if wish.gguf is None and wish.ollama is None:
         return {}
-    place = cycle.config.directory / "exports" / f"{number:04d}"
-    try:
-        return export_generation(cycle.generations, number, wish, place, cycle.around.progress)
-    except UserError as error:
-        return {"failed": first_line(error)}
+    place = cycle.generations.directory / EXPORTS / f"{number:04d}"
+    return export_generation(cycle.generations, number, wish, place, cycle.around.progress)
 
 
 def catch_up(cycle: Cycle) -> None:

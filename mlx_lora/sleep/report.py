@@ -14,13 +14,14 @@ from ..reporting.numbers import duration, rounded
 from ..runs.directory import METRICS_FILE, REPORT_FILE
 from ..runs.events import TrainingWarning, of_kind, read_events
 from ..runs.generations import Generations
+from ..runs.names import adapter_directory
 from ..training.report import loss_figure
 from . import night_views as views
-from .night_record import CYCLES, Night, decided, local_time, number_of, read_nights, reason_of
+from .night_record import Night, decided, local_time, number_of, read_nights, reason_of
 from .r_matrix import matrices
+from .record import CYCLES
 
 INDEX_FILE = "index.html"
-ADAPTERS = Path("adapters")
 # Longest line of the log.
 LONGEST_LINE = 400
 
@@ -50,8 +51,7 @@ def write_report(name: Path, cycle: str) -> Path:
 
 def find_adapter(name: Path) -> Path:
     """Return the directory of an adapter's nights: a path, or the name of a directory in ``adapters/``."""
-    places = (name.expanduser(), ADAPTERS / name)
-    return next((place for place in places if (place / CYCLES).is_dir()), places[0])
+    return adapter_directory(name, lambda place: (place / CYCLES).is_dir()) or name.expanduser()
 
 
 def last_cycle(name: Path) -> str:

@@ -18,9 +18,10 @@ from typing import Any
 
 from ..errors import UserError, shortened
 from ..files import FORMAT, check_format, write_json
+from .night_record import read_night
+from .record import CYCLES
 
 SCHEDULE_FILE = "schedule.json"
-CYCLES, CYCLE_FILE = "cycles", "cycle.json"
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 LONG = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 SHORT = dict(zip(LONG, DAYS, strict=True))
@@ -228,12 +229,12 @@ def _due(name: Path, content: dict[str, Any], now: datetime) -> datetime:
 
 def cycles(name: Path) -> Iterator[dict[str, Any]]:
     """Return the contents of the ``cycle.json`` files, the last first; unreadable ones are passed over."""
-    for file in sorted(name.glob(f"{CYCLES}/*/{CYCLE_FILE}"), reverse=True):
+    for place in sorted(name.glob(f"{CYCLES}/*"), reverse=True):
+        content = read_night(place).content
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
             datetime.fromisoformat(content["started"])
             counts(content)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue
         yield content
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..backends.adapter_format import has_generations
 from ..errors import UserError
 from ..runs.generations import Generations
-from ..runs.names import ADAPTERS
+from ..runs.names import adapter_directory
 from .lock import is_running, read_owner
 from .record import CYCLES, read_cycles
 from .schedule import SCHEDULE_FILE, installed
@@ -24,12 +24,10 @@ def status_of(name: Path) -> dict[str, Any]:
     Raises:
         UserError: the directory holds neither nights nor generations.
     """
-    name = next((place for place in (name.expanduser(), ADAPTERS / name) if _has_nights(place)), name)
-    if not _has_nights(name):
+    directory = adapter_directory(name, _has_nights)
+    if directory is None:
         raise UserError(f"{name}: there are neither nights nor generations; name the directory of the config's `name`")
-    generations = Generations(name)
-    cycles = read_cycles(name)
-    schedule = installed(name)
+    generations, cycles, schedule = Generations(directory), read_cycles(directory), installed(directory)
     last = cycles[-1] if cycles else None
     kept = ("cycle", "started", "ended", "decision", "reason", "generation", "new", "replayed")
     shown = None if last is None else {key: last.content[key] for key in kept}
@@ -41,6 +39,6 @@ def status_of(name: Path) -> dict[str, Any]:
         "pinned": sorted(generations.pinned),
         "next_due": schedule["next_due"] if schedule else None,
         "installed": schedule,
-        "running": read_owner(name) if is_running(name) else None,
+        "running": read_owner(directory) if is_running(directory) else None,
         "last": shown,
     }

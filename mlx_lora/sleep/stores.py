@@ -70,7 +70,7 @@ class Gathered:
 
 @dataclass
 class _Read:
-    """What was read from one store."""
+    """Rows and findings of one store."""
 
     examples: list[Example] = field(default_factory=list)
     read: int = 0

@@ -155,8 +155,7 @@ def _publish(run: Path, out: Path, number: int) -> None:
     """Make a finished round's adapter the live generation, once: a rollback since then stays."""
     generations, reason = Generations(out), f"round {number} of train --increment"
     generation = generations.add(run, {"round": number})
-    done = ("promoted", generation, reason)
-    if done not in [(line["event"], line["generation"], line["reason"]) for line in generations.history()]:
+    if not generations.was_promoted(generation):
         generations.promote(generation, reason)
 
 

@@ -22,7 +22,7 @@ def report(name: Path, cycle: str | None, show: bool, as_json: bool) -> None:
     mlx-lora sleep report adapters/agent
     mlx-lora sleep report adapters/agent 7 --open
     """
-    from ...sleep.night_record import CYCLES
+    from ...sleep.record import CYCLES
     from ...sleep.report import INDEX_FILE, find_adapter, last_cycle, write_report
 
     name = find_adapter(name)
