@@ -56,6 +56,7 @@ from mlx_lora.sleep.checks import main_metric, row_checks
 from mlx_lora.sleep.config import SleepConfig, sleep_config
 from mlx_lora.sleep.context import Surroundings
 from mlx_lora.sleep.cycle import run_cycle
+from mlx_lora.sleep.demo import TRAIN
 from mlx_lora.sleep.record import read_cycles
 from mlx_lora.sleep.stores import gather
 from mlx_lora.training.train import train
@@ -115,23 +116,7 @@ def fresh_weights(place: Path, seed: int) -> Path:
 
 def config_of(out: Path, stores: list[dict[str, Any]], seed: int, steps: int, base: str) -> SleepConfig:
     """Return the config of a night with these stores."""
-    training = {
-        "lora_rank": 16,
-        "lora_alpha": 32,
-        "lora_dropout": 0.0,
-        "lora_target_modules": "auto",
-        "learning_rate": 3e-3,
-        "lr_schedule": "cosine",
-        "warmup_steps": 8,
-        "grad_clip": 1.0,
-        "max_steps": steps,
-        "num_epochs": 1000,
-        "eval_steps": steps,
-        "batch_size": 8,
-        "gradient_accumulation_steps": 1,
-        "seed": seed,
-        "max_seq_length": 512,
-    }
+    training = {**TRAIN, "max_steps": steps, "num_epochs": 1000, "eval_steps": steps, "seed": seed}
     return sleep_config(
         {
             "name": str(out / "adapter"),

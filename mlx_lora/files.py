@@ -191,6 +191,21 @@ def check_absent(path: str | Path) -> None:
         raise UserError(f"{path}: this exists already; choose another name, or remove it first")
 
 
+def replace_directory(path: Path, mark: str, what: str) -> None:
+    """Create a directory with the JSON file ``mark``, in place of an earlier one, which is called ``what``.
+
+    Raises:
+        UserError: something else is there, or the file system refuses.
+    """
+    if path.exists():
+        if not (path / mark).exists():
+            raise UserError(f"{path}: this exists and is not {what}; choose another --out")
+        shutil.rmtree(path)
+    with writing(path):
+        path.mkdir(parents=True)
+    write_json(path / mark, {})
+
+
 @contextmanager
 def new_directory(path: str | Path) -> Iterator[Path]:
     """Create a directory that appears under its name only when the block has filled it without an error.

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,21 @@ def llama_server(gguf_file):
         yield process.stdout.readline().strip()
         process.stdin.close()
         process.terminate()
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list:
+    """Weak references to the models that a measurement opens; each must be gone before the next one comes."""
+    from mlx_lora.evaluation import measurement
+    from mlx_lora.evaluation.targets import open_target
+
+    models: list = []
+
+    def open_one(*arguments):
+        assert [model() for model in models] == [None] * len(models)
+        target = open_target(*arguments)
+        models.append(weakref.ref(target.backend))
+        return target
+
+    monkeypatch.setattr(measurement, "open_target", open_one)
+    return models

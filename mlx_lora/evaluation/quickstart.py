@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -11,8 +10,7 @@ from typing import Any
 
 from ..config import TrainingConfig, load_config
 from ..data.dataset_card import DatasetCard
-from ..errors import UserError
-from ..files import write_json
+from ..files import replace_directory, write_json
 from ..sources.eisv import make_dataset
 from ..training.train import train
 from .eisv_cases import with_shape
@@ -43,12 +41,7 @@ def make_data(out: Path) -> DatasetCard:
     Raises:
         UserError: ``out`` is something else.
     """
-    if out.exists():
-        if not (out / RESULTS).exists():
-            raise UserError(f"{out}: this exists and is not an earlier quickstart; choose another --out")
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
-    write_json(out / RESULTS, {})
+    replace_directory(out, RESULTS, "an earlier quickstart")
     return make_dataset(out / "data", min_per_shape=PER_SHAPE, hide_shape=HIDDEN)
 
 

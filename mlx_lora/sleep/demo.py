@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..data.dataset import SPLITS, Example, read_split, write_dataset
-from ..errors import UserError
-from ..files import write_json, writing
+from ..files import replace_directory, write_json
 from ..sources.eisv import TrajectoryShape, make_dataset
 from .config import SleepConfig, sleep_config
 from .context import Surroundings
@@ -48,13 +46,7 @@ def make_stores(out: Path) -> None:
     Raises:
         UserError: ``out`` is something else.
     """
-    if out.exists():
-        if not (out / RESULTS).exists():
-            raise UserError(f"{out}: this exists and is not an earlier demonstration; choose another --out")
-        shutil.rmtree(out)
-    with writing(out):
-        out.mkdir(parents=True)
-    write_json(out / RESULTS, {})
+    replace_directory(out, RESULTS, "an earlier demonstration")
     examples = _trajectories(out / "trajectories", PER_SHAPE, seed=42)
     others = _trajectories(out / "more-trajectories", PER_SHAPE_COLLAPSED, seed=43)
     for night, shapes in NIGHTS.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import weakref
 from contextlib import contextmanager
 
 import numpy as np
@@ -150,16 +149,7 @@ def test_a_collapsed_candidate_is_stopped_early_and_worse(suite, broken_run, eis
     assert len(log) == 2 * ROWS + measurement.GROUP
 
 
-def test_one_model_is_in_memory_at_a_time(suite, broken_run, monkeypatch):
-    opened = []
-
-    def open_one(*arguments):
-        assert [target() for target in opened] == [None] * len(opened)
-        target = open_target(*arguments)
-        opened.append(weakref.ref(target.backend))
-        return target
-
-    monkeypatch.setattr(measurement, "open_target", open_one)
+def test_one_model_is_in_memory_at_a_time(suite, broken_run, opened):
     run(BASE, broken_run, BASE, suites=suite(rows=4), anchors=[broken_run])
     assert len(opened) == 3
 

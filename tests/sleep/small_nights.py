@@ -6,11 +6,15 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import yaml
 
 from mlx_lora.data.dataset import SPLITS, read_split, write_dataset
+from mlx_lora.sleep.config import sleep_config
+from mlx_lora.sleep.context import Surroundings
+from mlx_lora.sleep.cycle import run_cycle
 from mlx_lora.sources.eisv import TrajectoryShape, make_dataset
 
 SHAPES = [shape.value for shape in TrajectoryShape]
@@ -63,6 +67,12 @@ def settings(name: Path, stores, **changes) -> dict:
 def write_config(file: Path, content: dict) -> Path:
     file.write_text(yaml.safe_dump(content))
     return file
+
+
+def run(content: dict, **options):
+    """One night in this process."""
+    around = Surroundings(lambda description, total: nullcontext(lambda done: None), quiet=True)
+    return run_cycle(sleep_config(content, "test"), around, **options)
 
 
 def night(config: Path, *arguments, program=("-m", "mlx_lora"), timeout=600):

@@ -6,40 +6,16 @@ import json
 import resource
 import subprocess
 import sys
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from small_nights import SHAPES, settings, trajectories, write_config, write_store
+from small_nights import run, settings, write_config
 
 from mlx_lora.runs.generations import Generations
 from mlx_lora.sleep import cycle as cycle_module
-from mlx_lora.sleep.config import sleep_config
-from mlx_lora.sleep.context import Surroundings
-from mlx_lora.sleep.cycle import run_cycle
 from mlx_lora.sleep.guards import GuardResult
 from mlx_lora.sleep.record import read_cycles
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return trajectories(tmp_path_factory.mktemp("trajectories") / "all")
-
-
-@pytest.fixture
-def store(tmp_path, rows):
-    return write_store(tmp_path / "store", rows[SHAPES[0]] + rows[SHAPES[1]])
-
-
-@pytest.fixture
-def name(tmp_path):
-    return tmp_path / "adapters" / "lumen"
-
-
-def run(content, **options):
-    around = Surroundings(lambda description, total: nullcontext(lambda done: None), quiet=True)
-    return run_cycle(sleep_config(content, "test"), around, **options)
 
 
 def spoil(generations, candidate, record):

@@ -9,44 +9,18 @@ import random
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_nights import SHAPES, night, settings, trajectories, write_config, write_store
+from small_nights import SHAPES, night, run, settings, write_config, write_store
 
 from mlx_lora.evaluation.targets import load_target
 from mlx_lora.runs.generations import Generations
-from mlx_lora.sleep.config import load_sleep_config, sleep_config
-from mlx_lora.sleep.context import Surroundings
-from mlx_lora.sleep.cycle import run_cycle
+from mlx_lora.sleep.config import load_sleep_config
 from mlx_lora.sleep.record import MOST_ATTEMPTS, read_cycles
 
 KILLED = Path(__file__).parent.parent / "training" / "killed.py"
-
-
-def quiet():
-    return Surroundings(lambda description, total: nullcontext(lambda done: None), quiet=True)
-
-
-def run(content, **options):
-    return run_cycle(sleep_config(content, "test"), quiet(), **options)
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return trajectories(tmp_path_factory.mktemp("trajectories") / "all")
-
-
-@pytest.fixture
-def store(tmp_path, rows):
-    return write_store(tmp_path / "store", rows[SHAPES[0]] + rows[SHAPES[1]])
-
-
-@pytest.fixture
-def name(tmp_path):
-    return tmp_path / "adapters" / "lumen"
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import weakref
 
 import numpy as np
 import pytest
@@ -17,8 +16,7 @@ from safetensors.numpy import load_file, save_file
 from mlx_lora.config import TrainingConfig
 from mlx_lora.data.dataset import Example, read_split, write_dataset
 from mlx_lora.errors import UserError
-from mlx_lora.evaluation import measurement
-from mlx_lora.evaluation.targets import ModelTarget, open_target
+from mlx_lora.evaluation.targets import ModelTarget
 from mlx_lora.export.mixing import mix_adapters
 from mlx_lora.sleep.checks import row_checks
 from mlx_lora.sleep.config import StoreConfig
@@ -183,16 +181,7 @@ def test_one_held_out_row_of_a_first_night_settles_nothing(sketch, nights, tmp_p
 
 
 @pytest.mark.slow
-def test_one_model_is_in_memory_at_a_time(sketch, nights, parts, tmp_path, monkeypatch):
-    opened = []
-
-    def open_one(*arguments):
-        assert [target() for target in opened] == [None] * len(opened)
-        target = open_target(*arguments)
-        opened.append(weakref.ref(target.backend))
-        return target
-
-    monkeypatch.setattr(measurement, "open_target", open_one)
+def test_one_model_is_in_memory_at_a_time(sketch, nights, parts, tmp_path, opened):
     best = changed(sketch, tmp_path / "best", lambda name, values: values * 1.0001)
     candidate = changed(sketch, tmp_path / "candidate", lambda name, values: values * 1.0002)
     found = decide(candidate, sketch, parts, tmp_path / "out", best=str(best), checks={})

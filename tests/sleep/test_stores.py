@@ -7,9 +7,11 @@ import os
 import random
 import sqlite3
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+from experiences import exchange
 from trace_stores import artifact, refined, write_store
 
 from mlx_lora.data.dataset import Example, write_dataset
@@ -18,12 +20,7 @@ from mlx_lora.sleep import stores as module
 from mlx_lora.sleep.config import StoreConfig
 from mlx_lora.sleep.stores import gather
 from mlx_lora.sources.eisv import anima_db
-from mlx_lora.sources.salience import experience_id, pattern_of
-
-WORDS = [
-    *("lake", "boat", "stone", "river", "cloud", "lamp", "field", "house"),
-    *("glass", "paper", "sound", "light", "winter", "bread", "horse", "tower"),
-]
+from mlx_lora.sources.salience import pattern_of
 
 
 @pytest.fixture(autouse=True)
@@ -32,22 +29,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(anima_db, "LOCK_TIMEOUT_S", 0.05)
 
 
-def experience(number: int, prompt: str | None = None, response: str | None = None, total: float = 0.7) -> dict:
-    prompt = prompt or f"What about the {WORDS[number % 16]} and the {WORDS[number // 16]}?"
-    response = response or (
-        f"The {WORDS[number % 16]} of day {number} lay {number * 7} steps behind the {WORDS[number // 16]}."
-    )
-    scores = dict.fromkeys(("surprise", "novelty", "arousal", "reward", "conflict", "total"), total)
-    return {
-        "id": experience_id(prompt, response),
-        "prompt": prompt,
-        "response": response,
-        "salience": scores,
-        "session": 1,
-        "phase": "x",
-        "timestamp": f"2026-01-01T00:{number % 60:02}:00",
-        "metadata": {},
-    }
+experience = partial(exchange, total=0.7)
 
 
 def store(kind: str, *paths, name: str | None = None, **options) -> StoreConfig:

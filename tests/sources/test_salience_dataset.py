@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from experiences import exchange
 
 from mlx_lora.data.dataset import read_split
 from mlx_lora.errors import UserError
@@ -23,27 +24,6 @@ from mlx_lora.sources.salience import (
 )
 
 TINY = str(BUILT_IN["builtin/tiny-lumen"])
-WORDS = [
-    *("lake", "boat", "stone", "river", "cloud", "lamp", "field", "house"),
-    *("glass", "paper", "sound", "light", "winter", "bread", "horse", "tower"),
-]
-
-
-def exchange(number, total=0.6, prompt=None, **more):
-    prompt = prompt or f"What about the {WORDS[number % 16]} and the {WORDS[number // 16]}?"
-    response = f"The {WORDS[number % 16]} of day {number} lay {number * 7} steps behind the {WORDS[number // 16]}."
-    scores = dict.fromkeys(("surprise", "novelty", "arousal", "reward", "conflict", "total"), total)
-    return {
-        "id": experience_id(prompt, response),
-        "prompt": prompt,
-        "response": response,
-        "salience": scores,
-        "session": 1,
-        "phase": "x",
-        "timestamp": f"2026-01-01T00:{number % 60:02}:00",
-        "metadata": {},
-        **more,
-    }
 
 
 @pytest.fixture
