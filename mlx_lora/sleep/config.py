@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Interval
+from annotated_types import Interval, Len
 
 from ..config import TrainingConfig
 from ..config.loading import find_config, read_mapping
@@ -108,7 +108,7 @@ class SleepConfig:
         train: keys of the training config.
     """
 
-    name: str
+    name: Annotated[str, Len(1)]
     stores: list[StoreConfig]
     model_name: str = "Qwen/Qwen2.5-0.5B-Instruct"
     min_total: Annotated[int, Interval(ge=1, le=10**9)] = 30

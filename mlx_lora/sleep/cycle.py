@@ -16,6 +16,7 @@ from .context import Cycle, Surroundings
 from .due import not_due
 from .gathering import curated, gathered
 from .guards import check_guards
+from .inputs import check_inputs
 from .judging import choose
 from .learning import RUN, learn, replay
 from .lock import night_lock
@@ -56,9 +57,10 @@ def run_cycle(config: SleepConfig, around: Surroundings, *, if_due: bool = False
         if_due: do nothing unless a night is due.
 
     Raises:
-        UserError: another cycle runs, or a file of the cycle cannot be read or written.
+        UserError: the config names what there is not, another cycle runs, or a file cannot be read or written.
     """
     directory = config.directory
+    check_inputs(config)
     with night_lock(directory):
         generations = Generations(directory)
         cycles = read_cycles(directory)

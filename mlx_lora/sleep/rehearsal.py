@@ -11,6 +11,7 @@ from .config import SleepConfig
 from .due import not_due
 from .gathering import curated, gathered
 from .guards import check_guards
+from .inputs import check_inputs
 from .nights import read_nights
 from .record import read_cycles
 
@@ -22,6 +23,7 @@ def rehearse(config: SleepConfig, if_due: bool) -> dict[str, Any]:
         UserError: no store can be used.
     """
     directory = config.directory
+    check_inputs(config)
     cycles = read_cycles(directory)
     said: list[str] = []
     if cycles and not cycles[-1].finished:

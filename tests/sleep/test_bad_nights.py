@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from small_nights import run, settings, write_config
 
+from mlx_lora.errors import UserError
 from mlx_lora.runs.generations import Generations
 from mlx_lora.sleep import cycle as cycle_module
 from mlx_lora.sleep.guards import GuardResult
@@ -147,3 +148,21 @@ def test_a_record_that_is_broken_is_named(name, store):
     (name / "cycles" / "0001" / "cycle.json").write_text("{")
     with pytest.raises(Exception, match=r"0001/cycle\.json: this is not the record of a night"):
         run(settings(name, [store]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"suites": "nosuite"}, "nosuite"),
+        ({"trial": "nosuite"}, "nosuite"),
+        ({"export": {"gguf": "q9_9"}}, "q9_9"),
+        ({"export": {"ollama": "an agent"}}, "an agent"),
+        ({"train": {"fine_tune_type": "dora"}}, "set merge"),
+    ],
+)
+def test_what_a_config_names_is_looked_up_before_the_night(name, store, changes, said):
+    with pytest.raises(UserError, match=said):
+        run(settings(name, [store], **changes))
+    with pytest.raises(UserError, match="nosuite"):
+        run(settings(name, [{"data": str(store), "check": "nosuite"}]))
+    assert not name.exists()

@@ -27,6 +27,7 @@ GOOD = {"name": "adapters/agent", "stores": [{"salience": "a.json", "min_salienc
         ({"stores": [{"name": "x"}]}, "store 1 must name one of salience, traces, eisv, claims, instructions, data"),
         ({"stores": [{"salience": 3}]}, "store 1: salience must be a path or a list of paths"),
         ({"stores": [{"salience": "a", "name": "x"}, {"data": "b", "name": "x"}]}, "store 2: the name 'x' must be"),
+        ({"name": ""}, "name: "),
         ({"merge": [2]}, "merge.0: input should be less than 1, not 2"),
         ({"name": "\ud800"}, "it holds an unpaired surrogate, which is not text"),
     ],
