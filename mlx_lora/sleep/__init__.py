@@ -7,5 +7,6 @@ Reading order: ``config``, ``cycle`` (the steps), then the step at hand:
 - judge: ``judging`` (which candidate), ``judge``, ``measurement``, ``assessment``, the ``*_verdicts``, ``evidence``
 - promote, try, export: ``promotion``, ``trial``, ``publish``, ``undo`` (by hand)
 - report: ``report``, ``night_views``, ``r_matrix``, ``night_record``, ``notification``
-- when: ``schedule``, ``installation``, ``launchd``, ``systemd``, ``due``; if at all: ``guards``, ``clock``, ``throttle``
+- when: ``schedule``, ``installation``, ``launchd``, ``systemd``, ``due``
+- whether: ``guards``, ``clock``, ``throttle``
 """

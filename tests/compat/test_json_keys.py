@@ -98,6 +98,7 @@ def inputs(tmp_path_factory):
     return new_inputs(tmp_path_factory.mktemp("inputs"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_key_stays(case, inputs, tmp_path):
     assert set(PINNED[case]) - keys_printed(*CASES[case], inputs, tmp_path / "out") == set()

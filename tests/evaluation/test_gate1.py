@@ -152,6 +152,7 @@ def test_a_report_that_cannot_be_judged(tmp_path):
         ("[]", "not a report"),
         (json.dumps({**about, "warnings": [1]}), "warnings must be a list"),
         (json.dumps({**about, "pass_rate": float("nan")}), "pass_rate must be a finite number"),
+        (json.dumps({**about, "thresholds": {"valid_rate": float("inf")}}), "holds a number that is not finite"),
         (json.dumps({**about, "format": 9}), "format 9"),
     ]:
         file.write_text(content)

@@ -240,6 +240,7 @@ def undisturbed(tmp_path_factory, rows):
     return live_is_whole(folder / "lumen")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0])
 def test_a_night_that_is_killed_ends_as_if_it_were_not(name, store, undisturbed, seed):
     assert killed_nights(name, store, 2, seed, answers=True) == undisturbed

@@ -198,6 +198,7 @@ def test_any_published_config_is_translated_or_refused(settings):
     assert "/" not in ours["output_dir"].removeprefix("adapters/")
 
 
+@pytest.mark.slow
 def test_a_run_on_claims_learns(tmp_path, command):
     """Quickstart-sized, on the built-in base, with a published config: the loss falls."""
     drugs = ("stone", "water", "light", "warmth", "rest", "touch", "sound", "time")

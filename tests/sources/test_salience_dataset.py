@@ -160,6 +160,7 @@ def test_importing_the_source_loads_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_ten_thousand_experiences_in_seconds(tmp_path, buffer):
     """A tenth of what must take less than 30 seconds, on a machine that may be busy."""
     chance = np.random.default_rng(5)

@@ -61,6 +61,7 @@ def traces(command, tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["salience", "traces"])
 def test_the_loss_falls(request, command, source, tmp_path):
     data = request.getfixturevalue(source)
