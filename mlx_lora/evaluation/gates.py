@@ -16,6 +16,7 @@ from ..errors import UserError, shortened
 from ..files import FORMAT
 
 GATES = ("ship", "quality")
+VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE")
 # Lowest mean of the suites' pass rates.
 TARGET_SCORE = 0.90
 FIELDS = ("test_name", "total_tests", "passed", "failed", "pass_rate", "gate", "gate_passed", "results")
@@ -120,7 +121,7 @@ def _result(report: Any, expected: Mapping[str, str] | None, on_inconclusive: st
         gate = report.get("gate") if isinstance(report, dict) else None
         return _block(_missing(name, (expected or {}).get(name) or (gate if gate in GATES else "ship")), wrong)
     gate = (expected or {}).get(name, report["gate"])
-    reasons = [str(reason) for reason in report.get("reasons", [])]
+    reasons = list(report.get("reasons", []))
     passed, verdict = report["gate_passed"], report.get("verdict")
     if not passed and not reasons:
         reasons = [f"{report['passed']} of {report['total_tests']} cases pass, which does not reach the threshold"]
@@ -174,6 +175,11 @@ def _inconsistent(report: Mapping[str, Any]) -> str | None:
         return f"the pass rate {shortened(rate)} is not {passed} of {total}{again}"
     if report["gate"] not in GATES or type(report["gate_passed"]) is not bool:
         return f"gate must be one of {' and '.join(GATES)}, and gate_passed true or false{again}"
+    reasons, verdict, needed = report.get("reasons", []), report.get("verdict"), report.get("cases_needed")
+    if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
+        return f"reasons must be a list of sentences{again}"
+    if verdict not in (None, *VERDICTS) or not (needed is None or type(needed) is int):
+        return f"verdict must be one of {', '.join(VERDICTS)}, and cases_needed a whole number{again}"
     threshold, measure = report.get("threshold"), report.get("measure", "pass_rate")
     if report["gate_passed"] and measure == "pass_rate" and type(threshold) in (int, float) and rate < threshold:
         return f"gate_passed is true, and the pass rate {rate:g} is below {threshold:g}{again}"

@@ -1,7 +1,14 @@
+import json
+
 import pytest
 
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.gates import judge_reports
+from mlx_lora.evaluation.report_tables import decision, gates_table
+from mlx_lora.evaluation.reports import judge_files
+
+from fuzz.mutations import VALUES, places
+from suite_reports import result, suite_report
 
 
 def report(name="pdca", passed=98, total=100, gate="ship", threshold=0.95, **changes):
@@ -82,3 +89,29 @@ def test_inconclusive_may_block():
     found = judge_reports([report(cases_needed=12)], on_inconclusive="block")
     assert found["reasons"] == ["pdca: the verdict is INCONCLUSIVE, 12 more cases would settle it"]
     assert judge_reports([report(verdict="PASS")], on_inconclusive="block")["cleared_for_deployment"]
+
+
+def test_any_value_anywhere_is_judged_or_refused_in_a_sentence(tmp_path):
+    """Each field of a report, and each of a result, takes every value that the fuzzer puts in."""
+    good = suite_report("pdca", [result("a", True, "x"), result("b", False, "y")])
+    file, passed = tmp_path / "report.json", []
+    for path in places(good):
+        for value in VALUES:
+            changed = json.loads(json.dumps(good))
+            holder = changed
+            for key in path[:-1]:
+                holder = holder[key]
+            if path:
+                holder[path[-1]] = value
+            file.write_text(json.dumps(changed if path else value))
+            try:
+                final = judge_files([file])
+            except UserError as error:
+                assert "\n" not in str(error)
+                continue
+            assert all(type(cell) is str for row in gates_table(final)[2] for cell in row)
+            assert decision(final)
+            json.dumps(final, allow_nan=False)
+            passed += [(path, value)] if final["gate_passed"] else []
+    # One of two cases passes, below the threshold: only a threshold that is lower, or none, lets it through.
+    assert {path for path, _ in passed} <= {("threshold",), ("measure",), ("gate_passed",)}, passed
