@@ -10,8 +10,8 @@ BWT    backward transfer: mean over nights j < 7 of R[7][j] − R[j][j]
 final  mean of the last row; `of joint` is its share of joint training's score
 
 Trajectories are learned on the built-in base, which knows Lumen's language, but not which words go with which
-trajectory. For the other two kinds a base in the same state is made first: of the same size, with fresh weights,
-trained on all nights' prompts with the answers of other rows.
+trajectory. For the other two kinds a base in the same state is made first: of the same size, with fresh weights and
+words of its own, trained on all nights' prompts with the answers of other topics (night_bases.py).
 
 `sleep` is `mlx-lora sleep run` as it is, judging, promotion and all; `sequential` trains the same rows for the same
 steps, each night from the adapter of the night before, with nothing of earlier nights; `joint` trains on the rows of
@@ -25,9 +25,7 @@ import datetime
 import gc
 import json
 import platform
-import random
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -41,16 +39,12 @@ from typing import Any
 import mlx_lora.backends.mlx  # noqa: F401  first: it loads a fast BLAS before MLX
 
 # isort: split
-import numpy as np
+from night_bases import make_base
 from night_stores import SIZES, make_stores
-from safetensors.numpy import load_file, save_file
 
-from mlx_lora.config import TrainingConfig
-from mlx_lora.data.dataset import read_split, write_dataset
+from mlx_lora.data.dataset import read_split
 from mlx_lora.evaluation.suite import Generation
 from mlx_lora.evaluation.targets import load_target
-from mlx_lora.export.fuse import fuse
-from mlx_lora.models.resolve import BUILT_IN
 from mlx_lora.runs.generations import Generations
 from mlx_lora.sleep.checks import main_metric, row_checks
 from mlx_lora.sleep.config import SleepConfig, sleep_config
@@ -63,55 +57,9 @@ from mlx_lora.training.train import train
 
 NIGHTS = len(SIZES)
 BASE = "builtin/tiny-lumen"
-LANGUAGE_STEPS = 300
-# Steps of a night: long answers take more.
-STEPS = {"eisv": 40, "salience": 100, "traces": 60}
+# Steps of a night; code is longer.
+STEPS = {"eisv": 40, "salience": 40, "traces": 60}
 Matrix = list[list[float]]
-
-
-def make_base(out: Path, stores: list[dict[str, Any]], seed: int) -> str:
-    """Return a base that knows the language of the stores, but not which answer goes with which prompt."""
-    config = config_of(out, stores, seed, 1, BASE)
-    rows = [row.example for row in gather(config.stores, out / "rows").rows]
-    answers = [row.messages[-1] for row in rows]
-    random.Random(seed).shuffle(answers)
-    mixed = [
-        replace(row, messages=[*row.messages[:-1], answer], meta={}) for row, answer in zip(rows, answers, strict=True)
-    ]
-    write_dataset(out / "language", {"train": mixed}, {"source": "benchmark"})
-    settings: dict[str, Any] = {
-        "fine_tune_type": "full",
-        "learning_rate": 3e-3,
-        "lr_schedule": "cosine",
-        "warmup_steps": 20,
-    }
-    settings |= {
-        "max_steps": LANGUAGE_STEPS,
-        "warmup_steps": 20,
-        "batch_size": 16,
-        "gradient_accumulation_steps": 1,
-        "num_epochs": 1000,
-    }
-    settings |= {"max_seq_length": 512, "waive_checks": ["contradictory_answers", "mostly_copies"], "seed": seed}
-    places = {"data": str(out / "language"), "output_dir": str(out / "language-run")}
-    train(TrainingConfig(model_name=str(fresh_weights(out / "fresh", seed)), **places, **settings), quiet=True)
-    fuse(str(out / "language-run"), out / "base")
-    return str(out / "base")
-
-
-def fresh_weights(place: Path, seed: int) -> Path:
-    """Copy the built-in base with weights that have learned nothing."""
-    shutil.copytree(BUILT_IN[BASE], place)
-    file = next(place.glob("*.safetensors"))
-    draw = np.random.default_rng(seed)
-    weights = {}
-    for name, value in load_file(file).items():
-        # The embeddings are the head too: small ones could not make a word likely in so few steps.
-        scale = 0.1 if "embed" in name else 0.06
-        drawn = np.ones_like(value) if value.ndim == 1 else draw.normal(scale=scale, size=value.shape)
-        weights[name] = drawn.astype(value.dtype)
-    save_file(weights, file, metadata={"format": "pt"})
-    return place
 
 
 def config_of(out: Path, stores: list[dict[str, Any]], seed: int, steps: int, base: str) -> SleepConfig:
@@ -190,7 +138,10 @@ def sleeping(
 def one_kind(kind: str, seed: int, steps: int, out: Path, told: Callable[[str], None]) -> dict[str, Any]:
     """Run the three ways on one kind of store."""
     stores = make_stores(kind, out / "stores", seed)
-    base = BASE if kind == "eisv" else make_base(out, stores, seed)
+    base = BASE
+    if kind != "eisv":
+        rows = gather(config_of(out, stores, seed, 1, BASE).stores, out / "rows").rows
+        base = make_base(out, BASE, [row.example for row in rows], seed)
     nights, outcomes, seconds = sleeping(out, stores, seed, steps, base, told)
     if len(nights) != NIGHTS:
         raise SystemExit(f"{kind}: {len(nights)} of {NIGHTS} nights ran: {[o['reason'] for o in outcomes]}")
