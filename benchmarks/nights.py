@@ -58,7 +58,7 @@ from mlx_lora.training.train import train
 NIGHTS = len(SIZES)
 BASE = "builtin/tiny-lumen"
 # Steps of a night; code is longer.
-STEPS = {"eisv": 40, "salience": 40, "traces": 60}
+STEPS = {"eisv": 40, "salience": 120, "traces": 120}
 Matrix = list[list[float]]
 
 
