@@ -23,7 +23,7 @@ class Endings:
         if job.status in ENDED:
             self.state.update_job(job.id, wish=None)
             return
-        outcome = read_outcome(worker.directory)
+        outcome = None if worker.failure else read_outcome(worker.directory)
         if outcome is None or outcome.phase != worker.phase:
             self.retry_or_fail(job, worker.ending())
         elif outcome.status == "failed":

@@ -212,9 +212,8 @@ class Scheduler:
             return
         try:
             worker = start_worker(directory, phase, self._task(job, directory))
-        except Exception as error:
-            self._endings.retry_or_fail(started, f"its worker cannot be started: {error}")
-            raise
+        except (UserError, OSError) as error:
+            worker = WorkerProcess(directory, phase, failure=str(error))
         self._followed[job.id] = _Followed(worker)
 
     def _task(self, job: Job, directory: JobDirectory) -> dict[str, Any]:
@@ -229,7 +228,7 @@ class Scheduler:
                 source = (self.settings.files / identity).absolute()
                 files[param] = {"source": str(source), "place": str(place), "name": known.filename}
         config = {"backend": self.settings.backend, "seed": job.seed, "model": job.model, "config": job.config}
-        return {**config, "files": files}
+        return {**config, "files": files, "most_bytes": self.settings.most_upload_bytes}
 
     def _record(self, job: Job, followed: _Followed) -> Job:
         """Record the events that a worker has written, and the job's progress."""

@@ -109,6 +109,8 @@ def validate(directory: JobDirectory, task: Mapping[str, Any]) -> dict[str, Any]
     _place_files(directory, task)
     places = [Path(file["place"]) for file in task["files"].values()]
     try:
+        for place in places:
+            _check_size(place, task["most_bytes"])
         table = read_table([directory.data])
     except UserError as error:
         raise Refused(str(error), "invalid_training_file", "training_file") from error
@@ -129,8 +131,8 @@ def validate(directory: JobDirectory, task: Mapping[str, Any]) -> dict[str, Any]
         lines.append({"kind": "finding", "level": "info", "message": held, "key": "finding:no_validation_file"})
     write_atomic(directory.findings, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     if stops:
-        place = f"{task['files'].get('validation_file', {}).get('place')}, "
-        param = "validation_file" if stops[0].examples[0].startswith(place) else "training_file"
+        held_out = f"{task['files'].get('validation_file', {}).get('place')}, "
+        param = "validation_file" if stops[0].examples[0].startswith(held_out) else "training_file"
         raise Refused(f"{_said(stops[0])}; {_advice(stops, final)}", f"invalid_{param}", param)
     if not table.trained:
         raise Refused(f"{places[0]}: there is nothing to train on", "invalid_training_file", "training_file")
@@ -151,6 +153,18 @@ def _place_files(directory: JobDirectory, task: Mapping[str, Any]) -> None:
         if not Path(file["place"]).exists():
             shutil.copyfile(file["source"], file["place"])
     fsync_path(directory.data)
+
+
+def _check_size(file: Path, most: int) -> None:
+    """Raise UserError if a gzip file expands to more than an upload may have, all of which would be in memory."""
+    from ..data.jsonl import open_data
+
+    expanded = 0
+    with open_data(file) as opened:
+        while opened.compressed and (part := opened.read(2**20)):
+            expanded += len(part)
+            if expanded > most:
+                raise UserError(f"{file}: this file expands to more than {most:,} bytes; use a part of it")
 
 
 def _finding_line(finding: DataFinding, stops: bool, task: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 from job_helpers import BUILT_IN, Desk, as_jsonl, rows
@@ -110,6 +111,16 @@ def test_a_table_is_read_by_its_name(validated, name):
     table = ("prompt,completion\n" + "".join(f"colour {i},it is number {i * 7}\n" for i in range(12))).encode()
     outcome, _, _ = validated(gzip.compress(table) if name.endswith(".gz") else table, name=name)
     assert (outcome.status, outcome.result["training_rows"]) == ("done", 12)
+
+
+@pytest.mark.parametrize(("content", "most"), [(b"\0" * 90_000_000, 10**9), (as_jsonl(rows(2000)).encode(), 200_000)])
+def test_a_zip_bomb(validated, content, most):
+    validated.desk.scheduler.settings = replace(validated.desk.settings, most_upload_bytes=most)
+    outcome, _, _ = validated(gzip.compress(content), name="sft.jsonl.gz")
+    assert outcome.error["param"] == "training_file"
+    said = "500 times its size" if most == 10**9 else "200,000 bytes"
+    assert outcome.error["message"].startswith("sft.jsonl.gz: this ")
+    assert f"expands to more than {said}" in outcome.error["message"]
 
 
 def test_a_defect_is_a_sentence(tmp_path, capsys):
