@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .api import ApiError
 from .job_endings import Endings
 from .job_events import Tail, finding_event, metrics_event
@@ -150,8 +150,11 @@ class Scheduler:
     # The thread
 
     def _loop(self) -> None:
-        while not self._ending:
+        while True:
+            # Before the look at what may be set with it.
             self._wake.clear()
+            if self._ending:
+                return
             self._troubled = False
             with self._noted("the queue"):
                 self._look()
@@ -164,9 +167,11 @@ class Scheduler:
         try:
             yield
         except Exception as error:
-            self._troubled = True
-            expected = isinstance(error, (UserError, OSError))
-            log.warning("%s: %s; trying again", what, error, exc_info=not expected)
+            self._note(what, error)
+
+    def _note(self, what: str, error: Exception) -> None:
+        self._troubled = True
+        log.warning("%s: %s; trying again", what, error, exc_info=not isinstance(error, (UserError, OSError)))
 
     def _look(self) -> None:
         """Follow the workers, and start those for which there is room."""
@@ -212,8 +217,9 @@ class Scheduler:
             return
         try:
             worker = start_worker(directory, phase, self._task(job, directory))
-        except (UserError, OSError) as error:
-            worker = WorkerProcess(directory, phase, failure=str(error))
+        except Exception as error:
+            self._note(job.id, error)
+            worker = WorkerProcess(directory, phase, failure=first_line(error))
         self._followed[job.id] = _Followed(worker)
 
     def _task(self, job: Job, directory: JobDirectory) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -189,8 +189,10 @@ def train(directory: JobDirectory, task: Mapping[str, Any]) -> dict[str, Any]:
     from ..config import load_config
     from ..training.train import train as train_run
 
+    # The server's state may have been moved since the validation.
+    config = replace(load_config(directory.config), data=str(directory.data), output_dir=str(directory.run))
     trained = train_run(
-        load_config(directory.config),
+        config,
         announce=lambda ready: ready.backend.describe_adapter(directory.path, ready.model),
     )
     return {} if trained is None else asdict(trained[1])

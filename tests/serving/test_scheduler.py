@@ -310,3 +310,20 @@ def test_two_servers_on_one_state_do_no_harm(desk, tmp_path):
     finally:
         with_other.stop()
     assert desk.steps(job) == list(range(1, 37))
+
+
+@pytest.mark.slow
+def test_a_state_that_was_moved_resumes(tmp_path):
+    desk = Desk(tmp_path / "before")
+    desk.scheduler.start()
+    job = desk.job()
+    desk.wait_for_step(job)
+    desk.scheduler.pause(job.id)
+    desk.wait(job, "paused")
+    desk.scheduler.stop()
+    desk.state.close()
+    (tmp_path / "before").rename(tmp_path / "after")
+    with Desk(tmp_path / "after") as moved:
+        moved.scheduler.resume(job.id)
+        assert moved.wait(job).status == "succeeded"
+        assert moved.steps(job) == list(range(1, 13))
