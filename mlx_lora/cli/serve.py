@@ -33,14 +33,14 @@ def serve(openapi: bool, verbose: bool, **options: Any) -> None:
 
         print_json(document(ALL))
         return
-    settings, token_file = settings_of(**options)
+    settings, token_file = settings_of(options)
 
     def announce(url: str) -> None:
         say(f"API: {url}/v1")
         say(f"token: {token_file or 'none is asked for'}")
         say(f"page: {url}/")
+        if not settings.is_local:
+            print_warnings([f"{settings.host}: other machines can reach it, and the token is sent to it unencrypted"])
 
-    if settings.token is not None and not settings.is_local:
-        print_warnings([f"{settings.host} can be reached from other machines, and the token goes over it unencrypted"])
     server.serve(settings, verbose=verbose, ready=announce)
     say("the server has ended; jobs that run go on")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,13 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for add in (
         click.option("--verbose", is_flag=True, help="Log every request on standard error."),
         backend_option,
+        click.option(
+            "--max-upload",
+            type=click.IntRange(1),
+            default=512,
+            show_default=True,
+            help="Longest uploaded file, in MiB.",
+        ),
         click.option("--allow-host", multiple=True, metavar="NAME", help="Another name of this server (repeatable)."),
         click.option("--no-token", is_flag=True, help="Ask for no token; on loopback addresses only."),
         click.option(
@@ -39,31 +46,22 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def settings_of(
-    *,
-    host: str,
-    port: int,
-    state: Path,
-    models: Path,
-    token_file: Path | None,
-    no_token: bool,
-    allow_host: tuple[str, ...],
-    backend: str | None,
-) -> tuple[ServerSettings, Path | None]:
+def settings_of(options: Mapping[str, Any]) -> tuple[ServerSettings, Path | None]:
     """Return the settings that options mean, and the file of the token, if one is asked for."""
     from ..serving.server import TOKEN, read_token
     from ..serving.settings import ServerSettings
 
-    if no_token and token_file is not None:
+    if options["no_token"] and options["token_file"] is not None:
         raise click.UsageError("choose one of --token-file and --no-token")
-    file = None if no_token else token_file or state / TOKEN
+    file = None if options["no_token"] else options["token_file"] or options["state"] / TOKEN
     settings = ServerSettings(
-        state=state.absolute(),
-        models=models.absolute(),
-        host=host,
-        port=port,
+        state=options["state"].absolute(),
+        models=options["models"].absolute(),
+        host=options["host"],
+        port=options["port"],
         token=None if file is None else read_token(file),
-        allowed_hosts=allow_host,
-        backend=backend or "auto",
+        allowed_hosts=options["allow_host"],
+        backend=options["backend"] or "auto",
+        most_upload_bytes=options["max_upload"] * 2**20,
     )
     return settings, file

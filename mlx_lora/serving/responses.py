@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import sqlite3
@@ -41,10 +42,12 @@ class TrainError(BaseModel):
     error: str
 
 
-def error_of(error: Exception) -> ApiError:
+def error_of(error: BaseException) -> ApiError:
     """Return an exception as an error with a status; one that nothing foresees is logged, since it is a defect."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, asyncio.CancelledError):
+        return ApiError(503, "The server is ending; send the request again when it is back.", "ending")
     if _is_full(error) or _is_full(error.__cause__):
         return ApiError(507, "The server's disk is full; free some space, and send the request again.", "disk_full")
     if isinstance(error, UserError):

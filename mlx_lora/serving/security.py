@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import re
@@ -76,10 +77,11 @@ class Gate:
             await self.app(scope, _limited(receive, most), send_with_headers)
         except ClientDisconnect:
             LOG.debug("a client went away")
-        except Exception as error:
-            if started:
-                raise
+        except (Exception, asyncio.CancelledError) as error:
             meant = error_of(error)
+            if started:
+                # The connection closes, so that the client does not take the part for the whole.
+                return
             contract = next(iter(routes.values())).contract if routes else "openai"
             await error_answer(meant, contract, _headers_of(meant.status, routes))(scope, receive, send_with_headers)
 

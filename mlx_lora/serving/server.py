@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 import secrets
-import signal
 import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..files import create_file, fsync_path, locked_directory, temporary_beside, writing
-from ..user_files import read_text
+from ..user_files import UnusableFile, read_text
 from .settings import ServerSettings
 
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
-
 TOKEN = "token"
-# Longer than clients poll: one that asks every five seconds keeps its connection.
-KEEP_ALIVE = 75
-# What streams still has this long after SIGTERM; jobs go on without the server.
-GRACE = 5
 
 
 def serve(settings: ServerSettings, *, verbose: bool = False, ready: Callable[[str], None] | None = None) -> None:
@@ -44,6 +34,7 @@ def serve(settings: ServerSettings, *, verbose: bool = False, ready: Callable[[s
     from .api import Services
     from .app import make_app
     from .chat import ChatService
+    from .http_server import run_app
     from .scheduler import Scheduler
     from .state import State
 
@@ -65,7 +56,7 @@ def serve(settings: ServerSettings, *, verbose: bool = False, ready: Callable[[s
         stack.callback(chat.stop)
         if ready is not None:
             ready(address_of(listening))
-        _run(app, listening, verbose)
+        run_app(app, listening, verbose)
 
 
 def check_extra() -> None:
@@ -108,7 +99,7 @@ def read_token(file: Path) -> str:
         raise UserError(f"{file}: others can read this token; chmod 600 it, or remove it for a new one")
     try:
         token = read_text(file, most=4096).strip()
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, UnusableFile):
         token = ""
     if not re.fullmatch(r"[!-~]{16,}", token):
         raise UserError(f"{file}: this is not a token (16 characters or more, no spaces); remove it for a new one")
@@ -156,36 +147,3 @@ def address_of(listening: socket.socket) -> str:
     """Return the address as a URL."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _run(app: Starlette, listening: socket.socket, verbose: bool) -> None:
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        """Server that ends by a signal without raising it once more: the caller's clean-up follows."""
-
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            """Take SIGINT and SIGTERM while it runs."""
-            previous = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-            try:
-                yield
-            finally:
-                for number, handler in previous.items():
-                    signal.signal(number, handler)
-
-    logging.getLogger("mlx_lora.serving").setLevel(logging.DEBUG if verbose else logging.WARNING)
-    config = uvicorn.Config(
-        app,
-        # One parser for all, whatever else is installed.
-        http="h11",
-        loop="asyncio",
-        ws="none",
-        lifespan="off",
-        log_level="info" if verbose else "error",
-        access_log=verbose,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=GRACE,
-    )
-    Server(config).run(sockets=[listening])
