@@ -21,14 +21,13 @@ from starlette.routing import Route as PathRoute
 from ..errors import LONGEST, first_line
 from . import files_routes
 from .api import ApiError, Call, Method, Route, Services
-from .openapi import document_route
+from .openapi import IDENTITY, document_route
 from .security import Gate, RouteTable
 
 # The routes of the server: one line a module.
 ALL: list[Route] = [
     *files_routes.ROUTES,
 ]
-IDENTITY = re.compile(r"[A-Za-z0-9_._:@-]{1,200}")
 # A name below a directory: no empty part, no part of dots alone, no backslash or control character.
 RELATIVE = re.compile(r"(?!/)(?:(?:^|/)(?!\.+(?:/|$))[^/\\\x00-\x1f\x7f]+){1,64}")
 
@@ -70,7 +69,7 @@ def _endpoint(by_method: Mapping[Method, Route], services: Services) -> Any:
 def _checked_path(route: Route, values: Mapping[str, str]) -> dict[str, str]:
     """Return the path's parameters; what cannot be an id is not found."""
     for name, value in values.items():
-        pattern = RELATIVE if f"{{{name}:path}}" in route.path else IDENTITY
+        pattern = RELATIVE if f"{{{name}:path}}" in route.path else re.compile(IDENTITY)
         if not pattern.fullmatch(value) or not value.isprintable():
             raise ApiError(404, f"The path's {name} is not the id of anything here.", "not_found", name)
     return dict(values)

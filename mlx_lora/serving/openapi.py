@@ -28,6 +28,8 @@ SENTENCES = {
     429: "Too much is waiting already",
     507: "The disk is full",
 }
+# An id in a path.
+IDENTITY = "[A-Za-z0-9_.:@-]{1,200}"
 # Statuses that every route may answer with.
 COMMON = (401, 403, 413, 415, 421, 422)
 
@@ -101,9 +103,11 @@ def _answer(route: Route, schemas: Any) -> dict[str, Any]:
 
 
 def _path_parameters(route: Route) -> list[dict[str, Any]]:
+    one = {"type": "string", "pattern": f"^{IDENTITY}$"}
+    several = {"type": "string", "minLength": 1}
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in re.findall(r"\{(\w+)(?::path)?\}", route.path)
+        {"name": name, "in": "path", "required": True, "schema": several if kind else one}
+        for name, kind in re.findall(r"\{(\w+)(:path)?\}", route.path)
     ]
 
 
@@ -113,15 +117,18 @@ def _query_parameters(route: Route) -> list[dict[str, Any]]:
     schema = route.query.model_json_schema(ref_template=REFERENCE)
     required = schema.get("required", [])
     return [
-        {
-            "name": name,
-            "in": "query",
-            "required": name in required,
-            "schema": {key: value for key, value in kind.items() if key not in ("title", "description")},
-            **({"description": kind["description"]} if "description" in kind else {}),
-        }
+        {"name": name, "in": "query", "required": name in required, "schema": _without_null(kind)}
         for name, kind in schema["properties"].items()
     ]
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a query's parameter, which is absent where a model says null."""
+    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    kept = {key: value for key, value in schema.items() if key != "title" and (key, value) != ("default", None)}
+    if len(kinds) != 1:
+        return kept
+    return {**{key: value for key, value in kept.items() if key != "anyOf"}, **kinds[0]}
 
 
 def document_route(routes: Sequence[Route]) -> Route:
