@@ -54,7 +54,7 @@ class Client:
             import httpx
         except ImportError as error:
             raise UserError("mlx_lora.client needs an extra: pip install 'mlx-lora[servers]'") from error
-        self.url, self.patience = base_url.rstrip("/").removesuffix("/v1"), PATIENCE
+        self.url, self.patience, self._timeout = base_url.rstrip("/").removesuffix("/v1"), PATIENCE, timeout
         headers = {} if token is None else {"Authorization": f"Bearer {token.strip()}"}
         # A proxy is for other machines.
         self._http = httpx.Client(headers=headers, timeout=timeout, trust_env=not is_local(self.url))
@@ -135,7 +135,7 @@ class Client:
 
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
         url = f"{self.url}/v1/jobs/{quote(job_id, safe='')}/events"
-        times = httpx.Timeout(self._http.timeout, read=SILENCE)
+        times = httpx.Timeout(self._timeout, read=SILENCE)
         try:
             with self._http.stream("GET", url, headers=headers, timeout=times) as response:
                 if response.status_code != 200:
