@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -74,7 +73,7 @@ class JobRequest(StrictTypes):
     mlx_lora: dict[str, Any] | None = None
 
 
-def create(call: Call) -> JobObject:
+def create_job(call: Call) -> JobObject:
     """Create a job from uploaded files."""
     body: JobRequest = call.body
     for param in ("training_file", "validation_file"):
@@ -97,11 +96,11 @@ def create(call: Call) -> JobObject:
     if body.integrations:
         said = f'integrations are not used here; {{"{EXTENSION}": {{"report_to": [...]}}}} names the loggers of a job'
         call.services.state.add_event(job.id, said, key="integrations", level="warn")
-    return job_object(job, call.services.scheduler)
+    return job_object(job, call.services)
 
 
 def start_config(call: Call, model: str, config: dict[str, Any], status: int = 400) -> dict[str, Any]:
-    """Return the config of a job, after the model that it starts from has been found.
+    """Return the config of a job with the base and the adapter that it starts from.
 
     Raises:
         ApiError: there is no such model, or it is an adapter and the config asks for another shape.
@@ -110,7 +109,8 @@ def start_config(call: Call, model: str, config: dict[str, Any], status: int = 4
         start = find_start(model, call.services.settings, call.services.state)
     except UserError as error:
         raise ApiError(status, str(error), "model_not_available", "model") from None
-    return with_kept(config, start.kept, model)
+    adapter = {} if start.init_adapter is None else {"init_adapter": start.init_adapter}
+    return {**with_kept(config, start.kept, model), "model_name": start.model_name, **adapter}
 
 
 def _hyperparameters(body: JobRequest) -> dict[str, Any]:
@@ -161,9 +161,9 @@ def find_job(call: Call) -> Job:
     return job
 
 
-def retrieve(call: Call) -> JobObject:
+def get_job(call: Call) -> JobObject:
     """Return a job."""
-    return job_object(find_job(call), call.services.scheduler)
+    return job_object(find_job(call), call.services)
 
 
 def list_jobs(call: Call) -> Any:
@@ -175,7 +175,7 @@ def list_jobs(call: Call) -> Any:
         elif key := re.fullmatch(r"metadata\[(.*)\]", name, re.DOTALL):
             jobs = [job for job in jobs if (job.metadata or {}).get(key[1]) == value]
     found, more = page(jobs, call.query)
-    return JobList(data=[job_object(job, call.services.scheduler) for job in found], has_more=more)
+    return JobList(data=[job_object(job, call.services) for job in found], has_more=more)
 
 
 def list_events(call: Call) -> Any:
@@ -185,7 +185,7 @@ def list_events(call: Call) -> Any:
     if query.after is not None:
         event = state.find_event(job.id, query.after)
         if event is None:
-            raise ApiError(404, f"after: the job has no event {query.after[:100]!r}", "not_found", "after")
+            raise ApiError(400, f"after: the job has no event {query.after[:100]!r}", "invalid_value", "after")
         before = event.sequence
     events = state.newest_events(job.id, before, query.limit + 1)
     shown = events[: query.limit]
@@ -197,42 +197,44 @@ def list_checkpoints(call: Call) -> Any:
     from .job_files import job_checkpoints
 
     job = find_job(call)
-    checkpoints = sorted(job_checkpoints(job), key=lambda checkpoint: -checkpoint.step)
-    found, more = page(checkpoints, call.query)
+    found, more = page(job_checkpoints(call.services.settings, job), call.query)
     return CheckpointList(data=[checkpoint_object(each, job) for each in found], has_more=more)
 
 
-def _change(name: str) -> Callable[[Call], JobObject]:
-    def change(call: Call) -> JobObject:
-        scheduler = call.services.scheduler
-        return job_object(getattr(scheduler, name)(call.path["id"]), scheduler)
+def cancel_job(call: Call) -> JobObject:
+    """Cancel a job."""
+    return job_object(call.services.scheduler.cancel(call.path["id"]), call.services)
 
-    return change
+
+def pause_job(call: Call) -> JobObject:
+    """Pause a job; its state is kept."""
+    return job_object(call.services.scheduler.pause(call.path["id"]), call.services)
+
+
+def resume_job(call: Call) -> JobObject:
+    """Resume a paused job."""
+    return job_object(call.services.scheduler.resume(call.path["id"]), call.services)
 
 
 JOBS = "/v1/fine_tuning/jobs"
+JOB = JOBS + "/{id}"
 ROUTES = [
-    Route("POST", JOBS, "Create a job", create, body=JobRequest, answer=JobObject, errors=(400, 429)),
-    Route("GET", JOBS, "List jobs, the newest first", list_jobs, query=ListQuery, answer=JobList, errors=(404,)),
-    Route("GET", JOBS + "/{id}", "Retrieve a job", retrieve, answer=JobObject, errors=(404,)),
+    Route("POST", JOBS, "Create a job", create_job, body=JobRequest, answer=JobObject, errors=(429, 507)),
+    Route("GET", JOBS, "List jobs, the newest first", list_jobs, query=ListQuery, answer=JobList, errors=(400,)),
+    Route("GET", JOB, "Get a job", get_job, answer=JobObject),
     Route(
-        *("GET", JOBS + "/{id}/events", "List events of a job, the newest first", list_events),
+        *("GET", JOB + "/events", "List events of a job, the newest first", list_events),
         query=ListQuery,
         answer=EventList,
-        errors=(404,),
+        errors=(400,),
     ),
     Route(
-        *("GET", JOBS + "/{id}/checkpoints", "List checkpoints of a job, the newest first", list_checkpoints),
+        *("GET", JOB + "/checkpoints", "List checkpoints of a job, the newest first", list_checkpoints),
         query=ListQuery,
         answer=CheckpointList,
-        errors=(404,),
+        errors=(400,),
     ),
-    *(
-        Route("POST", f"{JOBS}/{{id}}/{name}", summary, _change(name), answer=JobObject, errors=(404, 409))
-        for name, summary in {
-            "cancel": "Cancel a job",
-            "pause": "Pause a job; its state is kept",
-            "resume": "Resume a paused job",
-        }.items()
-    ),
+    Route("POST", JOB + "/cancel", "Cancel a job", cancel_job, answer=JobObject, errors=(409,)),
+    Route("POST", JOB + "/pause", "Pause a job; its state is kept", pause_job, answer=JobObject, errors=(409,)),
+    Route("POST", JOB + "/resume", "Resume a paused job", resume_job, answer=JobObject, errors=(409,)),
 ]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
-from .api import ApiError, Lenient
+from .api import ApiError, Lenient, Services
 from .job_config import Hyperparameters, hyperparameters_of
 from .records import Job, JobEvent, Level, Status
 
 if TYPE_CHECKING:
     from .job_files import JobCheckpoint
-    from .scheduler import Scheduler
+    from .state import State
 
 ORGANIZATION = "mlx-lora"
+# Events by which the speed of training is measured, and the key of the one that begins a session of it.
+RECENT, SESSION = 20, "start:"
 Listed = TypeVar("Listed")
 
 
@@ -144,17 +145,16 @@ def page(items: Sequence[Listed], query: ListQuery) -> tuple[list[Listed], bool]
     if query.after is not None:
         ids = [item.id for item in items]  # type: ignore[attr-defined]
         if query.after not in ids:
-            raise ApiError(404, f"after: the list has no item {query.after[:100]!r}", "not_found", "after")
+            raise ApiError(400, f"after: the list has no item {query.after[:100]!r}", "invalid_value", "after")
         start = ids.index(query.after) + 1
     end = start + query.limit
     return list(items[start:end]), end < len(items)
 
 
-def job_object(job: Job, scheduler: Scheduler) -> JobObject:
+def job_object(job: Job, services: Services) -> JobObject:
     """Return a job as OpenAI's API has it."""
-    hyperparameters = hyperparameters_of(job.config)
+    hyperparameters, queued = hyperparameters_of(job.config), job.status == "queued"
     known = {key: job.progress[key] for key in JobProgress.model_fields if job.progress.get(key) is not None}
-    waits = job.status == "queued"
     return JobObject(
         id=job.id,
         created_at=int(job.created_at),
@@ -167,21 +167,30 @@ def job_object(job: Job, scheduler: Scheduler) -> JobObject:
         training_file=job.training_file,
         validation_file=job.validation_file,
         trained_tokens=job.trained_tokens,
-        estimated_finish=estimated_finish(job),
+        estimated_finish=estimated_finish(job, services.state),
         error=None if job.error is None else JobError(**job.error),
         seed=job.seed,
         metadata=job.metadata,
-        mlx_lora=JobProgress(**{**known, "queue_position": scheduler.position(job.id) if waits else None}),
+        mlx_lora=JobProgress(queue_position=services.scheduler.position(job.id) if queued else None, **known),
     )
 
 
-def estimated_finish(job: Job) -> int | None:
-    """Return the time at which a running job ends if its steps go on as they did since it started."""
-    step, total = job.progress.get("step"), job.progress.get("total_steps")
-    if job.status != "running" or job.started_at is None or not step or not total:
+def estimated_finish(job: Job, state: State) -> int | None:
+    """Return the time at which a running job ends if its steps go on as the last ones did."""
+    total = job.progress.get("total_steps")
+    if job.status != "running" or not total:
         return None
-    now = time.time()
-    return int(now + (now - job.started_at) / step * max(total - step, 0))
+    measured: list[tuple[float, float]] = []
+    for event in state.newest_events(job.id, limit=RECENT):
+        if event.key.startswith(SESSION):
+            # A pause lies before it.
+            break
+        if isinstance(step := event.data.get("step"), (int, float)):
+            measured.append((step, event.created_at))
+    if not measured or measured[0][0] <= measured[-1][0]:
+        return None
+    (last, now), (first, then) = measured[0], measured[-1]
+    return int(now + (now - then) / (last - first) * max(total - last, 0))
 
 
 def event_object(event: JobEvent) -> EventObject:

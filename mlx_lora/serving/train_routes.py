@@ -98,7 +98,7 @@ class JobStatus(RootModel[RunningJob | CompletedJob | FailedJob]):
     """State of a job, in three words."""
 
 
-def train(call: Call) -> JobStarted:
+def start_training(call: Call) -> JobStarted:
     """Start a job."""
     body: TrainRequest = call.body
     _check_rows(body.training_data)
@@ -183,7 +183,7 @@ def _tell(call: Call, job: Job, loss: LossConfig, rows: list[dict[str, Any]]) ->
         add_event(job.id, said, key=CITATION_WEIGHT, level="info" if spans else "warn")
 
 
-def status(call: Call) -> JobStatus:
+def poll_training(call: Call) -> JobStatus:
     """Return the state of a job of either contract."""
     job = find_job(call)
     progress = job.progress
@@ -202,17 +202,16 @@ def status(call: Call) -> JobStatus:
 
 ROUTES = [
     Route(
-        *("POST", "/v1/train", "Start a job with its rows", train),
+        *("POST", "/v1/train", "Start a job with its rows", start_training),
         body=TrainRequest,
         answer=JobStarted,
         status=202,
-        errors=(429,),
+        errors=(429, 507),
         contract="train",
     ),
     Route(
-        *("GET", "/v1/train/{id}", "Poll a job", status),
+        *("GET", "/v1/train/{id}", "Poll a job", poll_training),
         answer=JobStatus,
-        errors=(404,),
         contract="train",
     ),
 ]
