@@ -1,19 +1,24 @@
 """Deleted once the server is there."""
 
-import json, threading, time, socket
+import hashlib
+import inspect
+import json
+import socket
+import threading
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
-import hashlib
+
 import uvicorn
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as R
-import inspect
+
 from mlx_lora.serving import event_routes, fine_tuning_routes, train_routes
 from mlx_lora.serving.api import ApiError, Call, Services
-from mlx_lora.serving.records import ENDED, UploadedFile, new_id
+from mlx_lora.serving.records import UploadedFile, new_id
 from mlx_lora.serving.settings import ServerSettings
 from mlx_lora.serving.state import State
 
