@@ -61,7 +61,7 @@ def test_a_job_is_accepted_polled_and_completes(client):
     last = seen[-1]
     assert set(last) == {"status", "final_loss", "duration_ms", "model_id"}
     assert last["model_id"] == f"ft:{BUILT_IN}:descriptions:{job_id.removeprefix('ftjob-')}"
-    assert 0 < last["final_loss"] < 20
+    assert 0 < last["final_loss"] < 1000
     assert 0 < last["duration_ms"] < 120_000
     job = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
     # The settings of the request: 12 rows in batches of 4, once.
