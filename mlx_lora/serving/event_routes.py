@@ -13,7 +13,7 @@ from .records import ENDED, JobEvent
 from .state import State
 
 if TYPE_CHECKING:
-    from sse_starlette import EventSourceResponse, ServerSentEvent
+    from sse_starlette import EventSourceResponse
 
 POLL_SECONDS = 0.3
 KEEP_ALIVE_SECONDS = 15
@@ -38,9 +38,8 @@ def _last_seen(call: Call) -> int:
     return int(text)
 
 
-async def _events(state: State, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
+async def _events(state: State, job_id: str, after: int) -> AsyncIterator[dict[str, str]]:
     from anyio import sleep
-    from sse_starlette import ServerSentEvent
     from starlette.concurrency import run_in_threadpool
 
     was_ended = False
@@ -50,10 +49,10 @@ async def _events(state: State, job_id: str, after: int) -> AsyncIterator[Server
         events = await run_in_threadpool(state.list_events, job_id, after, BATCH)
         for event in events:
             after = event.sequence
-            yield ServerSentEvent(_json(_content(event)), event=event.type, id=str(event.sequence))
+            yield {"id": str(event.sequence), "event": event.type, "data": _json(_content(event))}
         ended = job is None or job.status in ENDED
         if ended and was_ended and not events:
-            yield ServerSentEvent(_json({"status": job.status if job else "failed"}), event="end")
+            yield {"event": "end", "data": _json({"status": job.status if job else "failed"})}
             return
         was_ended = ended
         if len(events) < BATCH:

@@ -19,9 +19,10 @@ TRAIN = {
 }
 
 
-def upload(client, count: int = 24, name: str = "sft.jsonl") -> str:
+def upload(client, content: list[dict] | None = None, name: str = "sft.jsonl") -> str:
     """Upload rows with the openai package and return the file's id."""
-    return client.files.create(file=(name, as_jsonl(rows(count)).encode()), purpose="fine-tune").id
+    data = as_jsonl(rows(24) if content is None else content).encode()
+    return client.files.create(file=(name, data), purpose="fine-tune").id
 
 
 def until(check, what: str = ""):
