@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE
 from ..errors import UserError
-from ..export.tensors import make_header, read_header
+from ..export.tensors import Stored, make_header
 from ..files import FORMAT, new_directory, set_aside, write_json
+from ..models.parameters import data_start, read_header
 from ..models.resolve import check_safetensors
 from ..runs.directory import CONFIG_FILE, METRICS_FILE, RUN_FILE, TEMPLATE_FILE, read_run
 from ..user_files import read_text
@@ -23,6 +24,8 @@ from .settings import ServerSettings
 Phase = Literal["validate", "train"]
 # Prefix of the trained parameters in a checkpoint's arrays; the rest is the optimizer's.
 TRAINED = "model."
+# Endings of file names by which the readers tell the kinds of files apart.
+KINDS = (".csv", ".tsv", ".json", ".parquet")
 STATE, ARRAYS = "state.json", "state.safetensors"
 
 
@@ -46,6 +49,12 @@ class JobDirectory:
     def data(self) -> Path:
         """The dataset directory."""
         return self.path / "data"
+
+    def data_file(self, split: str, name: str) -> Path:
+        """Return the place of an uploaded file in the dataset, with the ending of its name that tells its kind."""
+        packed = ".gz" if name.lower().endswith(".gz") else ""
+        kind = next((kind for kind in KINDS if name.lower().removesuffix(".gz").endswith(kind)), ".jsonl")
+        return self.data / f"{split}{kind}{packed}"
 
     @property
     def run(self) -> Path:
@@ -129,7 +138,7 @@ def job_directory(settings: ServerSettings, job_id: str) -> JobDirectory:
     """Return the directory of a job, which may not exist yet."""
     if not re.fullmatch(r"ftjob-[0-9a-f]{24}", job_id):
         raise ValueError(f"{job_id} is not the id of a job")
-    return JobDirectory(settings.jobs / job_id)
+    return JobDirectory((settings.jobs / job_id).absolute())
 
 
 @dataclass
@@ -196,7 +205,12 @@ def checkpoint_adapter(settings: ServerSettings, job: Job, step: int) -> Path:
 
 def _save_trained(arrays: Path, adapter: Path) -> None:
     """Write the trained parameters of a checkpoint's arrays to a file of their own."""
-    trained = {n.removeprefix(TRAINED): each for n, each in read_header(arrays).items() if n.startswith(TRAINED)}
+    start = data_start(arrays)
+    trained = {
+        name.removeprefix(TRAINED): Stored(arrays, each["dtype"], tuple(each["shape"]), start + each["data_offsets"][0])
+        for name, each in read_header(arrays).items()
+        if name.startswith(TRAINED)
+    }
     with open(adapter, "wb") as file:
         file.write(make_header({name: (each.dtype, each.shape) for name, each in trained.items()}, "mlx"))
         for each in trained.values():

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .api import ApiError
+from .job_endings import Endings
 from .job_events import Tail, finding_event, metrics_event
-from .job_files import JobDirectory, Outcome, Phase, job_directory, read_outcome
+from .job_files import JobDirectory, Phase, job_directory
 from .records import ENDED, Job, NewEvent, Status, UploadedFile
 from .settings import ServerSettings
 from .state import State
-from .worker import place_of
 from .worker_process import PATIENCE, WorkerProcess, existing_worker, start_worker
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class Scheduler:
 
     def __init__(self, state: State, settings: ServerSettings) -> None:
         self.state, self.settings = state, settings
+        self._endings = Endings(state, settings)
         self._wake = threading.Event()
         self._ending = self._troubled = False
         self._submitting = threading.Lock()
@@ -54,13 +55,14 @@ class Scheduler:
         for job in self.state.list_jobs(["validating_files", "running", "cancelled"]):
             if job.status == "cancelled" and job.wish is None:
                 continue
-            self.state.update_job(job.id, ["cancelled"], wish=None)
             directory = job_directory(self.settings, job.id)
             phase: Phase = "validate" if job.status == "validating_files" else "train"
             worker = existing_worker(directory, phase)
             if worker is not None or job.status == "running":
                 # Of a dead worker the first look settles what it left.
                 self._followed[job.id] = _Followed(worker or WorkerProcess(directory, phase))
+            elif job.status == "cancelled":
+                self.state.update_job(job.id, wish=None)
         self._ending = False
         self._thread = threading.Thread(target=self._loop, name="scheduler", daemon=True)
         self._thread.start()
@@ -100,8 +102,9 @@ class Scheduler:
             ApiError: 404 there is no such job, 409 it is paused or has ended.
         """
         paused = {"status": "paused", "wish": None, "events": [NewEvent("Job paused")]}
-        wished = {"wish": "pause", "events": [NewEvent("Pausing: the worker ends after this step, with a checkpoint")]}
-        return self._change(job_id, "pause", {"queued": paused, "running": wished, "validating_files": wished})
+        running = {"wish": "pause", "events": [NewEvent("Pausing after this step, with a checkpoint")]}
+        validating = {"wish": "pause", "events": [NewEvent("Pausing when the files are validated")]}
+        return self._change(job_id, "pause", {"queued": paused, "running": running, "validating_files": validating})
 
     def resume(self, job_id: str) -> Job:
         """Put a paused job back into the queue.
@@ -147,8 +150,11 @@ class Scheduler:
     # The thread
 
     def _loop(self) -> None:
-        while not self._ending:
+        while True:
+            # Before the look at what may be set with it.
             self._wake.clear()
+            if self._ending:
+                return
             self._troubled = False
             with self._noted("the queue"):
                 self._look()
@@ -161,9 +167,11 @@ class Scheduler:
         try:
             yield
         except Exception as error:
-            self._troubled = True
-            expected = isinstance(error, (UserError, OSError))
-            log.warning("%s: %s; trying again", what, error, exc_info=not expected)
+            self._note(what, error)
+
+    def _note(self, what: str, error: Exception) -> None:
+        self._troubled = True
+        log.warning("%s: %s; trying again", what, error, exc_info=not isinstance(error, (UserError, OSError)))
 
     def _look(self) -> None:
         """Follow the workers, and start those for which there is room."""
@@ -186,15 +194,17 @@ class Scheduler:
             job = self._record(job, followed)
         if not alive:
             if job is not None:
-                self._settle(job, followed.worker)
+                self._endings.settle(job, followed.worker)
             del self._followed[job_id]
             self._wake.set()
-        elif job is not None and job.wish is not None:
-            followed.worker.terminate(PATIENCE if job.wish == "cancel" else None)
+        elif job is not None and job.wish == "cancel":
+            followed.worker.terminate(PATIENCE)
+        elif job is not None and job.wish == "pause" and followed.worker.phase == "train":
+            followed.worker.terminate()
 
     def _start(self, job: Job, phase: Phase) -> None:
         if job.wish == "pause" and phase == "train":
-            self._paused(job)
+            self._endings.pause(job)
             return
         directory = job_directory(self.settings, job.id)
         changes: dict[str, Any] = {"attempts": job.attempts + 1}
@@ -208,8 +218,8 @@ class Scheduler:
         try:
             worker = start_worker(directory, phase, self._task(job, directory))
         except Exception as error:
-            self._retry_or_fail(started, f"its worker cannot be started: {error}")
-            raise
+            self._note(job.id, error)
+            worker = WorkerProcess(directory, phase, failure=first_line(error))
         self._followed[job.id] = _Followed(worker)
 
     def _task(self, job: Job, directory: JobDirectory) -> dict[str, Any]:
@@ -220,11 +230,11 @@ class Scheduler:
         ):
             if identity is not None:
                 known = self.state.find_file(identity) or UploadedFile(identity, identity, 0, "fine-tune", "")
-                place = place_of(directory.data.absolute(), split, known.filename)
+                place = directory.data_file(split, known.filename)
                 source = (self.settings.files / identity).absolute()
                 files[param] = {"source": str(source), "place": str(place), "name": known.filename}
         config = {"backend": self.settings.backend, "seed": job.seed, "model": job.model, "config": job.config}
-        return {**config, "files": files}
+        return {**config, "files": files, "most_bytes": self.settings.most_upload_bytes}
 
     def _record(self, job: Job, followed: _Followed) -> Job:
         """Record the events that a worker has written, and the job's progress."""
@@ -242,86 +252,3 @@ class Scheduler:
             # Read again: what is there already is not recorded twice.
             self._followed[job.id] = _Followed(followed.worker)
             raise
-
-    def _settle(self, job: Job, worker: WorkerProcess) -> None:
-        """Bring a job to the status that its worker's end means."""
-        if job.status in ENDED:
-            self.state.update_job(job.id, wish=None)
-            return
-        outcome = read_outcome(worker.directory)
-        if outcome is None or outcome.phase != worker.phase:
-            self._retry_or_fail(job, worker.ending())
-        elif outcome.status == "failed":
-            self._fail(job, outcome.error or {})
-        elif outcome.status == "interrupted":
-            self._requeue(job, "it was asked to end", attempts=0)
-        elif worker.phase == "validate":
-            self._validated(job)
-        else:
-            self._succeed(job, outcome)
-
-    def _paused(self, job: Job) -> None:
-        self.state.update_job(job.id, [job.status], [NewEvent("Job paused")], status="paused", wish=None, attempts=0)
-
-    def _validated(self, job: Job) -> None:
-        # A wish to pause stays, and is fulfilled when the job's turn comes.
-        event = NewEvent("Files validated, moving job to queued state", "validated")
-        self.state.update_job(job.id, [job.status], [event], status="queued", attempts=0)
-
-    def _succeed(self, job: Job, outcome: Outcome) -> None:
-        result = outcome.result or {}
-        name = f"ft:{job.model}:{job.suffix or ''}:{job.id.removeprefix('ftjob-')}"
-        measured = {
-            "step": result.get("steps"),
-            "loss": result.get("loss"),
-            "valid_loss": result.get("validation_loss"),
-        }
-        measured |= {"tokens": result.get("tokens"), "seconds": result.get("seconds")}
-        progress = {**job.progress, **{key: value for key, value in measured.items() if value is not None}}
-        events = [
-            NewEvent(f"New fine-tuned model created: {name}", "created_model"),
-            NewEvent("The job has successfully completed", "succeeded"),
-        ]
-        if result.get("stopped"):
-            events.insert(0, NewEvent(f"Training ended early: {result['stopped']}", level="warn"))
-        self.state.update_job(
-            job.id,
-            [job.status],
-            events,
-            status="succeeded",
-            wish=None,
-            finished_at=time.time(),
-            fine_tuned_model=name,
-            trained_tokens=result.get("tokens"),
-            progress=progress,
-        )
-
-    def _fail(self, job: Job, error: dict[str, Any]) -> None:
-        known = {"code": error.get("code") or "server_error", "param": error.get("param")}
-        message = str(error.get("message"))
-        events = [NewEvent(message, level="error"), NewEvent("The job failed", "failed", "error")]
-        self.state.update_job(
-            job.id,
-            [job.status],
-            events,
-            status="failed",
-            wish=None,
-            finished_at=time.time(),
-            error={**known, "message": message},
-        )
-
-    def _retry_or_fail(self, job: Job, why: str) -> None:
-        if job.attempts >= self.settings.most_attempts and job.wish != "pause":
-            what = f"the worker was started {job.attempts} times without getting further: {why}"
-            self._fail(job, {"code": "server_error", "message": what})
-        else:
-            self._requeue(job, why, job.attempts)
-
-    def _requeue(self, job: Job, why: str, attempts: int) -> None:
-        """Start a job's worker again when its turn comes, or pause it where that is wished."""
-        if job.wish == "pause" and job.status == "running":
-            self._paused(job)
-            return
-        status: Status = "validating_files" if job.status == "validating_files" else "queued"
-        event = NewEvent(f"The worker is started again: {why}", level="warn")
-        self.state.update_job(job.id, [job.status], [event], status=status, attempts=attempts)

@@ -13,19 +13,22 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import UserError, first_line
-from ..files import write_atomic, write_json
+from ..files import fsync_path, write_atomic, write_json
 from ..processes import this_owner
 from .job_files import JobDirectory, Outcome, Phase, take_lock, write_outcome
 
-# Endings of file names by which the readers tell the kinds of files apart.
-KINDS = (".csv", ".tsv", ".json", ".parquet")
+if TYPE_CHECKING:
+    from ..data.checks import DataFinding
+
+# Checks whose rows training itself refuses: they cannot be waived.
+FINAL = ("malformed", "empty_answer")
 
 
 class Refused(UserError):
@@ -96,7 +99,9 @@ def validate(directory: JobDirectory, task: Mapping[str, Any]) -> dict[str, Any]
     Raises:
         Refused: the files or the model cannot be trained on.
     """
-    from ..data.checks import check_table, read_table
+    import yaml
+
+    from ..data.checks import CHECKS, check_table, read_table
     from ..models.tokenizer import load_tokenizer
     from .job_defaults import training_config
 
@@ -104,6 +109,8 @@ def validate(directory: JobDirectory, task: Mapping[str, Any]) -> dict[str, Any]
     _place_files(directory, task)
     places = [Path(file["place"]) for file in task["files"].values()]
     try:
+        for place in places:
+            _check_size(place, task["most_bytes"])
         table = read_table([directory.data])
     except UserError as error:
         raise Refused(str(error), "invalid_training_file", "training_file") from error
@@ -115,20 +122,20 @@ def validate(directory: JobDirectory, task: Mapping[str, Any]) -> dict[str, Any]
         raise Refused(str(error), "model_not_found", "model") from error
     table.max_seq_length = config.max_seq_length
     findings = [finding for finding in check_table(table) if len(places) > 1 or finding.check != "no_validation_rows"]
-    stops = [f for f in findings if f.severity == "error" and f.check not in config.waive_checks]
+    final = {check.name for check in CHECKS if check.final or check.name in FINAL}
+    waived = set(config.waive_checks) - final
+    stops = [finding for finding in findings if finding.severity == "error" and finding.check not in waived]
     lines = [_finding_line(finding, finding in stops, task) for finding in findings]
     if len(places) == 1:
         held = "no validation file was given, so that nothing is held out and there is no validation loss"
         lines.append({"kind": "finding", "level": "info", "message": held, "key": "finding:no_validation_file"})
     write_atomic(directory.findings, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     if stops:
-        place = f"{task['files'].get('validation_file', {}).get('place')}, "
-        param = "validation_file" if stops[0].examples[0].startswith(place) else "training_file"
-        raise Refused(f"{_said(stops[0])}; {_advice(f.check for f in stops)}", f"invalid_{param}", param)
+        held_out = f"{task['files'].get('validation_file', {}).get('place')}, "
+        param = "validation_file" if stops[0].examples[0].startswith(held_out) else "training_file"
+        raise Refused(f"{_said(stops[0])}; {_advice(stops, final)}", f"invalid_{param}", param)
     if not table.trained:
         raise Refused(f"{places[0]}: there is nothing to train on", "invalid_training_file", "training_file")
-    import yaml
-
     write_atomic(directory.config, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
     return {"training_rows": len(table.trained), "findings": len(findings)}
 
@@ -145,31 +152,36 @@ def _place_files(directory: JobDirectory, task: Mapping[str, Any]) -> None:
             os.link(file["source"], file["place"])
         if not Path(file["place"]).exists():
             shutil.copyfile(file["source"], file["place"])
+    fsync_path(directory.data)
 
 
-def place_of(data: Path, split: str, name: str) -> Path:
-    """Return the place of an uploaded file in a dataset directory, with the ending that tells its kind."""
-    packed = ".gz" if name.lower().endswith(".gz") else ""
-    kind = next((kind for kind in KINDS if name.lower().removesuffix(".gz").endswith(kind)), ".jsonl")
-    return data / f"{split}{kind}{packed}"
+def _check_size(file: Path, most: int) -> None:
+    """Raise UserError if a gzip file expands to more than an upload may have, all of which would be in memory."""
+    from ..data.jsonl import open_data
+
+    expanded = 0
+    with open_data(file) as opened:
+        while opened.compressed and (part := opened.read(2**20)):
+            expanded += len(part)
+            if expanded > most:
+                raise UserError(f"{file}: this file expands to more than {most:,} bytes; use a part of it")
 
 
-def _finding_line(finding: Any, stops: bool, task: Mapping[str, Any]) -> dict[str, Any]:
+def _finding_line(finding: DataFinding, stops: bool, task: Mapping[str, Any]) -> dict[str, Any]:
     message = in_clients_names(_said(finding), task)
     level = "error" if stops else "warn"
     return {"kind": "finding", "level": level, "message": message, "key": f"finding:{finding.check}"}
 
 
-def _said(finding: Any) -> str:
+def _said(finding: DataFinding) -> str:
     more = f", and {finding.count - 1:,} more" if finding.count > 1 else ""
     return f"{finding.examples[0]} (the check {finding.check}: {finding.means}{more})"
 
 
-def _advice(names: Iterable[str]) -> str:
-    return (
-        "correct the file and upload it again, or train on it nevertheless with "
-        f"mlx_lora {{waive_checks: [{', '.join(names)}]}}"
-    )
+def _advice(stops: Sequence[DataFinding], final: Set[str]) -> str:
+    names = [finding.check for finding in stops]
+    waive = f", or train on it nevertheless with waive_checks: [{', '.join(names)}]"
+    return f"correct the file and upload it again{'' if final & set(names) else waive}"
 
 
 def train(directory: JobDirectory, task: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,8 +189,10 @@ def train(directory: JobDirectory, task: Mapping[str, Any]) -> dict[str, Any]:
     from ..config import load_config
     from ..training.train import train as train_run
 
+    # The server's state may have been moved since the validation.
+    config = replace(load_config(directory.config), data=str(directory.data), output_dir=str(directory.run))
     trained = train_run(
-        load_config(directory.config),
+        config,
         announce=lambda ready: ready.backend.describe_adapter(directory.path, ready.model),
     )
     return {} if trained is None else asdict(trained[1])

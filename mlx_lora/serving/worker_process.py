@@ -21,10 +21,20 @@ READ = 2**14
 
 
 class WorkerProcess:
-    """Worker of a job, started here or adopted: an adopted one is known by its lock and its owner file alone."""
+    """Worker of a job, started here or adopted: an adopted one is known by its lock and its owner file alone.
 
-    def __init__(self, directory: JobDirectory, phase: Phase, process: subprocess.Popen[bytes] | None = None) -> None:
-        self.directory, self.phase = directory, phase
+    Attributes:
+        failure: why it could not be started.
+    """
+
+    def __init__(
+        self,
+        directory: JobDirectory,
+        phase: Phase,
+        process: subprocess.Popen[bytes] | None = None,
+        failure: str | None = None,
+    ) -> None:
+        self.directory, self.phase, self.failure = directory, phase, failure
         self._process = process
         self._signalled: float | None = None
 
@@ -54,7 +64,9 @@ class WorkerProcess:
         return owner["pid"] if owner and isinstance(owner["pid"], int) and self.alive() else None
 
     def ending(self) -> str:
-        """Return how it ended, with the last line of its output."""
+        """Return how it ended without an outcome, with the last line of its output."""
+        if self.failure is not None:
+            return f"it cannot be started ({self.failure})"
         cause = "" if self._process is None else f" ({exit_cause(self._process.returncode)})"
         try:
             with open(self.directory.output, "rb") as file:

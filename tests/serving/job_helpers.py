@@ -106,5 +106,9 @@ class Desk:
     def messages(self, job: Job) -> list[str]:
         return [f"{event.level}: {event.message}" for event in self.state.list_events(job.id)]
 
+    def steps(self, job: Job) -> list[int]:
+        """The steps of a job's events of progress, in their order."""
+        return [event.data["step"] for event in self.state.list_events(job.id) if "train_loss" in event.data]
+
     def directory(self, job: Job):
         return self.settings.jobs / job.id
