@@ -6,6 +6,8 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from typing import Any, cast, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -21,7 +23,7 @@ from starlette.routing import Route as PathRoute
 from ..errors import LONGEST, first_line
 from . import event_routes, files_routes, fine_tuning_routes, train_routes
 from .api import ApiError, Call, Method, Route, Services
-from .openapi import document_route
+from .openapi import IDENTITY, document_route
 from .security import Gate, RouteTable
 
 # The routes of the server: one line a module.
@@ -31,7 +33,6 @@ ALL: list[Route] = [
     *fine_tuning_routes.ROUTES,
     *event_routes.ROUTES,
 ]
-IDENTITY = re.compile(r"[A-Za-z0-9_._:@-]{1,200}")
 # A name below a directory: no empty part, no part of dots alone, no backslash or control character.
 RELATIVE = re.compile(r"(?!/)(?:(?:^|/)(?!\.+(?:/|$))[^/\\\x00-\x1f\x7f]+){1,64}")
 
@@ -73,7 +74,7 @@ def _endpoint(by_method: Mapping[Method, Route], services: Services) -> Any:
 def _checked_path(route: Route, values: Mapping[str, str]) -> dict[str, str]:
     """Return the path's parameters; what cannot be an id is not found."""
     for name, value in values.items():
-        pattern = RELATIVE if f"{{{name}:path}}" in route.path else IDENTITY
+        pattern = RELATIVE if f"{{{name}:path}}" in route.path else re.compile(IDENTITY)
         if not pattern.fullmatch(value) or not value.isprintable():
             raise ApiError(404, f"The path's {name} is not the id of anything here.", "not_found", name)
     return dict(values)
@@ -106,9 +107,26 @@ def parse_body(model: type[BaseModel], content: bytes) -> BaseModel:
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"The body cannot be read as JSON ({first_line(error)}).", "invalid_json") from None
     try:
-        return model.model_validate_json(content, strict=True)
+        try:
+            return model.model_validate_json(content, strict=True)
+        except ValidationError as error:
+            if not _make_whole(parsed, error):
+                raise
+            return model.model_validate_json(json.dumps(parsed), strict=True)
     except ValidationError as error:
         raise _invalid(error, parsed, "the body") from None
+
+
+def _make_whole(parsed: Any, error: ValidationError) -> bool:
+    """Turn 3.0 into 3 where an integer is wanted, as JSON Schema means it; False: there is none."""
+    found = False
+    for detail in error.errors():
+        value = detail["input"]
+        if detail["type"] == "int_type" and isinstance(value, float) and value.is_integer():
+            *above, last = _existing(detail["loc"], parsed, False)
+            reduce(getitem, above, parsed)[last] = int(value)
+            found = True
+    return found
 
 
 def _invalid(error: ValidationError, given: Any, where: str) -> ApiError:

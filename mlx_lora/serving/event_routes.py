@@ -13,22 +13,32 @@ from .records import ENDED, JobEvent
 from .state import State
 
 if TYPE_CHECKING:
+    from anyio import Event
     from sse_starlette import EventSourceResponse
 
 POLL_SECONDS = 0.3
 KEEP_ALIVE_SECONDS = 15
+GRACE_SECONDS = 2
 BATCH = 500
 LAST_EVENT_ID = "last-event-id"
 
 
 async def stream_events(call: Call) -> EventSourceResponse:
     """Stream a job's events from the first, or after ``Last-Event-ID``; ``end`` comes last, once the job has ended."""
+    from anyio import Event
     from sse_starlette import EventSourceResponse
     from starlette.concurrency import run_in_threadpool
 
     job = await run_in_threadpool(find_job, call)
-    after = _last_seen(call)
-    return EventSourceResponse(_events(call.services.state, job.id, after), ping=KEEP_ALIVE_SECONDS, sep="\n")
+    ending = Event()
+    return EventSourceResponse(
+        _events(call.services.state, job.id, _last_seen(call), ending),
+        ping=KEEP_ALIVE_SECONDS,
+        sep="\n",
+        # When the server ends, the stream does so too, as a whole answer.
+        shutdown_event=ending,
+        shutdown_grace_period=GRACE_SECONDS,
+    )
 
 
 def _last_seen(call: Call) -> int:
@@ -38,12 +48,12 @@ def _last_seen(call: Call) -> int:
     return int(text)
 
 
-async def _events(state: State, job_id: str, after: int) -> AsyncIterator[dict[str, str]]:
-    from anyio import sleep
+async def _events(state: State, job_id: str, after: int, ending: Event) -> AsyncIterator[dict[str, str]]:
+    from anyio import move_on_after
     from starlette.concurrency import run_in_threadpool
 
     was_ended = False
-    while True:
+    while not ending.is_set():
         # The status first: whoever reads "ended" has all events that came before it.
         job = await run_in_threadpool(state.find_job, job_id)
         events = await run_in_threadpool(state.list_events, job_id, after, BATCH)
@@ -56,7 +66,8 @@ async def _events(state: State, job_id: str, after: int) -> AsyncIterator[dict[s
             return
         was_ended = ended
         if len(events) < BATCH:
-            await sleep(POLL_SECONDS)
+            with move_on_after(POLL_SECONDS):
+                await ending.wait()
 
 
 def _content(event: JobEvent) -> dict[str, Any]:

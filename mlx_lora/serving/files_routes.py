@@ -101,7 +101,7 @@ def list_files(call: Call) -> FileList:
     if query.after is not None:
         places = [number for number, file in enumerate(files) if file.id == query.after]
         if not places:
-            raise ApiError(400, "after: there is no file of this id in the list.", "invalid_value", "after")
+            raise ApiError(404, "after: there is no file of this id in the list.", "not_found", "after")
         files = files[places[0] + 1 :]
     page = [as_object(file) for file in files[: query.limit]]
     return FileList(
@@ -167,7 +167,7 @@ ROUTES = [
         answer=FileObject,
         errors=(507,),
     ),
-    Route("GET", "/v1/files", "List the files", list_files, query=FileQuery, answer=FileList, errors=(400,)),
+    Route("GET", "/v1/files", "List the files", list_files, query=FileQuery, answer=FileList, errors=(404,)),
     Route("GET", "/v1/files/{file_id}", "Describe a file", get_file, answer=FileObject),
     Route("DELETE", "/v1/files/{file_id}", "Delete a file", delete_file, answer=DeletedFile, errors=(409, 507)),
     Route(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import h11
 import uvicorn
+from anyio import to_thread
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -20,6 +21,8 @@ from .responses import LOG, error_answer
 KEEP_ALIVE = 75
 # Seconds that open streams have after SIGTERM; jobs go on without the server.
 GRACE = 3
+# More than the chat requests that may wait, each in a thread.
+THREADS = 200
 
 
 class Protocol(H11Protocol):
@@ -41,6 +44,11 @@ class Protocol(H11Protocol):
 
 class Server(uvicorn.Server):
     """Server that ends by a signal without raising it once more: the caller's clean-up follows."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, with threads enough that answers which take long do not keep short ones waiting."""
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
+        await super().startup(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

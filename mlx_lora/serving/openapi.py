@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ SENTENCES = {
     429: "Too much is waiting already",
     507: "The disk is full",
 }
+# An id in a path.
+IDENTITY = "[A-Za-z0-9_.:@-]{1,200}"
 # Statuses that every route may answer with.
 COMMON = (401, 403, 413, 415, 421, 422)
 
@@ -35,10 +38,14 @@ COMMON = (401, 403, 413, 415, 421, 422)
 def openapi(routes: Sequence[Route]) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of routes."""
     schemas, definitions = _schemas(routes)
+    names = Counter(route.handler.__name__ for route in routes)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         operations = paths.setdefault(re.sub(r":path\}", "}", route.path), {})
-        operations[route.method.lower()] = _operation(route, schemas)
+        name = route.handler.__name__
+        if names[name] > 1:
+            name = f"{route.handler.__module__.rpartition('.')[2].removesuffix('_routes')}_{name}"
+        operations[route.method.lower()] = {"operationId": name, **_operation(route, schemas)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -48,7 +55,7 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": definitions,
+            "schemas": _without_tuples(definitions),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}],
@@ -70,9 +77,18 @@ def _schemas(routes: Sequence[Route]) -> tuple[Any, dict[str, Any]]:
     return schemas, whole.get("$defs", {})
 
 
+def _without_tuples(schema: Any) -> Any:
+    """Return a schema whose tuples are lists of any of their members' types: few tools know ``prefixItems``."""
+    if isinstance(schema, list):
+        return [_without_tuples(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {key: _without_tuples(value) for key, value in schema.items() if key != "prefixItems"}
+    return {**plain, "items": {"anyOf": _without_tuples(schema["prefixItems"])}} if "prefixItems" in schema else plain
+
+
 def _operation(route: Route, schemas: Any) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "operationId": route.handler.__name__,
         "summary": route.summary,
         "parameters": [*_path_parameters(route), *_query_parameters(route)],
         "responses": {str(route.status): _answer(route, schemas)},
@@ -101,9 +117,11 @@ def _answer(route: Route, schemas: Any) -> dict[str, Any]:
 
 
 def _path_parameters(route: Route) -> list[dict[str, Any]]:
+    one = {"type": "string", "pattern": f"^{IDENTITY}$"}
+    several = {"type": "string", "minLength": 1}
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in re.findall(r"\{(\w+)(?::path)?\}", route.path)
+        {"name": name, "in": "path", "required": True, "schema": several if kind else one}
+        for name, kind in re.findall(r"\{(\w+)(:path)?\}", route.path)
     ]
 
 
@@ -113,15 +131,18 @@ def _query_parameters(route: Route) -> list[dict[str, Any]]:
     schema = route.query.model_json_schema(ref_template=REFERENCE)
     required = schema.get("required", [])
     return [
-        {
-            "name": name,
-            "in": "query",
-            "required": name in required,
-            "schema": {key: value for key, value in kind.items() if key not in ("title", "description")},
-            **({"description": kind["description"]} if "description" in kind else {}),
-        }
+        {"name": name, "in": "query", "required": name in required, "schema": _without_null(kind)}
         for name, kind in schema["properties"].items()
     ]
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a query's parameter, which is absent where a model says null."""
+    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    kept = {key: value for key, value in schema.items() if key != "title" and (key, value) != ("default", None)}
+    if len(kinds) != 1:
+        return kept
+    return {**{key: value for key, value in kept.items() if key != "anyOf"}, **kinds[0]}
 
 
 def document_route(routes: Sequence[Route]) -> Route:

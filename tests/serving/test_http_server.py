@@ -7,9 +7,12 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from raw_http import connect, read_answer, request
 from server import PROGRAM, running_server
@@ -172,3 +175,17 @@ def test_a_connection_outlasts_a_pause_between_two_requests(tmp_path):
         for _ in range(2):
             connection.sendall(asked)
             assert read_answer(connection).status == 200
+
+
+def test_answers_that_take_long_do_not_keep_short_ones_waiting(tmp_path):
+    command = [sys.executable, "-P", str(Path(__file__).with_name("blocking_server.py")), str(tmp_path)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=python_environment()) as process,
+        ThreadPoolExecutor(100) as clients,
+    ):
+        url = process.stdout.readline().strip()
+        answers = [clients.submit(httpx.get, url + "/wait", timeout=60) for _ in range(100)]
+        wait_for(lambda: httpx.get(url + "/status", timeout=60).json()["waiting"] == 100)
+        httpx.post(url + "/release")
+        assert [answer.result().status_code for answer in answers] == [200] * 100
+        process.terminate()
