@@ -22,6 +22,7 @@ class ServerSettings:
         most_jobs_waiting: jobs that may wait; more are refused with 429.
         most_requests_waiting: chat requests that may wait; more are refused with 429.
         most_tokens: longest answer of a chat request.
+        most_bases: bases that are kept in memory for chat; the least recently used one makes place for another.
     """
 
     state: Path
@@ -36,6 +37,7 @@ class ServerSettings:
     most_jobs_waiting: int = 1000
     most_requests_waiting: int = 64
     most_tokens: int = 4096
+    most_bases: int = 2
 
     @property
     def files(self) -> Path:
