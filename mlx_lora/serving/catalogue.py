@@ -102,6 +102,13 @@ class Catalogue:
             adapter_key,
         )
 
+    def directory_of(self, identity: str) -> Path | None:
+        """Return the directory of a model of any kind, such as one for embeddings; ``None``: it is not here."""
+        if not identity or len(identity) > MOST_LENGTH or not identity.isprintable():
+            return None
+        local = (directory for _, directory in self._places(identity) if _is_base(directory))
+        return next(local, None) or _cached_snapshot(identity)
+
     def list(self) -> list[ModelEntry]:
         """Return all models: those built in, below the directory of models, in the hub's cache, and of jobs."""
         found = [ModelEntry(name, _modified(path / "config.json"), "built-in") for name, path in BUILT_IN.items()]

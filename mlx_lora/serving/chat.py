@@ -18,6 +18,7 @@ from .answering import Answering, Options, PromptScores
 from .api import ApiError
 from .catalogue import Catalogue, ServedModel
 from .engine import Engine
+from .predictors import Predictors
 from .prompts import Tokenizers, encode_conversation, encode_raw
 from .settings import ServerSettings
 from .state import State
@@ -45,6 +46,7 @@ class ChatService:
 
     def __init__(self, settings: ServerSettings, state: State) -> None:
         self.settings, self.catalogue = settings, Catalogue(settings, state)
+        self.predictors = Predictors(self.catalogue.directory_of)
         self.tokenizers = Tokenizers()
         self._changed = threading.Condition()
         self._waiting: list[Answering] = []
