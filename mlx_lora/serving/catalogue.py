@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE, LIVE, has_generations
-from ..errors import UserError, visible
+from ..errors import UserError, shortened
 from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
 from ..runs.directory import RUN_FILE, TEMPLATE_FILE
 from ..runs.generations import Generations
@@ -83,8 +83,7 @@ class Catalogue:
         except UserError as error:
             raise ApiError(404, f"{error}.", "model_not_found", "model") from error
         if reference is None:
-            name = visible(identity[:MOST_LENGTH])
-            said = f"There is no model {name} here; GET /v1/models lists those that there are."
+            said = f"There is no model {shortened(identity)} here; GET /v1/models lists those that there are."
             raise ApiError(404, said, "model_not_found", "model")
         if reference.other_base is not None:
             raise ApiError(409, f"{identity}: {reference.other_base}.", "other_base", "model")
