@@ -24,9 +24,9 @@ def text_of(answering) -> str:
 
 
 @contextmanager
-def chat_service(directory, models, start=True, **settings):
+def chat_service(directory, models, start=True, backend="mlx", **settings):
     state = State(directory)
-    chat = ChatService(ServerSettings(directory, models, backend="mlx", **settings), state)
+    chat = ChatService(ServerSettings(directory, models, backend=backend, **settings), state)
     if start:
         chat.start()
     yield chat
