@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route as PathRoute
 
 from ..errors import LONGEST, first_line
-from . import files_routes
+from . import chat_routes, completion_routes, files_routes, models_routes, predict_routes
 from .api import ApiError, Call, Method, Route, Services
 from .openapi import IDENTITY, document_route
 from .security import Gate, RouteTable
@@ -27,6 +27,10 @@ from .security import Gate, RouteTable
 # The routes of the server: one line a module.
 ALL: list[Route] = [
     *files_routes.ROUTES,
+    *models_routes.ROUTES,
+    *chat_routes.ROUTES,
+    *completion_routes.ROUTES,
+    *predict_routes.ROUTES,
 ]
 # A name below a directory: no empty part, no part of dots alone, no backslash or control character.
 RELATIVE = re.compile(r"(?!/)(?:(?:^|/)(?!\.+(?:/|$))[^/\\\x00-\x1f\x7f]+){1,64}")

@@ -85,5 +85,6 @@ ROUTES = [
         body=ChatRequest,
         answer=ChatCompletion,
         errors=(404, 409, 429, 503),
+        streams=True,
     ),
 ]

@@ -107,5 +107,6 @@ ROUTES = [
         body=CompletionRequest,
         answer=Completion,
         errors=(404, 409, 429, 503),
+        streams=True,
     ),
 ]
