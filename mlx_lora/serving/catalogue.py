@@ -16,6 +16,7 @@ from ..runs.generations import Generations
 from ..runs.names import ADAPTERS
 from ..runs.resolve import Reference, resolve_model_or_run
 from .api import ApiError
+from .job_files import checkpoint_adapter, job_checkpoints, job_directory
 from .records import Job
 from .settings import ServerSettings
 from .state import State
@@ -168,8 +169,6 @@ class Catalogue:
         job = parts and self._state.find_job(f"ftjob-{parts['job']}")
         if not parts or not job or not identity.startswith(f"ft:{job.model}:{job.suffix or ''}:"):
             return None
-        from .job_files import checkpoint_adapter, job_directory
-
         if parts["step"]:
             return checkpoint_adapter(self._settings, job, int(parts["step"]))
         return job_directory(self._settings, job.id).run if job.status == "succeeded" else None
@@ -177,8 +176,6 @@ class Catalogue:
     # Lists
 
     def _of_job(self, job: Job) -> Iterator[ModelEntry]:
-        from .job_files import job_checkpoints
-
         name = f"ft:{job.model}:{job.suffix or ''}:{job.id.removeprefix('ftjob-')}"
         if job.status == "succeeded":
             yield ModelEntry(name, int(job.finished_at or job.created_at), "job")

@@ -37,35 +37,14 @@ def chat_service(directory, models, start=True, backend="mlx", **settings):
 @contextmanager
 def serving(chat):
     """The routes of the chat in a server in this process; its address."""
-    import inspect
     import threading
 
     import uvicorn
-    from starlette.applications import Starlette
-    from starlette.responses import JSONResponse, Response
-    from starlette.routing import Route as PathRoute
 
-    from mlx_lora.serving import chat_routes, completion_routes, models_routes, predict_routes
-    from mlx_lora.serving.api import ApiError, Call, Services
+    from mlx_lora.serving.api import Services
+    from mlx_lora.serving.app import make_app
 
-    services = Services(chat.settings, None, None, chat)
-
-    def endpoint(route):
-        async def answer(request):
-            call = Call(services, request, dict(request.path_params))
-            if route.body:
-                call.body = route.body.model_validate_json(await request.body(), strict=True)
-            try:
-                result = route.handler(call)
-                result = await result if inspect.isawaitable(result) else result
-            except ApiError as error:
-                return JSONResponse({"error": {"message": str(error), "code": error.code}}, error.status)
-            return result if isinstance(result, Response) else Response(result.model_dump_json(by_alias=True))
-
-        return answer
-
-    routes = [*chat_routes.ROUTES, *completion_routes.ROUTES, *models_routes.ROUTES, *predict_routes.ROUTES]
-    app = Starlette(routes=[PathRoute(route.path, endpoint(route), methods=[route.method]) for route in routes])
+    app = make_app(Services(chat.settings, None, None, chat))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

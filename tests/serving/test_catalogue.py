@@ -9,10 +9,16 @@ import shutil
 import pytest
 from chat_helpers import chat_service
 from run_fixtures import make_run
+from safetensors.numpy import load_file, save_file
 
 from mlx_lora.files import write_json
 from mlx_lora.runs.generations import Generations
 from mlx_lora.serving.api import ApiError
+from mlx_lora.serving.catalogue import Catalogue
+from mlx_lora.serving.job_files import job_directory
+from mlx_lora.serving.records import Job, new_id
+from mlx_lora.serving.settings import ServerSettings
+from mlx_lora.serving.state import State
 
 BUILT_IN = "builtin/tiny-lumen"
 
@@ -102,6 +108,42 @@ def test_an_adapter_of_other_weights_is_refused(catalogue, models):
     with pytest.raises(ApiError, match="was trained on other weights") as refused:
         catalogue.find("runs/lumen")
     assert refused.value.status == 409
+
+
+def test_models_of_jobs_and_their_checkpoints(tmp_path):
+    settings = ServerSettings(tmp_path / "state", tmp_path)
+    state = State(settings.state)
+    jobs = [
+        Job(new_id("ftjob"), "fine_tuning", BUILT_IN, {}, {}, "file-1", status=status, suffix=suffix)
+        for status, suffix in (("succeeded", "mine"), ("running", None))
+    ]
+    names = []
+    for job in jobs:
+        state.add_job(job)
+        directory = job_directory(settings, job.id)
+        run = make_run(BUILT_IN, directory.run)
+        shutil.copy(run / "adapter_config.json", directory.description)
+        checkpoint = run / "checkpoints" / "step-00000003"
+        checkpoint.mkdir(parents=True)
+        weights = load_file(run / "adapters.safetensors")
+        kept = {f"model.{name}": value * 2 for name, value in weights.items()}
+        save_file({**kept, "optimizer.m": weights[min(weights)]}, checkpoint / "state.safetensors")
+        write_json(checkpoint / "state.json", {"format": 1, "step": 3, "loss": 1.0})
+        names.append(f"ft:{BUILT_IN}:{job.suffix or ''}:{job.id.removeprefix('ftjob-')}")
+    (job_directory(settings, jobs[1].id).run / "adapters.safetensors").unlink()
+    catalogue = Catalogue(settings, state)
+    listed = [entry.id for entry in catalogue.list() if entry.owner == "job"]
+    assert listed == [names[0], f"{names[0]}:ckpt-step-3", f"{names[1]}:ckpt-step-3"]
+    adapters = [catalogue.find(name).adapter for name in listed]
+    assert adapters[0] == job_directory(settings, jobs[0].id).run
+    first, second = (load_file(adapter / "adapters.safetensors") for adapter in adapters[:2])
+    assert all((second[name] == 2 * first[name]).all() for name in first)
+    other = f"ft:{BUILT_IN}:other:{jobs[0].id.removeprefix('ftjob-')}"
+    for name in (names[1], f"{names[0]}:ckpt-step-4", f"{names[0]}:ckpt-step-", other):
+        with pytest.raises(ApiError) as refused:
+            catalogue.find(name)
+        assert refused.value.status == 404
+    state.close()
 
 
 NOT_FOUND = [
