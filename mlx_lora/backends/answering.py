@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
-
-import numpy as np
 
 Finish = Literal["stop", "length"]
 
@@ -64,8 +62,12 @@ class AnswerBatch(Protocol):
     def __len__(self) -> int:
         """Return the number of answers that grow."""
 
-    def join(self, prompt: Sequence[int], sampling: Sampling) -> int:
-        """Add an answer to a prompt of token ids, which is computed now; return its number."""
+    def join(self, prompt: Sequence[int], sampling: Sampling, scores: list[TokenScore] | None = None) -> int:
+        """Add an answer to a prompt of token ids, which is computed now; return its number.
+
+        Args:
+            scores: a list to which the scores of the prompt's tokens but the first are added.
+        """
 
     def leave(self, row: int) -> None:
         """Take an answer out; one that has ended is out already."""
@@ -74,18 +76,10 @@ class AnswerBatch(Protocol):
         """Return the next token of each answer."""
 
 
-def scored(token: int, logprobs: np.ndarray, top: int) -> TokenScore:
-    """Return the score of a token.
-
-    Args:
-        logprobs: float32 [vocabulary].
-    """
-    if top:
-        best = np.argpartition(-logprobs, min(top, len(logprobs)) - 1)[:top]
-        ranked = best[np.argsort(-logprobs[best], kind="stable")]
-    else:
-        ranked = np.array([], dtype=int)
-    return TokenScore(token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in ranked))
+def token_score(token: int, logprob: float, best: Iterable[tuple[int, float]]) -> TokenScore:
+    """Return the score of a token, with the most likely ones in any order."""
+    ranked = sorted(((int(other), float(value)) for other, value in best), key=lambda one: (-one[1], one[0]))
+    return TokenScore(token, float(logprob), tuple(ranked))
 
 
 def last_token(row: int, token: int, score: TokenScore | None, count: int, sampling: Sampling, ends: Any) -> NewToken:

@@ -27,7 +27,7 @@ DEPTH, MOST_DIRECTORIES = 4, 5000
 INNER = {"checkpoints", "generations", "refs", "tensorboard", "__pycache__", "node_modules"}
 # ft:BASE:SUFFIX:NUMBER and, of a checkpoint, :ckpt-step-STEP; NUMBER is the job's id without its prefix.
 TRAINED = re.compile(r"ft:.+:[^:]*:(?P<job>[0-9a-f]{24})(:ckpt-step-(?P<step>[0-9]{1,9}))?")
-MOST_LENGTH = 500
+MOST_LENGTH, MOST_PART = 500, 200
 
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -141,8 +141,7 @@ class Catalogue:
         No name leads out of it: there are no absolute ones, and none of ``..``.
         """
         for name, which in ((identity, ""), identity.rpartition("@")[::2]):
-            parts = name.split("/")
-            if not name or any(part in ("", ".", "..") or part.startswith("~") or "\\" in part for part in parts):
+            if not name or any(map(_leads_elsewhere, name.split("/"))):
                 continue
             for root in (self._settings.models, self._settings.models / ADAPTERS):
                 directory = (root / name).absolute()
@@ -197,6 +196,11 @@ class Catalogue:
                 for name in sorted(names)
                 if deeper and name not in INNER and not name.startswith(".") and directory / name != state
             ]
+
+
+def _leads_elsewhere(part: str) -> bool:
+    """Return True if a part of a name can be no directory's below another one."""
+    return part in ("", ".", "..") or part.startswith("~") or "\\" in part or len(part.encode()) > MOST_PART
 
 
 def _generation(directory: Path, which: str) -> tuple[str, Path]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..backends.answering import TokenScore
 from ..errors import UserError
 from .answering import Answering, Options, PromptScores
 from .api import ApiError
@@ -184,12 +185,15 @@ class ChatService:
             return True
         # From here on, an error is this request's too.
         rows[-1] = answering
-        options = answering.options
-        if options.scores:
-            answering.put(PromptScores(backend.score_tokens(answering.prompt, options.sampling.top or 0)))
-        if options.sampling.max_tokens:
-            rows[batch.join(answering.prompt, options.sampling)] = answering
-        else:
+        prompt, sampling = answering.prompt, answering.options.sampling
+        scores: list[TokenScore] | None = [] if answering.options.scores else None
+        if sampling.max_tokens:
+            rows[batch.join(prompt, sampling, scores)] = answering
+        elif scores is not None:
+            scores += backend.score_tokens(prompt, sampling.top or 0)
+        if scores is not None:
+            answering.put(PromptScores(scores))
+        if not sampling.max_tokens:
             answering.put(None)
         del rows[-1]
         return True

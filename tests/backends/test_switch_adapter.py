@@ -62,9 +62,12 @@ def test_both_give_the_same_scores(runs):
     for kind in BACKENDS.values():
         backend = kind(resolve_model(str(base)))
         backend.switch_adapter(made["lora"])
-        batch = backend.open_batch()
-        batch.join(PROMPTS[0], Sampling(3, top=4))
+        batch, given = backend.open_batch(), []
+        batch.join(PROMPTS[0], Sampling(3, top=4), given)
+        assert given == backend.score_tokens(PROMPTS[0], 4)
         scores.append([*backend.score_tokens(PROMPTS[2], 4), *(batch.step()[0].score for _ in range(3))])
+        batch.join(PROMPTS[0], Sampling(3, top=4))
+        assert [batch.step()[0].token for _ in range(3)] == [score.token for score in scores[-1][-3:]]
     for one, other in zip(*scores, strict=True):
         assert one.token == other.token
         assert one.logprob == pytest.approx(other.logprob, abs=1e-3)

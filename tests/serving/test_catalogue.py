@@ -148,7 +148,19 @@ def test_models_of_jobs_and_their_checkpoints(tmp_path):
 
 NOT_FOUND = [
     *("", ".", "..", "/", "~", "runs", "empty", "nobody/nothing", ".hidden/../base", "runs/../base", "runs//lumen"),
-    *("base/", "./base", "runs\\lumen", "base\n", "base\x00", "a" * 501, "lumen@live", "@live", "base@1", "ft:"),
+    *(
+        "base/",
+        "./base",
+        "runs\\lumen",
+        "base\n",
+        "base\x00",
+        "a" * 501,
+        "é" * 300,
+        "lumen@live",
+        "@live",
+        "base@1",
+        "ft:",
+    ),
     *("ft:a::" + "0" * 24, "http://127.0.0.1:1/v1#model", "ollama:llama", "answers:a.jsonl", "a.gguf"),
 ]
 

@@ -121,8 +121,9 @@ def test_scores_are_those_of_the_whole_text(architecture, monkeypatch):
     for place, score in enumerate(scores):
         assert score.logprob == pytest.approx(logprobs[place, score.token], abs=1e-4)
         assert [token for token, _ in score.top] == np.argsort(-logprobs[place])[:3].tolist()
-    batch = backend.open_batch()
-    batch.join(PROMPTS[2], replace(GREEDY, top=2))
+    batch, given = backend.open_batch(), []
+    batch.join(PROMPTS[2], replace(GREEDY, top=3), given)
+    assert given == scores
     (new,) = batch.step()
     assert new.score.top[0] == (new.token, pytest.approx(logprobs[-1].max(), abs=1e-4))
 

@@ -18,7 +18,7 @@ from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import apply_top_p, greedy_sampler
 
-from ..answering import NewToken, Sampling, TokenScore, last_token, scored
+from ..answering import NewToken, Sampling, TokenScore, last_token, token_score
 from ..loss_plan import agrees
 from .generation import PREFILL_TOKENS, PROBE_ANSWER, PROBE_OWN, Generation, Prefix, Sampler, logits_in_turn, numbers
 from .prefix import arrays_of, fresh_copies
@@ -27,7 +27,7 @@ from .trunk import UNFIT
 # Tokens that the first row of a probe is ahead when the second one joins it.
 AHEAD = 2
 # Elements of logits that are held at once where a text is scored.
-SCORES_AT_ONCE = 2**22
+SCORES_AT_ONCE = 2**24
 
 
 def make_row_sampler(sampling: Sampling) -> Sampler:
@@ -105,12 +105,16 @@ class MLXAnswerBatch:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def join(self, prompt: Sequence[int], sampling: Sampling) -> int:
+    def join(self, prompt: Sequence[int], sampling: Sampling, scores: list[TokenScore] | None = None) -> int:
         """Add an answer to a prompt."""
         self._joined += 1
-        prompt, number = list(prompt), self._joined
-        sampler, prefix = make_row_sampler(sampling), self._generation.prefix_before(prompt, sampling.max_tokens)
-        caches = caches_before_last(self._model, prompt, prefix)
+        prompt, number, sampler = list(prompt), self._joined, make_row_sampler(sampling)
+        if scores is None:
+            prefix = self._generation.prefix_before(prompt, sampling.max_tokens)
+            caches = caches_before_last(self._model, prompt, prefix)
+        else:
+            caches = make_prompt_cache(self._model)
+            scores += score_tokens(self._model, prompt, sampling.top or 0, caches)
         if joins(self._generation, len(prompt) + sampling.max_tokens):
             if self._generator is None:
                 self._generator = BatchGenerator(self._model)
@@ -151,25 +155,44 @@ class MLXAnswerBatch:
     def _new(self, number: int, token: int, logprobs: mx.array) -> NewToken:
         row = self._rows[number]
         row.count += 1
-        score = None if row.sampling.top is None else scored(token, _normalized(logprobs), row.sampling.top)
+        score = None
+        if row.sampling.top is not None:
+            (score,) = _scores(logprobs[None], [token], row.sampling.top)
         return last_token(number, token, score, row.count, row.sampling, self._ends)
 
 
-def _normalized(logprobs: mx.array) -> np.ndarray:
-    """Return log-probabilities in float32: those of narrower types do not sum to one."""
-    wide = logprobs.astype(mx.float32)
-    return np.array(wide - mx.logsumexp(wide, axis=-1, keepdims=True))
+def _scores(logits: mx.array, tokens: Sequence[int], top: int) -> list[TokenScore]:
+    """Return the scores of tokens, in float32: log-probabilities of narrower types do not sum to one.
+
+    Args:
+        logits: [tokens, vocabulary], or log-probabilities.
+    """
+    wide = logits.astype(mx.float32)
+    logprobs = wide - mx.logsumexp(wide, axis=-1, keepdims=True)
+    top = min(top, logprobs.shape[-1])
+    best = mx.argpartition(-logprobs, max(0, top - 1), axis=-1)[:, :top]
+    own = np.array(mx.take_along_axis(logprobs, mx.array(tokens)[:, None], axis=-1)[:, 0])
+    ranked = zip(np.array(best), np.array(mx.take_along_axis(logprobs, best, axis=-1)), strict=True)
+    return [
+        token_score(token, logprob, zip(*row, strict=True))
+        for token, logprob, row in zip(tokens, own, ranked, strict=True)
+    ]
 
 
-def score_tokens(model: nn.Module, tokens: Sequence[int], top: int) -> list[TokenScore]:
-    """Return the score of each token but the first."""
-    caches, found = make_prompt_cache(model), list[TokenScore]()
+def score_tokens(
+    model: nn.Module, tokens: Sequence[int], top: int, caches: list[Any] | None = None
+) -> list[TokenScore]:
+    """Return the score of each token but the first.
+
+    Args:
+        caches: empty KV caches, which hold all tokens but the last afterwards.
+    """
+    caches, found = caches or make_prompt_cache(model), list[TokenScore]()
     rows = max(1, min(PREFILL_TOKENS, SCORES_AT_ONCE // model(mx.array([tokens[:1]])).shape[-1]))
     for start in range(0, len(tokens) - 1, rows):
         part = tokens[start : min(start + rows, len(tokens) - 1)]
-        logprobs = _normalized(model(mx.array([part]), cache=caches)[0])
-        following = tokens[start + 1 : start + 1 + len(part)]
-        found += [scored(token, row, top) for token, row in zip(following, logprobs, strict=True)]
+        logits = model(mx.array([part]), cache=caches)[0]
+        found += _scores(logits, tokens[start + 1 : start + 1 + len(part)], top)
     return found
 
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from inspect import signature
 from typing import Any
 
-import numpy as np
 import torch
 from transformers.cache_utils import DynamicCache
 
-from ..answering import NewToken, Sampling, TokenScore, last_token, scored
+from ..answering import NewToken, Sampling, TokenScore, last_token, token_score
 from .device import explained
 from .loss import cache_name, in_base_dtype
 
@@ -36,8 +35,16 @@ def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) 
     return int(order[torch.multinomial(ordered, 1, generator=generator)])
 
 
-def _logprobs(logits: torch.Tensor) -> np.ndarray:
-    return torch.log_softmax(logits, dim=-1).cpu().numpy()
+def _scores(logits: torch.Tensor, tokens: Sequence[int], top: int) -> list[TokenScore]:
+    """Return the scores of tokens from logits [tokens, vocabulary]."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    own = logprobs[torch.arange(len(tokens)), torch.tensor(list(tokens))].tolist()
+    best = logprobs.topk(min(top, logprobs.shape[-1]), dim=-1)
+    ranked = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [
+        token_score(token, logprob, zip(*row, strict=True))
+        for token, logprob, row in zip(tokens, own, ranked, strict=True)
+    ]
 
 
 class TorchAnswerBatch:
@@ -55,11 +62,14 @@ class TorchAnswerBatch:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def join(self, prompt: Sequence[int], sampling: Sampling) -> int:
+    def join(self, prompt: Sequence[int], sampling: Sampling, scores: list[TokenScore] | None = None) -> int:
         """Add an answer to a prompt."""
         self._joined += 1
-        cache = DynamicCache(config=self._model.config)
-        logits = _logits(self._model, prompt, cache, all_of_them=False)[-1]
+        cache, rest = DynamicCache(config=self._model.config), prompt
+        if scores is not None:
+            scores += score_tokens(self._model, prompt, sampling.top or 0, cache)
+            rest = prompt[-1:]
+        logits = _logits(self._model, rest, cache, all_of_them=False)[-1]
         self._rows[self._joined] = self._steps(self._joined, logits, cache, sampling)
         return self._joined
 
@@ -79,17 +89,20 @@ class TorchAnswerBatch:
         generator = torch.Generator().manual_seed(sampling.seed % 2**63)
         for count in range(1, sampling.max_tokens + 1):
             token = _draw(logits, sampling, generator)
-            score = None if sampling.top is None else scored(token, _logprobs(logits), sampling.top)
+            score = None if sampling.top is None else _scores(logits[None], [token], sampling.top)[0]
             yield last_token(row, token, score, count, sampling, self._ends)
             logits = _logits(self._model, [token], cache, all_of_them=False)[-1]
 
 
-def score_tokens(model: Any, tokens: Sequence[int], top: int) -> list[TokenScore]:
-    """Return the score of each token but the first."""
-    cache, found = DynamicCache(config=model.config), list[TokenScore]()
+def score_tokens(model: Any, tokens: Sequence[int], top: int, cache: DynamicCache | None = None) -> list[TokenScore]:
+    """Return the score of each token but the first.
+
+    Args:
+        cache: an empty KV cache, which holds all tokens but the last afterwards.
+    """
+    cache, found = DynamicCache(config=model.config) if cache is None else cache, list[TokenScore]()
     for start in range(0, len(tokens) - 1, SCORE_TOKENS):
         part = tokens[start : min(start + SCORE_TOKENS, len(tokens) - 1)]
-        logprobs = _logprobs(_logits(model, part, cache, all_of_them=True))
-        following = tokens[start + 1 : start + 1 + len(part)]
-        found += [scored(token, row, top) for token, row in zip(following, logprobs, strict=True)]
+        logits = _logits(model, part, cache, all_of_them=True)
+        found += _scores(logits, tokens[start + 1 : start + 1 + len(part)], top)
     return found
