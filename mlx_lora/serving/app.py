@@ -6,6 +6,8 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from typing import Any, cast, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -106,9 +108,26 @@ def parse_body(model: type[BaseModel], content: bytes) -> BaseModel:
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"The body cannot be read as JSON ({first_line(error)}).", "invalid_json") from None
     try:
-        return model.model_validate_json(content, strict=True)
+        try:
+            return model.model_validate_json(content, strict=True)
+        except ValidationError as error:
+            if not _make_whole(parsed, error):
+                raise
+            return model.model_validate_json(json.dumps(parsed), strict=True)
     except ValidationError as error:
         raise _invalid(error, parsed, "the body") from None
+
+
+def _make_whole(parsed: Any, error: ValidationError) -> bool:
+    """Turn 3.0 into 3 where an integer is wanted, as JSON Schema means it; False: there is none."""
+    found = False
+    for detail in error.errors():
+        value = detail["input"]
+        if detail["type"] == "int_type" and isinstance(value, float) and value.is_integer():
+            *above, last = _existing(detail["loc"], parsed, False)
+            reduce(getitem, above, parsed)[last] = int(value)
+            found = True
+    return found
 
 
 def _invalid(error: ValidationError, given: Any, where: str) -> ApiError:

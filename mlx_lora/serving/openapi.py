@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -37,10 +38,14 @@ COMMON = (401, 403, 413, 415, 421, 422)
 def openapi(routes: Sequence[Route]) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of routes."""
     schemas, definitions = _schemas(routes)
+    names = Counter(route.handler.__name__ for route in routes)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         operations = paths.setdefault(re.sub(r":path\}", "}", route.path), {})
-        operations[route.method.lower()] = _operation(route, schemas)
+        name = route.handler.__name__
+        if names[name] > 1:
+            name = f"{route.handler.__module__.rpartition('.')[2].removesuffix('_routes')}_{name}"
+        operations[route.method.lower()] = {"operationId": name, **_operation(route, schemas)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -50,7 +55,7 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": definitions,
+            "schemas": _without_tuples(definitions),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}],
@@ -72,9 +77,18 @@ def _schemas(routes: Sequence[Route]) -> tuple[Any, dict[str, Any]]:
     return schemas, whole.get("$defs", {})
 
 
+def _without_tuples(schema: Any) -> Any:
+    """Return a schema whose tuples are lists of any of their members' types: few tools know ``prefixItems``."""
+    if isinstance(schema, list):
+        return [_without_tuples(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {key: _without_tuples(value) for key, value in schema.items() if key != "prefixItems"}
+    return {**plain, "items": {"anyOf": _without_tuples(schema["prefixItems"])}} if "prefixItems" in schema else plain
+
+
 def _operation(route: Route, schemas: Any) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "operationId": route.handler.__name__,
         "summary": route.summary,
         "parameters": [*_path_parameters(route), *_query_parameters(route)],
         "responses": {str(route.status): _answer(route, schemas)},

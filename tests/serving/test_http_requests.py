@@ -87,6 +87,18 @@ def test_what_fits_arrives(client):
     assert post(client, json.dumps(body), "application/json; charset=utf-8") == (200, body)
 
 
+def test_whole_numbers_may_have_a_point(client):
+    status, body = post(
+        client, '{"name": "a", "count": 2.0, "rows": [{"epochs": 1.0}, {"epochs": 1e1}], "free": {"a": 1.0}}'
+    )
+    assert (status, body["count"], body["rows"]) == (200, 2, [{"epochs": 1}, {"epochs": 10}])
+    assert type(body["free"]["a"]) is float
+    assert post(client, '{"name": "a", "count": 2.5}')[1]["param"] == "count"
+    assert post(client, '{"name": "a", "inner": {"epochs": -1.0}}')[1]["message"] == (
+        "inner.epochs: input should be greater than or equal to 1."
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
