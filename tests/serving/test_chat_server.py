@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -72,20 +71,17 @@ def test_the_live_generation_follows_a_promotion(client, models, expected):
 
 
 def test_many_clients_of_several_models(client, server, expected):
-    """None of the 40 waits for another model's long answers for ever, and the server stays quick for the rest."""
-    names = [*expected] * 13 + ["base"]
-    lookups = []
-    with ThreadPoolExecutor(40) as pool:
-        long = pool.submit(answer, client, "runs/two", max_tokens=1500, temperature=1, seed=1)
+    """Short answers come while another model's long one grows, and other requests are answered meanwhile."""
+    names = [*expected] * 13
+    with ThreadPoolExecutor(40) as pool, server.client() as http:
+        asked = {"model": "runs/two", "messages": QUESTION, "max_tokens": 1900, "seed": 1, "stop": ["\x00"]}
+        long = client.chat.completions.create(**asked, stream=True)
+        next(long)
         answers = [pool.submit(answer, client, name) for name in names]
-        with server.client() as http:
-            while not all(one.done() for one in answers):
-                began = time.monotonic()
-                assert http.get("/v1/models").status_code == 200
-                lookups.append(time.monotonic() - began)
+        lookups = [pool.submit(http.get, "/v1/models") for _ in names]
         assert [one.result() for one in answers] == [expected[name] for name in names]
-        assert long.result()
-    assert len(lookups) > 1
+        assert {one.result().status_code for one in lookups} == {200}
+        assert len(list(long)) > 1
 
 
 def test_a_stream_without_a_token_is_refused_before_it_begins(server):
@@ -145,3 +141,65 @@ def test_a_server_that_ends_cuts_no_client_silently(models, tmp_path):
         assert server.process.wait(60) == 0
         assert "data: [DONE]" not in rest
         assert "Traceback" not in "".join(server.errors)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_any_request_to_a_model_that_is_there_is_answered_or_refused_in_a_sentence(server, path):
+    """The document's requests name models that are not there; here is one, with messages of every kind."""
+    from hypothesis import HealthCheck, given, settings, strategies
+
+    odd = strategies.recursive(
+        strategies.none() | strategies.booleans() | strategies.integers(-9, 99999) | strategies.text(max_size=8),
+        lambda inner: strategies.lists(inner, max_size=3) | strategies.dictionaries(strategies.text(max_size=5), inner),
+        max_leaves=6,
+    )
+    roles = strategies.sampled_from(["system", "user", "assistant", "tool", "developer", "poet"]) | odd
+    parts = strategies.lists(strategies.fixed_dictionaries({"type": strategies.just("text"), "text": odd}), max_size=2)
+    keys = {"content": odd | parts, "tool_calls": odd, "name": odd, "refusal": odd, "tool_call_id": odd}
+    texts = strategies.text(max_size=12)
+    plain = strategies.fixed_dictionaries({"role": strategies.sampled_from(["user", "assistant"]), "content": texts})
+    messages = strategies.lists(plain, min_size=1, max_size=3)
+    messages |= strategies.lists(plain | strategies.fixed_dictionaries({"role": roles}, optional=keys), max_size=3)
+    prompts = strategies.text(max_size=20) | strategies.lists(strategies.text(max_size=9), max_size=3)
+    prompts |= strategies.lists(strategies.integers(-500, 1500), max_size=5) | odd
+    logprobs = strategies.booleans() if "chat" in path else strategies.integers(-1, 25)
+    options = {
+        "stream": strategies.booleans(),
+        "stop": strategies.text(max_size=3) | strategies.lists(strategies.text(max_size=3), max_size=5),
+        "temperature": strategies.floats(0, 2),
+        "top_p": strategies.floats(0, 1),
+        "seed": strategies.integers(-(2**63), 2**63 - 1),
+        "logprobs": logprobs,
+        "top_logprobs": strategies.integers(0, 20),
+        "echo": strategies.booleans(),
+        "n": strategies.sampled_from([1, None, 2]),
+    }
+    asked = strategies.fixed_dictionaries(
+        {
+            "model": strategies.just("base"),
+            "max_tokens": strategies.integers(1, 3) | strategies.integers(-1, 3),
+            **({"messages": messages} if "chat" in path else {"prompt": prompts}),
+        },
+        optional=options,
+    )
+    if "chat" in path:
+        asked |= asked.flatmap(lambda body: odd.map(lambda tools: {**body, "tools": tools}))
+    seen = set()
+
+    @settings(max_examples=60, derandomize=True, database=None, deadline=None, suppress_health_check=[*HealthCheck])
+    @given(body=asked)
+    def each(body):
+        response = client.post(path, json=body)
+        seen.add(response.status_code)
+        assert response.status_code in (200, 400, 422), response.text
+        if response.status_code == 200:
+            whole = "stream" not in body or not body["stream"]
+            assert response.json()["choices"] if whole else response.text.endswith("data: [DONE]\n\n")
+        else:
+            said = response.json()["error"]["message"]
+            assert said.endswith((".", "…"))
+            assert "\n" not in said
+
+    with server.client() as client:
+        each()
+    assert seen == {200, 400, 422}

@@ -171,7 +171,7 @@ def _scores(logits: mx.array, tokens: Sequence[int], top: int) -> list[TokenScor
     logprobs = wide - mx.logsumexp(wide, axis=-1, keepdims=True)
     top = min(top, logprobs.shape[-1])
     best = mx.argpartition(-logprobs, max(0, top - 1), axis=-1)[:, :top]
-    own = np.array(mx.take_along_axis(logprobs, mx.array(tokens)[:, None], axis=-1)[:, 0])
+    own = np.array(mx.take_along_axis(logprobs, mx.array(list(tokens))[:, None], axis=-1)[:, 0])
     ranked = zip(np.array(best), np.array(mx.take_along_axis(logprobs, best, axis=-1)), strict=True)
     return [
         token_score(token, logprob, zip(*row, strict=True))
