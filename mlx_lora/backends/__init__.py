@@ -14,6 +14,7 @@ from ..config import TrainingConfig
 from ..data.collate import Batch
 from ..models.inspection import BaseFacts
 from ..models.resolve import ResolvedModel
+from .answering import AnswerBatch, TokenScore
 from .registry import choose, library_fails
 
 
@@ -64,6 +65,12 @@ class Backend(Protocol):
     def load_adapter(self, directory: Path) -> None:
         """Load a trained adapter in mlx-lm's format."""
 
+    def switch_adapter(self, directory: Path | None) -> None:
+        """Replace the adapter that this method loaded last by another one, or by none, without loading the base again.
+
+        Answers are those of the base with that adapter alone. After an error, none is loaded for sure: switch again.
+        """
+
     def train_step(self, micro_batches: Sequence[Batch], step: int, learning_rate: float) -> StepResult:
         """Run one optimizer step on the mean over all supervised tokens of the micro-batches of all processes.
 
@@ -102,6 +109,12 @@ class Backend(Protocol):
 
     def generate(self, prompts: Sequence[list[int]], max_tokens: int, temperature: float, seed: int) -> list[str]:
         """Return the answers to prompts of token ids; temperature 0 is greedy."""
+
+    def open_batch(self) -> AnswerBatch:
+        """Return an empty batch of answers that grow together, with the adapter that is loaded."""
+
+    def score_tokens(self, tokens: Sequence[int], top: int) -> list[TokenScore]:
+        """Return the score of each token of a text but the first, with the ``top`` most likely ones."""
 
     def peak_memory(self) -> int:
         """Return the peak memory in bytes since the model was loaded."""

@@ -45,6 +45,8 @@ class BaseBackend(ABC):
         self.widened, self.precision = False, list[str]()
         self.coverage = ""
         self._adapter: dict[str, Any] = {}
+        # Noted before the first adapter, if adapters are switched.
+        self._base_layers: Any = None
         self._step: Any = None
 
     @abstractmethod
@@ -84,6 +86,18 @@ class BaseBackend(ABC):
             self.lora.add_adapter(self.model, read_description(directory))
             self._load(directory)
         self.model.eval()
+
+    def switch_adapter(self, directory: Path | None) -> None:
+        """Replace the loaded adapter by another one, or by none; the base stays in memory."""
+        if self._base_layers is None:
+            self._base_layers = self.lora.BaseLayers.of(self.model)
+        else:
+            self._base_layers.restore(self.model)
+            self.weights_change()
+        if directory is None:
+            self.model.eval()
+        else:
+            self.load_adapter(directory)
 
     def describe_adapter(self, directory: Path, base: ResolvedModel) -> None:
         """Write the ``adapter_config.json`` of the adapter in training."""

@@ -84,6 +84,7 @@ class Route:
         answer: model of the JSON answer; ``None`` where it is something else (``media_type``).
         errors: statuses that it may answer with, beside 401, 403, 413, 415, 421 and 422, which every route may, 400
             with a body and 404 with an id in the path.
+        streams: it answers with server-sent events where the body asks for a stream.
         public: no token is asked for: pages and what they consist of, which hold no data.
         contract: which shape errors have: ``openai`` ``{"error": {message, type, param, code}}``, or ``train``
             ``{"error": "sentence"}``.
@@ -101,4 +102,5 @@ class Route:
     status: int = 200
     errors: tuple[int, ...] = ()
     contract: Literal["openai", "train"] = "openai"
+    streams: bool = False
     public: bool = False

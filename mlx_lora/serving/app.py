@@ -21,7 +21,16 @@ from starlette.responses import Response
 from starlette.routing import Route as PathRoute
 
 from ..errors import LONGEST, first_line
-from . import event_routes, files_routes, fine_tuning_routes, train_routes
+from . import (
+    chat_routes,
+    completion_routes,
+    event_routes,
+    files_routes,
+    fine_tuning_routes,
+    models_routes,
+    predict_routes,
+    train_routes,
+)
 from .api import ApiError, Call, Method, Route, Services
 from .openapi import IDENTITY, document_route
 from .security import Gate, RouteTable
@@ -32,6 +41,10 @@ ALL: list[Route] = [
     *train_routes.ROUTES,
     *fine_tuning_routes.ROUTES,
     *event_routes.ROUTES,
+    *models_routes.ROUTES,
+    *chat_routes.ROUTES,
+    *completion_routes.ROUTES,
+    *predict_routes.ROUTES,
 ]
 # A name below a directory: no empty part, no part of dots alone, no backslash or control character.
 RELATIVE = re.compile(r"(?!/)(?:(?:^|/)(?!\.+(?:/|$))[^/\\\x00-\x1f\x7f]+){1,64}")

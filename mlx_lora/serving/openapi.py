@@ -113,7 +113,8 @@ def _operation(route: Route, schemas: Any) -> dict[str, Any]:
 
 def _answer(route: Route, schemas: Any) -> dict[str, Any]:
     schema = {} if route.answer is None else {"schema": schemas[route.answer, "serialization"]}
-    return {"description": "Done", "content": {route.media_type: schema}}
+    streamed: dict[str, Any] = {"text/event-stream": {}} if route.streams else {}
+    return {"description": "Done", "content": {route.media_type: schema, **streamed}}
 
 
 def _path_parameters(route: Route) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ class ServerSettings:
         most_attempts: starts of a job's worker without a new step, after which the job has failed.
         most_requests_waiting: chat requests that may wait; more are refused with 429.
         most_tokens: longest answer of a chat request.
+        most_bases: bases that are kept in memory for chat; the least recently used one makes place for another.
     """
 
     state: Path
@@ -38,6 +39,7 @@ class ServerSettings:
     most_attempts: int = 3
     most_requests_waiting: int = 64
     most_tokens: int = 4096
+    most_bases: int = 2
 
     @property
     def is_local(self) -> bool:

@@ -49,9 +49,9 @@ def counted(monkeypatch):
     lengths = []
     real = generation.after_prefix
 
-    def counting(model, tokens):
+    def counting(model, tokens, *kept):
         lengths.append(len(tokens))
-        return real(model, tokens)
+        return real(model, tokens, *kept)
 
     monkeypatch.setattr(generation, "after_prefix", counting)
     return lengths

@@ -14,8 +14,10 @@ from ...config import TrainingConfig
 from ...data.collate import Batch
 from ...errors import UserError, guarded
 from ...models.resolve import ResolvedModel, check_safetensors
+from ..answering import TokenScore
 from ..base import BaseBackend
 from . import SLOW_BLAS, distributed, lora
+from .answer_batch import MLXAnswerBatch, score_tokens
 from .generation import Generation
 from .gradient_checkpointing import checkpoint_layers
 from .loss import BatchArrays, check_windows, find_path, log_probabilities, loss_sums
@@ -108,6 +110,16 @@ class MLXBackend(BaseBackend):
         tokenizer = TokenizerWrapper(self.tokenizer)
         tokenizer.eos_token_ids = self.base.ends
         return self._generation.answer(tokenizer, prompts, max_tokens, temperature, seed)
+
+    def open_batch(self) -> MLXAnswerBatch:
+        """Return an empty batch of answers that grow together."""
+        self.model.eval()
+        return MLXAnswerBatch(self._generation, self.base.ends)
+
+    def score_tokens(self, tokens: Sequence[int], top: int) -> list[TokenScore]:
+        """Return the score of each token of a text but the first."""
+        self.model.eval()
+        return score_tokens(self.model, tokens, top)
 
     def peak_memory(self) -> int:
         """Return the peak memory in bytes since the model was loaded."""

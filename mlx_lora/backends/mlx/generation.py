@@ -21,7 +21,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ...data.batch_encoding import LEAST_PREFIX, common_prefix
 from ..loss_plan import agrees
-from .prefix import arrays_of, copies, set_arrays, windows
+from .prefix import arrays_of, fresh_copies, windows
 from .trunk import UNFIT
 
 Sampler = Callable[[mx.array], mx.array]
@@ -43,10 +43,10 @@ class Prefix:
     caches: list[Any]
 
 
-def after_prefix(model: nn.Module, tokens: list[int]) -> Prefix:
-    """Compute the KV caches after ``tokens``."""
-    caches = make_prompt_cache(model)
-    for start in range(0, len(tokens), PREFILL_TOKENS):
+def after_prefix(model: nn.Module, tokens: list[int], kept: Prefix | None = None) -> Prefix:
+    """Compute the KV caches after ``tokens``, from those of a shorter prefix on."""
+    caches = fresh_copies(kept.caches) if kept else make_prompt_cache(model)
+    for start in range(len(kept.tokens) if kept else 0, len(tokens), PREFILL_TOKENS):
         # The logits are not evaluated.
         model(mx.array([tokens[start : start + PREFILL_TOKENS]]), cache=caches)
         mx.eval(arrays_of(caches))
@@ -103,15 +103,8 @@ def _steps(
     model: nn.Module, prompt: list[int], max_tokens: int, sampler: Sampler, prefix: Prefix | None
 ) -> Iterator[tuple[int, mx.array]]:
     """Yield (token, log-probabilities) of the answer to a prompt, whose own tokens follow a prefix."""
-    caches = _fresh_copies(prefix.caches) if prefix else None
+    caches = fresh_copies(prefix.caches) if prefix else None
     return generate_step(mx.array(prompt), model, max_tokens=max_tokens, sampler=sampler, prompt_cache=caches)
-
-
-def _fresh_copies(caches: list[Any]) -> list[Any]:
-    twins = copies(caches)
-    # Caches write into their arrays in place.
-    set_arrays(twins, map(mx.array, arrays_of(twins)))
-    return twins
 
 
 def _forced(logprobs: mx.array) -> mx.array:
@@ -119,28 +112,29 @@ def _forced(logprobs: mx.array) -> mx.array:
     return mx.ones(logprobs.shape[:1], mx.uint32)
 
 
-def _logits_in_turn(model: nn.Module, prompts: Prompts, prefix: Prefix | None) -> np.ndarray:
+def logits_in_turn(model: nn.Module, prompts: Prompts, prefix: Prefix | None) -> np.ndarray:
     """Return the log-probabilities [rows, answer, vocabulary] of forced answers, one by one."""
     rows = []
     for prompt in _own(prompts, prefix):
         rows.append([logprobs for _, logprobs in _steps(model, prompt, PROBE_ANSWER, _forced, prefix)])
-    return _numbers(rows)
+    return numbers(rows)
 
 
 def _logits_together(model: nn.Module, prompts: Prompts, prefix: Prefix | None) -> np.ndarray:
     """Return the log-probabilities [rows, answer, vocabulary] of forced answers, in a batch."""
     generator = BatchGenerator(model, sampler=_forced)
     caches = [prefix.caches] * len(prompts) if prefix else None
-    numbers = generator.insert(_own(prompts, prefix), [PROBE_ANSWER] * len(prompts), caches)
-    rows: dict[int, list[mx.array]] = {number: [] for number in numbers}
+    uids = generator.insert(_own(prompts, prefix), [PROBE_ANSWER] * len(prompts), caches)
+    rows: dict[int, list[mx.array]] = {uid: [] for uid in uids}
     while responses := generator.next_generated():
         for response in responses:
             rows[response.uid].append(response.logprobs)
     generator.close()
-    return _numbers(rows.values())
+    return numbers(rows.values())
 
 
-def _numbers(rows: Iterable[list[mx.array]]) -> np.ndarray:
+def numbers(rows: Iterable[list[mx.array]]) -> np.ndarray:
+    """Return log-probabilities [rows, answer, vocabulary] on the host."""
     found = mx.stack([mx.stack(row) for row in rows]).astype(mx.float32)
     return np.maximum(np.array(found), NONE)
 
@@ -153,18 +147,30 @@ class Generation:
         batches: True if a batch of prompts has the answers of one by one, as far as has been probed. Some caches cannot
             be batched, and some models take a batch's positions from its first row.
         shares: True if prompts may begin from the caches after their common prefix.
+        joins: True if a prompt that joins a running batch has the answer that it has alone; see ``answer_batch``.
     """
 
     model: nn.Module
     vocabulary: int
     batches: bool = True
     shares: bool = True
+    joins: bool = True
+    probed_joins: set[tuple[int, int]] = field(default_factory=set)
     _prefix: Prefix | None = None
+    _last: list[int] = field(default_factory=list)
     _probed: set[tuple[int, int]] = field(default_factory=set)
 
     def forget(self) -> None:
         """Drop the kept prefix, whose caches are wrong once a parameter changes."""
-        self._prefix = None
+        self._prefix, self._last = None, []
+
+    def prefix_before(self, prompt: list[int], max_tokens: int) -> Prefix | None:
+        """Return a prefix that a prompt begins with and goes on after: the kept one, or what the last one shared."""
+        self._probe(len(prompt) + max_tokens)
+        last, self._last = self._last, prompt
+        if self.shares and last:
+            self._prefix_of([prompt, last])
+        return self._prefix_of([prompt])
 
     def answer(
         self, tokenizer: TokenizerWrapper, prompts: Prompts, max_tokens: int, temperature: float, seed: int
@@ -203,25 +209,34 @@ class Generation:
             return kept
         if len(prompts) == 1 or len(common) < LEAST_PREFIX:
             return None
-        self._prefix = after_prefix(self.model, common)
+        begins = kept is not None and common[: len(kept.tokens)] == kept.tokens
+        self._prefix = after_prefix(self.model, common, kept if begins else None)
         return self._prefix
 
-    def _probe(self, longest: int) -> None:
-        """Find what the model allows, with rows beyond each window of its caches that ``longest`` tokens exceed."""
+    def probe_cases(self, longest: int) -> list[tuple[int, int]]:
+        """Return prefix and length of the rows to probe, beyond each window of the caches that ``longest`` exceeds."""
         cases = [(PROBE_PREFIX, PROBE_PREFIX + PROBE_OWN)]
         for window in windows(self.model):
             if cases[0][1] <= window < longest:
                 cases += [(prefix, max(prefix, window) + PROBE_OWN) for prefix in (window // 2, window + PROBE_PREFIX)]
-        for case in cases:
+        return cases
+
+    def probe_tokens(self, length: int) -> list[int]:
+        """Return the tokens of a probe."""
+        return [number % self.vocabulary for number in range(3, 3 + length)]
+
+    def _probe(self, longest: int) -> None:
+        """Find what the model allows."""
+        for case in self.probe_cases(longest):
             if case not in self._probed:
                 self._probed.add(case)
                 self._probe_after(*case)
 
     def _probe_after(self, prefix_length: int, length: int) -> None:
         """Compare two prompts of different lengths, the longer of ``length`` tokens, with both answered in turn."""
-        tokens = [number % self.vocabulary for number in range(3, 3 + length)]
+        tokens = self.probe_tokens(length)
         prompts = [tokens[: prefix_length + PROBE_OWN // 2], tokens]
-        expected = _logits_in_turn(self.model, prompts, None)
+        expected = logits_in_turn(self.model, prompts, None)
         exact = self.model(mx.array([tokens[:1]])).dtype == mx.float32
 
         def same(attempt: Callable[..., np.ndarray], length: int) -> bool:
@@ -231,4 +246,4 @@ class Generation:
             return False
 
         self.batches = self.batches and same(_logits_together, 0)
-        self.shares = self.shares and same(_logits_together if self.batches else _logits_in_turn, prefix_length)
+        self.shares = self.shares and same(_logits_together if self.batches else logits_in_turn, prefix_length)

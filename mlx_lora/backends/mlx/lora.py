@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -136,6 +137,32 @@ def add_adapter(model: nn.Module, adapter: dict[str, Any]) -> None:
     for _, module in model.named_modules():
         if "lora_a" in module:
             module.unfreeze(keys=["lora_a", "lora_b", "m"], recurse=False)
+
+
+@dataclass(frozen=True)
+class BaseLayers:
+    """Modules and parameters of a base's layers, as they are without an adapter.
+
+    Attributes:
+        modules: (layer, path, module) of what an adapter may take the place of.
+    """
+
+    modules: list[tuple[nn.Module, str, nn.Module]]
+    parameters: list[dict[str, mx.array]]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> BaseLayers:
+        """Note those of a model without an adapter; nothing is copied."""
+        modules = [(layer, p, m) for layer in model.layers for p, m in layer.named_modules() if _is_linear(m)]
+        return cls(modules, [dict(tree_flatten(layer.parameters())) for layer in model.layers])
+
+    def restore(self, model: nn.Module) -> None:
+        """Take the adapter out of the model."""
+        for layer, path, module in self.modules:
+            layer.update_modules(tree_unflatten([(path, module)]))
+        for layer, parameters in zip(model.layers, self.parameters, strict=True):
+            layer.update(tree_unflatten(list(parameters.items())))
+        model.freeze()
 
 
 def start_adapter(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:

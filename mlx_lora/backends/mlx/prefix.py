@@ -71,6 +71,13 @@ def copies(caches: Iterable[Any]) -> list[Any]:
     return made
 
 
+def fresh_copies(caches: Iterable[Any]) -> list[Any]:
+    """Return copies with arrays of their own: caches write into their arrays in place."""
+    twins = copies(caches)
+    set_arrays(twins, map(mx.array, arrays_of(twins)))
+    return twins
+
+
 def windows(model: nn.Module) -> list[int]:
     """Return the lengths of the sliding or chunked windows of the KV caches, shortest first."""
     lengths = (

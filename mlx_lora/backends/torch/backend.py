@@ -14,8 +14,10 @@ from ...config import TrainingConfig
 from ...data.collate import Batch
 from ...errors import guarded
 from ...models.resolve import ResolvedModel
+from ..answering import TokenScore
 from ..base import BaseBackend
 from . import distributed, lora
+from .answer_batch import TorchAnswerBatch, score_tokens
 from .device import explained, find_device, peak_memory, usable_memory
 from .generation import can_share, generated, shared_tokens
 from .loss import BatchArrays, find_path, in_base_dtype, log_probabilities, loss_sums
@@ -101,6 +103,16 @@ class TorchBackend(BaseBackend):
     def _text(self, tokens: list[int]) -> str:
         end = next((i for i, token in enumerate(tokens) if token in self.base.ends), len(tokens))
         return self.tokenizer.decode(tokens[:end])
+
+    def open_batch(self) -> TorchAnswerBatch:
+        """Return an empty batch of answers that grow together."""
+        self.model.eval()
+        return TorchAnswerBatch(self.model, self.base.ends)
+
+    def score_tokens(self, tokens: Sequence[int], top: int) -> list[TokenScore]:
+        """Return the score of each token of a text but the first."""
+        self.model.eval()
+        return score_tokens(self.model, tokens, top)
 
     def peak_memory(self) -> int:
         """Return the peak memory in bytes since the model was loaded."""

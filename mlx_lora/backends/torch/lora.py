@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -88,6 +89,30 @@ def add_adapter(model: nn.Module, adapter: dict[str, Any]) -> None:
         parameter.data = parameter.data.float()
 
 
+@dataclass(frozen=True)
+class BaseLayers:
+    """Parameters of a base's layers, as they are without an adapter."""
+
+    parameters: dict[nn.Parameter, torch.Tensor]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> BaseLayers:
+        """Note those of a model without an adapter; nothing is copied."""
+        return cls({parameter: parameter.data for parameter in decoder_layers(model).parameters()})
+
+    def restore(self, model: nn.Module) -> None:
+        """Take the adapter out of the model."""
+        for name, module in list(model.named_modules()):
+            if isinstance(module, LoraLayer):
+                parent, _, own = name.rpartition(".")
+                setattr(model.get_submodule(parent), own, module.get_base_layer())
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        for parameter, data in self.parameters.items():
+            parameter.data = data
+        model.requires_grad_(False)
+
+
 def _row_lengths(weight: torch.Tensor, lora_weight: torch.Tensor, scaling: float, **_: Any) -> torch.Tensor:
     """Return DoRA's weight norms in float32, as on MLX: PEFT rounds them to the base's dtype, changing every row."""
     return torch.linalg.norm(weight.float() + scaling * lora_weight.float(), dim=1)
@@ -160,7 +185,8 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     expected = {name: tuple(in_mlx_layout(name, value).shape) for name, value in parameters.items()}
     check_shapes({name: tuple(value.shape) for name, value in weights.items()}, expected)
     for name, value in parameters.items():
-        value.copy_(in_mlx_layout(name, weights[name]))
+        # Not in place: the base's own values are used again where adapters are switched.
+        value.data = in_mlx_layout(name, weights[name]).to(value.device, value.dtype, copy=True)
     # DoRA caches values derived from the old weights until the mode changes.
     model.train()
 
