@@ -38,7 +38,7 @@ class TrackioTracker:
     def _warn(self, message: str, *others: Any, **options: Any) -> None:
         if not self.warned:
             self.warned = True
-            self.warn(f"trackio: {message.strip('* ')}")
+            self.warn(f"trackio: {message.strip('* ').splitlines()[0]}")
 
     def log(self, step: int, measured: dict[str, float]) -> None:
         """Record all measurements of a step."""
