@@ -60,8 +60,8 @@ def validate(settings: Mapping[str, Any]) -> list[str]:
 def from_published(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Translate a published config into the keys of ``TrainingConfig``; our own keys stay as they are.
 
-    The run directory is named after it. Their step is one batch, hence no accumulation. ``loss_fn_config`` is checked
-    and left to the dataset, whose lines carry the weights (``mlx-lora data claims --citation-validity-weight``).
+    The run and its directory are named after it. Their step is one batch, hence no accumulation. ``loss_fn_config`` is
+    checked and left to the dataset, whose lines carry the weights (``data claims --citation-validity-weight``).
 
     Raises:
         UserError: one of :func:`validate`'s errors, by name, or a ``loss_fn_config`` that means nothing here.
@@ -72,6 +72,7 @@ def from_published(settings: Mapping[str, Any]) -> dict[str, Any]:
     name = re.sub(r"[^\w.-]+", "-", settings["name"]).strip("-.") or "claims"
     ours: dict[str, Any] = {
         "output_dir": f"adapters/{name}",
+        "run_name": "".join(c for c in settings["name"] if c.isprintable())[:200] or name,
         "gradient_accumulation_steps": 1,
         "max_seq_length": MAX_SEQ_LENGTH,
     }

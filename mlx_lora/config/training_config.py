@@ -9,6 +9,8 @@ from annotated_types import Interval
 
 from .paths import located
 
+Logger = Literal["tensorboard", "trackio", "wandb", "mlflow"]
+
 
 class DefaultModules(list[str]):
     """The target modules of a config that names none: q, k, v and o; a base that lacks them gets ``auto`` instead."""
@@ -67,6 +69,8 @@ class TrainingConfig:
     save_total_limit: Annotated[int, Interval(ge=1, le=10**6)] = 3
     log_steps: Annotated[int, Interval(ge=1, le=10**9)] = 10
     tensorboard: bool = False
+    report_to: list[Logger] = field(default_factory=list)
+    run_name: str | None = None
     max_minutes: Annotated[float, Interval(gt=0, le=10**6)] | None = None
     until: str | None = None
     memory_limit_gb: Annotated[float, Interval(gt=0, le=10**5)] | None = None
@@ -93,5 +97,6 @@ class TrainingConfig:
 # Settings that do not affect what is learned; these may differ on resume.
 RUN_ONLY = {
     *("backend", "output_dir", "data", "save_steps", "save_total_limit", "log_steps", "tensorboard"),
+    *("report_to", "run_name"),
     *("max_minutes", "until", "memory_limit_gb", "grad_checkpoint", "torch_compile", "waive_checks"),
 }

@@ -11,22 +11,28 @@ from annotated_types import Interval
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
 
 from ..errors import UserError, nearest, shortened
-from .training_config import TrainingConfig
+from .training_config import Logger, TrainingConfig
 
 HINTS = get_type_hints(TrainingConfig, include_extras=True)
 KINDS = get_type_hints(TrainingConfig) | {"weight": float}
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 WORDS |= {list[str]: "a list of names", list[dict[str, Any]]: "a list of {path, weight}"}
+WORDS |= {list[Logger]: "a list of " + ", ".join(get_args(Logger))}
 
 
 def _as_meant(value: Any, info: ValidationInfo) -> Any:
-    """Return the value that YAML 1.1 reads as another: 2e-4 as text, and 23:00 as minutes, in base 60."""
+    """Return the value that is meant: YAML 1.1 reads 2e-4 as text, and 23:00 as minutes, in base 60.
+
+    ``report_to`` may be one name, or ``none``, as Hugging Face's trainers have it.
+    """
     kind = KINDS.get(str(info.field_name))
     if float in (kind, *get_args(kind)) and type(value) in (int, str):
         with suppress(ValueError):
             return float(str(value))
     if info.field_name == "until" and type(value) is int and value >= 0:
         return f"{value // 60:02d}:{value % 60:02d}"
+    if info.field_name == "report_to" and (value is None or isinstance(value, str)):
+        return [] if value in (None, "none") else [value]
     return value
 
 
@@ -34,6 +40,8 @@ def _checked(value: Any, info: ValidationInfo) -> Any:
     """Check what the types do not say; a ``ValueError`` is the sentence."""
     if info.field_name == "until" and value is not None and not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", value):
         raise ValueError(f"until must be a time of day such as 06:00, not {shortened(value)}")
+    if info.field_name == "run_name" and value is not None and not (value.isprintable() and 0 < len(value) <= 200):
+        raise ValueError(f"run_name must be 1 to 200 printable characters, not {shortened(value)}")
     if info.field_name == "lora_target_modules" and not value:
         raise ValueError("lora_target_modules is empty; name at least one module, e.g. [q_proj, v_proj], or auto")
     if info.field_name != "data" or not isinstance(value, list):

@@ -10,6 +10,7 @@ from typing import Any
 from ..engines.reply import Reply
 from ..errors import UserError
 from ..files import write_json
+from ..runs.telemetry import record_validation
 from .answers import ask
 from .cases import Case, read_cases, with_systems
 from .eisv_cases import parse_eisv_case
@@ -125,6 +126,8 @@ def run_suite(
     replies = ask(target, cases, settings, saved, advance, score)
     score(replies)
     report = suite_report(suite, target, cases, replies, scores, evaluation.scorers, settings) | evaluation.about
+    if any(check.name == "claims" for check in suite.checks):
+        record_validation(target.name, report, round(sum(score.metrics.get("claims", 0.0) for score in scores)))
     if out is not None:
         write_samples(out / SAMPLES.format(suite.name), cases, replies, scores, settings)
         write_json(out / REPORT.format(suite.name), report)

@@ -33,7 +33,7 @@ class TrainerState:
         seconds: time spent training, over all sessions.
         meter: sums since the last line of metrics.
         monitor: state of the training diagnostics.
-        metrics_bytes: length of metrics.jsonl at this moment.
+        metrics_bytes, telemetry_bytes: lengths of metrics.jsonl and telemetry.jsonl at this moment.
     """
 
     step: int = 0
@@ -47,6 +47,7 @@ class TrainerState:
     meter: dict[str, float] = field(default_factory=dict)
     monitor: dict[str, Any] = field(default_factory=dict)
     metrics_bytes: int = 0
+    telemetry_bytes: int = 0
 
 
 class Checkpoints:

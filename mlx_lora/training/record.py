@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..data.mixture import record_of
 from ..errors import UserError
 from ..files import FORMAT, new_directory, write_atomic, write_json
 from ..models.fingerprint import another_base
-from ..runs.directory import BEGIN, RUN_FILE, TEMPLATE_FILE, WIDENED
+from ..runs.directory import BEGIN, RUN_FILE, RUN_ID, TEMPLATE_FILE, WIDENED
 from ..user_files import read_bytes
 from .setup import TrainingSetup
 
@@ -40,10 +41,15 @@ def record(ready: TrainingSetup) -> dict[str, Any]:
     }
 
 
+def new_run_id() -> str:
+    """Return a name for a run that no other has."""
+    return secrets.token_hex(8)
+
+
 def make_directory(ready: TrainingSetup) -> None:
     """Create the run directory with ``run.json`` and the given chat template."""
     with new_directory(ready.out) as directory:
-        write_json(directory / RUN_FILE, {**record(ready), "result": None})
+        write_json(directory / RUN_FILE, {**record(ready), RUN_ID: new_run_id(), "result": None})
         if ready.backend.base.given_template is not None:
             write_atomic(directory / TEMPLATE_FILE, ready.backend.base.given_template)
 

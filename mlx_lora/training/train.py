@@ -25,6 +25,8 @@ from ..runs.directory import (
     METRICS_FILE,
     REPORT_FILE,
     RUN_FILE,
+    RUN_ID,
+    TELEMETRY_FILE,
     WIDENED,
     check_place,
     locked,
@@ -32,11 +34,14 @@ from ..runs.directory import (
     remove_run,
 )
 from ..runs.events import Event, Listener, Start, TrainingResult, TrainingWarning, append_event, from_keys
+from ..runs.telemetry import telemetry
 from ..user_files import read_bytes
 from .checkpoints import Checkpoints, TrainerState
 from .interrupts import deadline_of, interruption
-from .loggers import progress_bar, tensorboard
-from .record import check_same, make_directory, record
+from .loggers.progress_bar import progress_bar
+from .loggers.tensorboard import tensorboard
+from .loggers.tracker import TrackedRun, load_trackers, tracking
+from .record import check_same, make_directory, new_run_id, record
 from .report import write_report
 from .setup import TrainingSetup, prepare, samples
 from .trainer import Trainer, TrainingLimits, total_steps
@@ -76,7 +81,8 @@ def train(
         _run_worker(ready)
         return None
     out = ready.out
-    board = [tensorboard(out / "tensorboard")] if config.tensorboard else []
+    board = [tensorboard(out / "tensorboard")] if config.tensorboard or "tensorboard" in config.report_to else []
+    trackers = load_trackers([name for name in config.report_to if name != "tensorboard"])
     if fresh and out.exists():
         remove_run(out)
     if not out.exists():
@@ -94,11 +100,16 @@ def train(
         if not quiet:
             announce(ready)
         write_atomic(out / CONFIG_FILE, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+        # Runs of earlier versions have no id.
+        run_id, name = str(run.get(RUN_ID) or new_run_id()), config.run_name or out.absolute().name
+        tracked = TrackedRun(run_id, name, out, config.to_dict())
         with progress_bar(quiet) as show:
-            listeners: list[Listener] = [partial(append_event, out / METRICS_FILE), show, *board]
-            result = _run_rank0(ready, trainable, listeners)
+            to_user: list[Listener] = [partial(append_event, out / METRICS_FILE), show]
+            local = [*to_user, telemetry(out / TELEMETRY_FILE, run_id, config, name), *board]
+            with tracking(trackers, tracked, to_user) as others:
+                result = _run_rank0(ready, trainable, [*local, *others])
         ended = result.stopped != "time budget"
-        write_json(out / RUN_FILE, {**record(ready), "result": asdict(result) if ended else None})
+        write_json(out / RUN_FILE, {**record(ready), RUN_ID: run_id, "result": asdict(result) if ended else None})
         _report(ready)
     return out, result
 
@@ -132,7 +143,7 @@ def _run_rank0(ready: TrainingSetup, trainable: int, listeners: Sequence[Listene
             listener(event)
 
     checkpoints = Checkpoints(out / "checkpoints", config.save_total_limit)
-    state, damaged = _resume(backend, checkpoints, out / METRICS_FILE)
+    state, damaged = _resume(backend, checkpoints, out)
     emit(
         Start(
             step=state.step,
@@ -155,7 +166,7 @@ def _run_rank0(ready: TrainingSetup, trainable: int, listeners: Sequence[Listene
         *(backend, config, ready.train, ready.valid, checkpoints, state, emit),
         mix=ready.mix,
         parts=ready.parts,
-        metrics_size=lambda: (out / METRICS_FILE).stat().st_size,
+        log_sizes=lambda: ((out / METRICS_FILE).stat().st_size, (out / TELEMETRY_FILE).stat().st_size),
     )
     result = _until(trainer, config)
     backend.save_adapter(out, ready.model)
@@ -220,18 +231,21 @@ def _message(ready: TrainingSetup, state: TrainerState | None) -> bytes:
     return json.dumps(content).encode()
 
 
-def _resume(backend: Backend, checkpoints: Checkpoints, metrics: Path) -> tuple[TrainerState, list[str]]:
-    """Load the newest intact state onto the device, and truncate the metrics to its step."""
+def _resume(backend: Backend, checkpoints: Checkpoints, out: Path) -> tuple[TrainerState, list[str]]:
+    """Load the newest intact state onto the device, and truncate metrics and telemetry to its step."""
     damaged: list[str] = []
+    metrics, measured = out / METRICS_FILE, out / TELEMETRY_FILE
     for step, state in checkpoints.newest():
         if state is not None:
             checkpoints.load(backend, step)
-            if metrics.exists():
-                write_atomic(metrics, read_bytes(metrics, 2**30)[: state.metrics_bytes])
+            for file, size in ((metrics, state.metrics_bytes), (measured, state.telemetry_bytes)):
+                if file.exists():
+                    write_atomic(file, read_bytes(file, 2**30)[:size])
             return state, damaged
         place = checkpoints.set_aside(step)
         damaged.append(f"the checkpoint of step {step} is damaged and was passed over; it is now {place.name}")
     if damaged and metrics.exists():
         damaged.append(f"training starts over; the metrics so far are now {set_aside(metrics).name}")
-    metrics.unlink(missing_ok=True)
+    for file in (metrics, measured):
+        file.unlink(missing_ok=True)
     return TrainerState(), damaged

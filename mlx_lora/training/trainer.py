@@ -109,7 +109,7 @@ class Trainer:
         checkpoints: Checkpoints,
         state: TrainerState,
         emit: Listener,
-        metrics_size: Callable[[], int] = lambda: 0,
+        log_sizes: Callable[[], tuple[int, int]] = lambda: (0, 0),
         mix: Mix | None = None,
         parts: Sequence[str] = (),
     ) -> None:
@@ -119,7 +119,7 @@ class Trainer:
         for name, example in zip(parts or [""] * len(valid), valid, strict=True):
             self.parts[name].append(example)
         self.backend, self.config, self.train, self.valid = backend, config, train, valid
-        self.checkpoints, self.state, self.emit, self.metrics_size = checkpoints, state, emit, metrics_size
+        self.checkpoints, self.state, self.emit, self.log_sizes = checkpoints, state, emit, log_sizes
         self.total = total_steps(config, len(train))
         self.per_epoch = epoch_steps(config, len(train))
         # Above the memory that the device recommends for a model, a Mac begins to swap.
@@ -246,7 +246,7 @@ class Trainer:
             return
         self.state.meter, self.state.monitor = self.meter.sums, self.monitor.state
         self.emit(Checkpoint(step=self.state.step))
-        self.state.metrics_bytes = self.metrics_size()
+        self.state.metrics_bytes, self.state.telemetry_bytes = self.log_sizes()
         self.checkpoints.save(self.backend, self.state)
 
 

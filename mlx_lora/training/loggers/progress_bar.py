@@ -1,49 +1,16 @@
-"""Loggers: training events to TensorBoard and a progress bar."""
+"""Progress bar: training events on standard error."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from ..errors import UserError, visible
-from ..runs.events import Evaluation, Event, Listener, Progress, Start, TrainingResult, TrainingWarning
-
-
-def tensorboard(directory: Path) -> Listener:
-    """Write the measurements of each step and evaluation where ``tensorboard --logdir`` finds them.
-
-    Raises:
-        UserError: the extra is not installed.
-    """
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise UserError("tensorboard: true needs an extra: pip install 'mlx-lora[tensorboard]'") from error
-    writer: Any = None
-
-    def write(event: Event) -> None:
-        nonlocal writer
-        if isinstance(event, Start):
-            # The events that an interrupted run wrote after its last checkpoint are removed.
-            writer = SummaryWriter(str(directory), purge_step=event.step + 1)
-        elif isinstance(event, Progress | Evaluation):
-            measured = asdict(event)
-            losses = measured.pop("losses", {})
-            measured |= {f"validation_loss/{part}": loss for part, loss in losses.items()}
-            for name, value in measured.items():
-                if name != "step":
-                    writer.add_scalar(name, value, event.step)
-        elif isinstance(event, TrainingResult):
-            writer.close()
-
-    return write
+from ...errors import visible
+from ...runs.events import Evaluation, Event, Listener, Progress, Start, TrainingWarning
 
 
 @contextmanager
