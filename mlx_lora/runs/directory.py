@@ -16,7 +16,7 @@ from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
 from ..user_files import read_text
 
 RUN_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE = "run.json", "config.yaml", "metrics.jsonl", ".lock"
-REPORT_FILE = "report.html"
+REPORT_FILE, SAMPLES_FILE = "report.html", "samples.json"
 # The key of run.json that says that a base stored in a lower precision was computed with in float32.
 WIDENED = "computed_in_float32"
 # The key of run.json that has the directory of the adapter's files that the run started from.
@@ -165,7 +165,8 @@ def remove_run(out: Path) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    known = {RUN_FILE, CONFIG_FILE, METRICS_FILE, TEMPLATE_FILE, ADAPTER_FILE, ADAPTER_CONFIG, REPORT_FILE}
+    known = {RUN_FILE, CONFIG_FILE, METRICS_FILE, TEMPLATE_FILE, ADAPTER_FILE, ADAPTER_CONFIG}
+    known |= {REPORT_FILE, SAMPLES_FILE}
     # macOS puts the last one into every directory.
     known |= {"checkpoints", "tensorboard", LOCK_FILE, ".DS_Store"}
     leftover = name.startswith(".") and ".tmp" in name

@@ -1,5 +1,5 @@
 // Names the values under the pointer, or at the arrow keys' place, below each chart.
-for (const svg of document.querySelectorAll("svg[data-chart]")) {
+function watchChart(svg) {
   const chart = JSON.parse(svg.dataset.chart), [left, top, right, bottom] = chart.box, [low, high] = chart.x;
   const places = [...new Set(chart.lines.flatMap(([, points]) => points.map(([x]) => x)))].sort((a, b) => a - b);
   const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
@@ -33,3 +33,4 @@ for (const svg of document.querySelectorAll("svg[data-chart]")) {
     show();
   });
 }
+document.querySelectorAll("svg[data-chart]").forEach(watchChart);

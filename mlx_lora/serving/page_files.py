@@ -1,0 +1,154 @@
+"""Directories that the page shows: runs, adapters with generations or nights, and datasets below the models directory.
+
+A client names them by their relative path. A name that leads out of the models directory, by ``..`` or by a link, names
+nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..backends.adapter_format import has_generations
+from ..errors import UserError
+from ..files import file_lock
+from ..runs.directory import LOCK_FILE, RUN_FILE
+from ..sleep.record import CYCLES
+
+# Directories that are looked into: a models directory may be somebody's home.
+MOST_DIRECTORIES, MOST_DEPTH = 20_000, 8
+# Seconds for which what was found is taken as it was.
+FRESH = 2.0
+TRAIN_FILE = "train.jsonl"
+ROUNDS = "rounds"
+SKIPPED = {"node_modules", "site-packages", "__pycache__", "checkpoints", "venv"}
+# Reports of `mlx-lora eval --out`, by the names that people and the suites give them.
+REPORT = re.compile(r"report_.*\.json|.*(eval|result|gate)[^/]*\.json", re.IGNORECASE)
+MOST_REPORT_BYTES = 16 * 2**20
+
+
+@dataclass
+class Found:
+    """Directories by name, and report files.
+
+    Attributes:
+        runs: those of nights and rounds too, as ``adapters/agent/cycles/0007/run``.
+        whole: False if there was more than is looked into.
+    """
+
+    runs: dict[str, Path] = field(default_factory=dict)
+    adapters: dict[str, Path] = field(default_factory=dict)
+    datasets: dict[str, Path] = field(default_factory=dict)
+    reports: list[Path] = field(default_factory=list)
+    whole: bool = True
+
+
+class Models:
+    """The models directory, with what was found there a moment ago."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+        self._lock = threading.Lock()
+        self._found, self._until = Found(), 0.0
+
+    def find(self) -> Found:
+        """Return what is there."""
+        with self._lock:
+            if time.monotonic() >= self._until:
+                self._found = scan(self.directory)
+                self._until = time.monotonic() + FRESH
+            return self._found
+
+    def path(self, name: str) -> Path | None:
+        """Return the directory that a name means; ``None``: it names none below the models directory."""
+        parts = name.split("/")
+        if not name or "\0" in name or any(part in ("", "..") for part in parts):
+            return None
+        root = self.directory.resolve()
+        try:
+            place = self.directory / name
+            inside = place.resolve().is_relative_to(root) and place.is_dir()
+        except (OSError, ValueError, RuntimeError):
+            return None
+        return place if inside else None
+
+
+def scan(root: Path) -> Found:
+    """Return the directories below ``root``; hidden ones, and what a run holds, are passed over."""
+    found = Found()
+    waiting = [(root, 0)]
+    looked = 0
+    while waiting:
+        place, depth = waiting.pop()
+        looked += 1
+        if looked > MOST_DIRECTORIES:
+            found.whole = False
+            break
+        folders, files = _entries(place)
+        name = "." if place == root else place.relative_to(root).as_posix()
+        found.reports += [place / file for file in files if REPORT.fullmatch(file)]
+        if has_generations(place) or CYCLES in folders:
+            found.adapters[name] = place
+            found.runs |= {run.relative_to(root).as_posix(): run for run in _runs_of_adapter(place)}
+            continue
+        if RUN_FILE in files:
+            found.runs[name] = place
+            continue
+        if TRAIN_FILE in files:
+            found.datasets[name] = place
+        if depth < MOST_DEPTH:
+            waiting += [(place / folder, depth + 1) for folder in sorted(folders, reverse=True)]
+        elif folders:
+            found.whole = False
+    return found
+
+
+def _runs_of_adapter(adapter: Path) -> Iterator[Path]:
+    for kind in (CYCLES, ROUNDS):
+        folders, _ = _entries(adapter / kind)
+        for folder in sorted(folders):
+            # A round is a run itself; that of a night lies in the night.
+            for run in (adapter / kind / folder, adapter / kind / folder / "run"):
+                if (run / RUN_FILE).is_file():
+                    yield run
+
+
+def _entries(place: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the directories and of the files in a directory; links to directories are not followed."""
+    folders, files = [], []
+    try:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if not entry.name.startswith(".") and entry.name not in SKIPPED:
+                        folders.append(entry.name)
+                elif entry.is_file():
+                    files.append(entry.name)
+    except OSError:
+        pass
+    return folders, files
+
+
+def is_training(run: Path) -> bool:
+    """Return True if a process trains in a run directory."""
+    if not (run / LOCK_FILE).exists():
+        return False
+    try:
+        with file_lock(run / LOCK_FILE, "held"):
+            return False
+    except UserError:
+        return True
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """Return the time and the size of a file, which change with its content; zeros where there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
