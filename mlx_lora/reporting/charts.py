@@ -106,8 +106,8 @@ def line_chart(
         return Markup("")
     xs, ys = zip(*(point for line in lines for point in line.points), strict=True)
     y_ticks = log_ticks(min(ys), max(ys)) if log else nice_ticks(min(ys), max(ys))
-    x_range = within or (min(xs), max(xs))
-    x_range = x_range if x_range[1] > x_range[0] else (x_range[0] - 0.5, x_range[0] + 0.5)
+    low, high = within or (min(xs), max(xs))
+    x_range = (low, high) if high > low else (low - 0.5, low + 0.5)
     x_ticks = [t for t in nice_ticks(*x_range, count=max(3, width // 110)) if x_range[0] <= t <= x_range[1]]
     labels = [rounded(tick) for tick in y_ticks]
     box = (8 + 7 * max(map(len, labels)), 34, width - 14, height - 34)

@@ -174,7 +174,7 @@ def from_keys(kind: type[Kind], content: dict[str, Any]) -> Kind:
     Raises:
         TypeError: a key is missing, or its value is of another type.
     """
-    types = schema(kind)
+    types = schema(kind)  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
     known = {name: content[name] for name in types if name in content}
     for name, value in known.items():
         if isinstance(value, bool) or not isinstance(value, types[name]):

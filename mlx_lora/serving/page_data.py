@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from yaml import YAMLError
 
 from ..config.settings_file import read_settings
 from ..errors import UserError, visible
+from ..evaluation.answer_diff import word_diff
 from ..evaluation.gates import judge_reports
 from ..evaluation.reports import read_report
 from ..reporting import line_chart
-from ..runs.directory import CONFIG_FILE, METRICS_FILE, REPORT_FILE, RUN_FILE, SAMPLES_FILE, read_run
+from ..runs.directory import CONFIG_FILE, METRICS_FILE, RUN_FILE, SAMPLES_FILE, read_run
 from ..runs.events import (
     EVENTS,
     Evaluation,
@@ -29,36 +30,16 @@ from ..runs.events import (
     of_kind,
     read_events,
 )
-from ..runs.samples import read_samples
+from ..runs.samples import Sample, read_samples
 from ..training.report import charts, key_figures
 from ..user_files import open_regular
-from .page_files import MOST_REPORT_BYTES, Found, Models, is_training, stamp
+from .page_files import MOST_REPORT_BYTES, Found, Models, Remembered, is_training, stamp
 from .records import Job
 from .settings import ServerSettings
 from .state import State
 
 # Bytes of the start and of the end of metrics.jsonl in which a row's figures are.
 HEAD, TAIL = 2**14, 2**16
-Value = TypeVar("Value")
-
-
-class Remembered:
-    """Values by name, each made anew when its key has changed."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._known: dict[str, tuple[Hashable, Any]] = {}
-
-    def get(self, name: str, key: Hashable, make: Callable[[], Value]) -> Value:
-        """Return the value of a name."""
-        known = self._known.get(name)
-        if known is not None and known[0] == key:
-            return known[1]
-        value = make()
-        while len(self._known) >= self.most:
-            self._known.pop(next(iter(self._known)), None)
-        self._known[name] = (key, value)
-        return value
 
 
 class Runs:
@@ -100,13 +81,12 @@ class Runs:
             "cards": [list(map(visible, card)) for card in key_figures(events, complete, criterion)],
             "warnings": list(dict.fromkeys(event.message for event in of_kind(events, TrainingWarning))),
             "gate": self._gate(run),
-            "samples": read_samples(run / SAMPLES_FILE),
+            "samples": [_marked(sample) for sample in read_samples(run / SAMPLES_FILE)],
             "settings": [[key, _text(value)] for key, value in config.items() if value is not None],
             "data": [
                 ["directory", _text(record.get("data"))],
                 *([f"sha256 of {k}", str(v)] for k, v in hashes.items()),
             ],
-            "report": (run / REPORT_FILE).is_file(),
             "directory": str(run),
         }
 
@@ -168,6 +148,14 @@ class Runs:
         return {key: final[key] for key in ("overall_score", "target_score", "cleared_for_deployment", "reasons")} | {
             "suites": final["test_results"]
         }
+
+
+def _marked(sample: Sample) -> dict[str, Any]:
+    """Return a sample with both answers in pieces, (differs from the other answer, text)."""
+    texts = {key: None if value is None else visible(value) for key, value in sample.items()}
+    before, after = texts["before"], texts["after"]
+    sides = None if before is None or after is None else word_diff(before, after)
+    return {**texts, "sides": sides and {"before": sides[0], "after": sides[1]}}
 
 
 def _reports_of(run: Path, found: Found) -> list[Path]:

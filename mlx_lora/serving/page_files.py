@@ -10,11 +10,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..backends.adapter_format import has_generations
+from ..data.containers import SUFFIXES
+from ..data.formats import stem_of
 from ..errors import UserError
 from ..files import file_lock
 from ..runs.directory import LOCK_FILE, RUN_FILE
@@ -24,12 +27,31 @@ from ..sleep.record import CYCLES
 MOST_DIRECTORIES, MOST_DEPTH = 20_000, 8
 # Seconds for which what was found is taken as it was.
 FRESH = 2.0
-TRAIN_FILE = "train.jsonl"
 ROUNDS = "rounds"
 SKIPPED = {"node_modules", "site-packages", "__pycache__", "checkpoints", "venv"}
 # Reports of `mlx-lora eval --out`, by the names that people and the suites give them.
 REPORT = re.compile(r"report_.*\.json|.*(eval|result|gate)[^/]*\.json", re.IGNORECASE)
 MOST_REPORT_BYTES = 16 * 2**20
+Value = TypeVar("Value")
+
+
+class Remembered:
+    """Values by name, each made anew when its key has changed."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._known: dict[str, tuple[Hashable, Any]] = {}
+
+    def get(self, name: str, key: Hashable, make: Callable[[], Value]) -> Value:
+        """Return the value of a name."""
+        known = self._known.get(name)
+        if known is not None and known[0] == key:
+            return known[1]
+        value = make()
+        while len(self._known) >= self.most:
+            self._known.pop(next(iter(self._known)), None)
+        self._known[name] = (key, value)
+        return value
 
 
 @dataclass
@@ -99,7 +121,7 @@ def scan(root: Path) -> Found:
         if RUN_FILE in files:
             found.runs[name] = place
             continue
-        if TRAIN_FILE in files:
+        if any(stem_of(file) == "train" and file.endswith(SUFFIXES) for file in files):
             found.datasets[name] = place
         if depth < MOST_DEPTH:
             waiting += [(place / folder, depth + 1) for folder in sorted(folders, reverse=True)]

@@ -11,6 +11,7 @@ function watchChart(svg) {
     const x = places[at], px = left + ((x - low) / (high - low)) * (right - left);
     line.setAttribute("d", `M${px} ${top}V${bottom}`);
     svg.append(line);
+    svg.dataset.at = x;
     output.value = `${chart.label} ${x.toLocaleString("en")}: ` + chart.lines.map(([name, points]) => {
       const [step, y] = nearest(points, x, (point) => point[0]);
       return step === x ? `${name} ${y.toLocaleString("en", { maximumSignificantDigits: 4 })}` : "";
