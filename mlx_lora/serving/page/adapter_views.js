@@ -52,7 +52,7 @@ export const adapter = {
 
 function generations(data) {
   if (!data.generations.length) return h("p", { class: "empty-note" }, "There is no generation yet.");
-  const columns = [{ label: "Generation" }, { label: "Is" }, { label: "Night" }, { label: "From", number: true }, { label: "Verdict" }, { label: "Reasons", wide: true }, { label: "Actions" }];
+  const columns = [{ label: "Generation" }, { label: "Is" }, { label: "Night" }, { label: "From", number: true }, { label: "Verdict" }, { label: "Reasons", wide: true }, { label: "Actions", is: "act" }];
   return h("section", { "data-key": "generations" }, h("h2", {}, "Generations"),
     table("Generations", columns, data.generations.map((one) => ({
       key: `generation ${one.number}`,
@@ -69,7 +69,7 @@ function generations(data) {
 }
 
 const change = (name, number, words) => h("button", { "data-do": "promote", "data-name": name, "data-generation": number, "data-key": "promote", "aria-label": `${words}: generation ${number}` }, words);
-const nightLink = (name, cycle, words) => h("a", { href: `#/night?${query({ name, cycle })}` }, words);
+const nightLink = (name, cycle, words) => h("a", { class: "number", href: `#/night?${query({ name, cycle })}` }, words);
 
 function nights(data) {
   if (!data.nights.length) return null;
@@ -85,8 +85,8 @@ function history(data) {
   if (!data.history.length) return null;
   const columns = [{ label: "No." }, { label: "Time" }, { label: "Event" }, { label: "Generation" }, { label: "Live then" }, { label: "Reason", wide: true }];
   const told = (number) => (number === null ? "base" : String(number));
-  return h("section", { "data-key": "history" }, h("h2", {}, "History"),
-    h("p", { class: "dim small" }, data.broken ? "The chain of this log is broken after these lines." : "The chain of this log is intact."),
+  return h("details", { "data-key": "history", open: data.history.length <= 12 }, h("summary", {}, "History"),
+    h("p", { class: "dim small" }, data.broken ? "The chain of this log is broken after these lines." : `The chain of these ${count(data.history.length)} lines is intact.`),
     table("History", columns, data.history.map((line) => ({ key: `line ${line.number}`, cells: [String(line.number), h("span", { class: "number" }, line.when), line.event, told(line.generation), told(line.live), line.reason && h("span", { class: "small" }, line.reason)] })), { class: "rows" }));
 }
 

@@ -68,12 +68,12 @@ export function svg(tag, attributes) {
 
 /** A table that stays one for screen readers where it is laid out as a list. Cells: a node, a text or a list. */
 export function table(caption, columns, rows, options = {}) {
-  const head = columns.map((column) => h("th", { role: "columnheader", scope: "col", class: column.number ? "number" : null, "aria-sort": column.sorted || null },
+  const head = columns.map((column) => h("th", { role: "columnheader", scope: "col", class: [column.number ? "number" : "", column.is === "less" ? "less" : ""].join(" ").trim() || null, "aria-sort": column.sorted || null },
     column.sort ? h("button", { class: "plain", "data-do": "sort", "data-by": column.sort }, column.label, h("span", { "aria-hidden": "true", class: "arrow" }, { ascending: "↑", descending: "↓" }[column.sorted] || "")) : column.label));
   const body = rows.map((row) => h("tr", { role: "row", "data-key": row.key, class: row.class || null },
     row.cells.map((cell, i) => i === 0
       ? h("th", { role: "rowheader", scope: "row" }, cell)
-      : h("td", { role: "cell", "data-label": columns[i].label, class: [columns[i].number ? "number" : "", empty(cell) ? "empty" : "", columns[i].wide ? "wide" : ""].join(" ").trim() || null }, empty(cell) ? "" : cell))));
+      : h("td", { role: "cell", "data-label": columns[i].label, class: [columns[i].number ? "number" : "", empty(cell) ? "empty" : "", columns[i].wide ? "wide" : "", columns[i].is ?? ""].join(" ").trim() || null }, empty(cell) ? "" : cell))));
   return h("table", { role: "table", class: options.class || null },
     h("caption", { class: options.titled ? null : "unseen" }, caption),
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, head)),

@@ -7,9 +7,9 @@ import { ask, follow, pause, query } from "./server.js";
 const ENDED = ["succeeded", "failed", "cancelled", "finished"];
 const filter = { text: "", status: "", by: "changed", descending: true };
 const COLUMNS = [
-  { label: "Run", sort: "label" }, { label: "Model", sort: "model" }, { label: "Status", sort: "status" },
+  { label: "Run", sort: "label" }, { label: "Model", sort: "model", is: "full" }, { label: "Status", sort: "status", is: "state" },
   { label: "Loss", sort: "loss", number: true }, { label: "Validation", sort: "validation_loss", number: true },
-  { label: "Tokens/s", sort: "tokens_per_second", number: true }, { label: "Peak GB", sort: "peak_memory_gb", number: true },
+  { label: "Tokens/s", sort: "tokens_per_second", number: true, is: "less" }, { label: "Peak GB", sort: "peak_memory_gb", number: true, is: "less" },
   { label: "Changed", sort: "changed" },
 ];
 
@@ -46,7 +46,7 @@ export const runs = {
           h("span", { class: "model" }, run.model), [badge(run.status), " ", run.status === "finished" || run.status === "succeeded" ? h("span", { class: "dim number" }, `${count(run.step)} steps`) : progress(run.step, run.total_steps, `Steps of ${run.label}`)],
           figure(run.loss), figure(run.validation_loss), figure(run.tokens_per_second, 3), figure(run.peak_memory_gb, 3), ago(run.changed),
         ],
-      })), { class: "rows runs" }),
+      })), { class: "rows named" }),
       data.runs.length === 0 && h("p", { class: "empty-note" }, "There is no run below this directory yet. ", h("code", {}, "mlx-lora train"), " makes one, and so does a job that is posted to this server."),
       data.runs.length > 0 && chosen.length === 0 && h("p", { class: "empty-note" }, "No run fits the filter."),
     ];
@@ -170,6 +170,7 @@ async function events(main, job, signal) {
 const MAY = { pause: ["validating_files", "queued", "running"], resume: ["paused"], cancel: ["validating_files", "queued", "running", "paused"] };
 
 function buttons(job, status, wish = null) {
+  if (ENDED.includes(status)) return null;
   return h("span", { class: "buttons" }, wish && h("span", { class: "dim" }, `will ${wish}`),
     Object.entries(MAY).filter(([, statuses]) => !wish && statuses.includes(status)).map(([name]) => h("button", { "data-do": "job", "data-change": name, "data-job": job, "data-key": name, "aria-label": `${name[0].toUpperCase()}${name.slice(1)} ${job}` }, name[0].toUpperCase() + name.slice(1))));
 }
@@ -182,7 +183,7 @@ export const jobs = {
     const order = ["running", "validating_files", "queued", "paused"];
     const rank = (job) => (order.includes(job.status) ? order.indexOf(job.status) : order.length);
     const sorted = [...data.jobs].sort((a, b) => rank(a) - rank(b) || (a.position ?? 0) - (b.position ?? 0) || b.created_at - a.created_at);
-    const columns = [{ label: "Job" }, { label: "Model" }, { label: "Status" }, { label: "Loss", number: true }, { label: "Created" }, { label: "Actions" }];
+    const columns = [{ label: "Job" }, { label: "Model", is: "full" }, { label: "Status", is: "state" }, { label: "Loss", number: true }, { label: "Created" }, { label: "Actions", is: "act" }];
     return [
       h("h1", {}, "Jobs"),
       h("p", { class: "dim" }, "One job trains at a time, the oldest first."),
@@ -195,7 +196,7 @@ export const jobs = {
           [badge(job.status), " ", job.position !== null && h("span", { class: "dim" }, job.position === 0 ? "next" : `${count(job.position)} before it`), job.status === "running" || job.status === "paused" ? progress(job.progress.step, job.progress.total_steps, `Steps of ${job.id}`) : "", job.error && h("div", { class: "small" }, job.error.message)].filter((part) => part !== null && part !== false && part !== ""),
           figure(job.progress.loss), ago(job.created_at), buttons(job.id, job.status, job.wish),
         ],
-      })), { class: "rows" }),
+      })), { class: "rows named" }),
       data.more > 0 && h("p", { class: "dim" }, `${count(data.more)} older jobs are not shown.`),
     ];
   },
