@@ -15,7 +15,7 @@ from ..errors import UserError, visible
 from ..processes import last_lines, python_command, run_captured
 from ..user_files import read_text
 from .api import ApiError
-from .page_files import Models, Remembered, stamp
+from .page_files import Models, Remembered, is_dataset, stamp
 from .settings import ServerSettings
 from .state import State
 
@@ -45,9 +45,10 @@ class Datasets:
     def find(self, name: str) -> Path | None:
         """Return the directory of a dataset: a relative path, or the id of the job that it was made for."""
         if self.state.find_job(name) is not None:
-            place = self._of_job(name)
-            return place if place.is_dir() else None
-        return self.models.path(name)
+            place: Path | None = self._of_job(name)
+        else:
+            place = self.models.path(name)
+        return place if place is not None and is_dataset(place) else None
 
     def detail(self, name: str, path: Path) -> dict[str, Any]:
         """Return a dataset's row with its first rows.

@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,13 +121,22 @@ def scan(root: Path) -> Found:
         if RUN_FILE in files:
             found.runs[name] = place
             continue
-        if any(stem_of(file) == "train" and file.endswith(SUFFIXES) for file in files):
+        if _hold_dataset(files):
             found.datasets[name] = place
         if depth < MOST_DEPTH:
             waiting += [(place / folder, depth + 1) for folder in sorted(folders, reverse=True)]
         elif folders:
             found.whole = False
     return found
+
+
+def is_dataset(place: Path) -> bool:
+    """Return True if a directory is a dataset: it has a file for training."""
+    return _hold_dataset(_entries(place)[1])
+
+
+def _hold_dataset(files: Sequence[str]) -> bool:
+    return any(stem_of(file) == "train" and file.removesuffix(".gz").endswith(SUFFIXES) for file in files)
 
 
 def _runs_of_adapter(adapter: Path) -> Iterator[Path]:

@@ -25,7 +25,7 @@ from mlx_lora.runs.generations import Generations
 from mlx_lora.runs.samples import write_samples
 
 sys.path.append(str(Path(__file__).parent.parent / "sleep"))
-from night_fixtures import promoted, record  # noqa: E402
+from night_fixtures import promoted, record
 
 BASE = next(iter(BUILT_IN))
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
@@ -41,9 +41,15 @@ def write_events(file: Path, events: list[Event], start: float = 1.7e9) -> None:
 def progress(step: int, **changes) -> Progress:
     loss = 0.35 + 2.4 * math.exp(-step / 120) + 0.06 * math.sin(step * 1.7)
     shown = {
-        **{"step": step, "epoch": 1 + step // 200, "learning_rate": 2e-4 * max(0.0, 1 - step / 700), "loss": loss},
-        **{"unweighted_loss": loss, "grad_norm": 0.8 + 0.5 * abs(math.sin(step)), "peak_memory_gb": 1.42},
-        **{"tokens_per_second": 8200.0 + 90 * math.sin(step), "supervised_tokens_per_second": 3100.0},
+        "step": step,
+        "epoch": 1 + step // 200,
+        "learning_rate": 2e-4 * max(0.0, 1 - step / 700),
+        "loss": loss,
+        "unweighted_loss": loss,
+        "grad_norm": 0.8 + 0.5 * abs(math.sin(step)),
+        "peak_memory_gb": 1.42,
+        "tokens_per_second": 8200.0 + 90 * math.sin(step),
+        "supervised_tokens_per_second": 3100.0,
     }
     return Progress(**{**shown, **changes})
 
@@ -81,9 +87,17 @@ def warn(run: Path, message: str) -> None:
 def write_report(file: Path, target: str, suite: str = "eisv_gate1", passed: int = 19, total: int = 20) -> Path:
     """The report of a suite, as ``mlx-lora eval --out`` writes it, its answers left out."""
     report = {
-        **{"format": 1, "test_name": suite, "target": target, "gate": "ship", "threshold": 0.9},
-        **{"total_tests": total, "passed": passed, "failed": total - passed, "pass_rate": passed / total},
-        **{"gate_passed": passed / total >= 0.9, "verdict": "PASS" if passed == total else "INCONCLUSIVE"},
+        "format": 1,
+        "test_name": suite,
+        "target": target,
+        "gate": "ship",
+        "threshold": 0.9,
+        "total_tests": total,
+        "passed": passed,
+        "failed": total - passed,
+        "pass_rate": passed / total,
+        "gate_passed": passed / total >= 0.9,
+        "verdict": "PASS" if passed == total else "INCONCLUSIVE",
         "results": [{"id": str(n), "passed": n < passed} for n in range(total)],
     }
     file.write_text(json.dumps(report))
@@ -120,7 +134,12 @@ def write_dataset(folder: Path, rows: int = 40, **first) -> Path:
     """A dataset with an exact duplicate and a key."""
     folder.mkdir(parents=True)
     lines = [
-        {"messages": [{"role": "user", "content": f"Question {n}?"}, {"role": "assistant", "content": f"Answer {n}, at length."}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"Question {n}?"},
+                {"role": "assistant", "content": f"Answer {n}, at length."},
+            ]
+        }
         for n in range(rows)
     ]
     lines.append(lines[0])
@@ -137,8 +156,10 @@ def write_workspace(root: Path) -> Path:
     warn(run, "the gradient norm rose to 12 times its median at step 20")
     samples = [
         {
-            **{"prompt": "How is the lamp?", "reference": "It stays on while it rains."},
-            **{"before": "I am not sure about the lamp.", "after": "It stays on while it rains, I am sure."},
+            "prompt": "How is the lamp?",
+            "reference": "It stays on while it rains.",
+            "before": "I am not sure about the lamp.",
+            "after": "It stays on while it rains, I am sure.",
         },
         {"prompt": HOSTILE, "reference": "Nothing.", "before": HOSTILE, "after": "Nothing."},
     ]
