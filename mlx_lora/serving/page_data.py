@@ -119,7 +119,7 @@ class Runs:
     def _job_row(self, job: Job) -> dict[str, Any]:
         run = self._run_of(job)
         row = self._rows.get(job.id, (stamp(run / RUN_FILE), stamp(run / METRICS_FILE)), lambda: _row_of(run))
-        told = {key: job.progress[key] for key in ("step", "total_steps", "epoch", "loss") if key in job.progress}
+        told = {key: value for key, value in job.progress.items() if key in ("step", "total_steps", "epoch", "loss")}
         row = row if row["step"] else {**row, **told}
         changed = max(row["changed"], job.finished_at or job.started_at or job.created_at)
         label = f"{job.suffix} ({job.id})" if job.suffix else job.id
