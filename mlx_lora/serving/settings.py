@@ -38,6 +38,11 @@ class ServerSettings:
     most_tokens: int = 4096
 
     @property
+    def is_local(self) -> bool:
+        """True if no other machine can reach the server."""
+        return self.host in LOOPBACK
+
+    @property
     def files(self) -> Path:
         """Directory of the uploaded files, each under its id."""
         return self.state / "files"
