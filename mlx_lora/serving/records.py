@@ -43,7 +43,7 @@ class Job:
         contract: the contract that it came by: ``train`` (``/v1/train``) or ``fine_tuning``.
         model: the base, as the client named it.
         request: the request's body, as it came.
-        config: keys of ``TrainingConfig`` that the request asks for; no paths.
+        config: keys of ``TrainingConfig`` that the request asks for, and the base and the adapter that it starts from.
         training_file, validation_file: ids of uploaded files; rows of ``/v1/train`` become one too.
         error: ``{"code", "message", "param"}`` of a failed job.
         progress: ``step`` (the furthest so far), ``total_steps``, ``epoch`` and ``loss``, later ``valid_loss``; at the

@@ -31,6 +31,7 @@ CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status);
 CREATE TABLE IF NOT EXISTS events (sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE, job_id TEXT NOT NULL,
     created_at REAL NOT NULL, level TEXT NOT NULL, type TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL,
     key TEXT NOT NULL, UNIQUE (job_id, key));
+CREATE INDEX IF NOT EXISTS events_by_job ON events (job_id, sequence);
 """
 Record = TypeVar("Record", UploadedFile, Job)
 
@@ -185,11 +186,20 @@ class State:
 
     def list_events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[JobEvent]:
         """Return events of a job with a higher sequence than ``after``, the oldest first."""
+        return self._events("job_id = ? AND sequence > ? ORDER BY sequence LIMIT ?", (job_id, after, limit))
+
+    def newest_events(self, job_id: str, before: int | None = None, limit: int = 20) -> list[JobEvent]:
+        """Return the last events of a job, or the last with a lower sequence than ``before``, the newest first."""
+        lower = 2**63 - 1 if before is None else before
+        return self._events("job_id = ? AND sequence < ? ORDER BY sequence DESC LIMIT ?", (job_id, lower, limit))
+
+    def find_event(self, job_id: str, identity: str) -> JobEvent | None:
+        """Return the event of an id, if it is one of the job's."""
+        return next(iter(self._events("job_id = ? AND id = ?", (job_id, identity))), None)
+
+    def _events(self, condition: str, values: Sequence[Any]) -> list[JobEvent]:
         names = [field.name for field in fields(JobEvent)]
-        rows = self._rows(
-            f"SELECT {', '.join(names)} FROM events WHERE job_id = ? AND sequence > ? ORDER BY sequence LIMIT ?",
-            (job_id, after, limit),
-        )
+        rows = self._rows(f"SELECT {', '.join(names)} FROM events WHERE {condition}", values)
         found = [dict(zip(names, row, strict=True)) for row in rows]
         return [JobEvent(**{**event, "data": json.loads(event["data"])}) for event in found]
 

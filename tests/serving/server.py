@@ -25,7 +25,7 @@ STAND_INS = str(Path(__file__).with_name("stand_ins.py"))
 PROGRAM = [
     sys.executable,
     "-P",
-    *([STAND_INS] if find_spec("mlx_lora.serving.scheduler") is None else ["-m", "mlx_lora"]),
+    *([STAND_INS] if find_spec("mlx_lora.serving.chat") is None else ["-m", "mlx_lora"]),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +20,8 @@ class Nothing:
 
 
 for name, attribute in (("scheduler", "Scheduler"), ("chat", "ChatService")):
+    if find_spec(f"mlx_lora.serving.{name}") is not None:
+        continue
     module = ModuleType(f"mlx_lora.serving.{name}")
     setattr(module, attribute, Nothing)
     sys.modules[module.__name__] = module
