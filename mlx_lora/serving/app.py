@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route as PathRoute
 
 from ..errors import LONGEST, first_line
-from . import event_routes, files_routes, fine_tuning_routes, train_routes
+from . import event_routes, files_routes, fine_tuning_routes, train_routes, ui_routes
 from .api import ApiError, Call, Method, Route, Services
 from .openapi import IDENTITY, document_route
 from .security import Gate, RouteTable
@@ -30,6 +30,7 @@ ALL: list[Route] = [
     *train_routes.ROUTES,
     *fine_tuning_routes.ROUTES,
     *event_routes.ROUTES,
+    *ui_routes.ROUTES,
 ]
 # A name below a directory: no empty part, no part of dots alone, no backslash or control character.
 RELATIVE = re.compile(r"(?!/)(?:(?:^|/)(?!\.+(?:/|$))[^/\\\x00-\x1f\x7f]+){1,64}")

@@ -15,8 +15,9 @@ from ..errors import UserError, visible
 from ..evaluation.answer_diff import word_diff
 from ..evaluation.gates import judge_reports
 from ..evaluation.reports import read_report
+from ..files import is_locked
 from ..reporting import line_chart
-from ..runs.directory import CONFIG_FILE, METRICS_FILE, RUN_FILE, SAMPLES_FILE, read_run
+from ..runs.directory import CONFIG_FILE, LOCK_FILE, METRICS_FILE, RUN_FILE, SAMPLES_FILE, read_run
 from ..runs.events import (
     EVENTS,
     Evaluation,
@@ -33,7 +34,7 @@ from ..runs.events import (
 from ..runs.samples import Sample, read_samples
 from ..training.report import charts, key_figures
 from ..user_files import open_regular
-from .page_files import MOST_REPORT_BYTES, Found, Models, Remembered, is_training, stamp
+from .page_files import MOST_REPORT_BYTES, Found, Models, Remembered, stamp
 from .records import Job
 from .settings import ServerSettings
 from .state import State
@@ -113,7 +114,7 @@ class Runs:
         marks = (stamp(run / RUN_FILE), stamp(run / METRICS_FILE))
         row = self._rows.get(name, marks, lambda: _row_of(run))
         kind = "night" if name.endswith("/run") and "/cycles/" in name else "round" if "/rounds/" in name else "run"
-        status = row["status"] if row["status"] == "finished" or not is_training(run) else "running"
+        status = row["status"] if row["status"] == "finished" or not is_locked(run / LOCK_FILE) else "running"
         return {**row, "name": name, "label": name, "kind": kind, "status": status, "job": None}
 
     def _job_row(self, job: Job) -> dict[str, Any]:

@@ -18,9 +18,7 @@ from typing import Any, TypeVar
 from ..backends.adapter_format import has_generations
 from ..data.containers import SUFFIXES
 from ..data.formats import stem_of
-from ..errors import UserError
-from ..files import file_lock
-from ..runs.directory import LOCK_FILE, RUN_FILE
+from ..runs.directory import RUN_FILE
 from ..sleep.record import CYCLES
 
 # Directories that are looked into: a models directory may be somebody's home.
@@ -71,10 +69,14 @@ class Found:
 
 
 class Models:
-    """The models directory, with what was found there a moment ago."""
+    """The models directory, with what was found there a moment ago.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = Path(directory)
+    Attributes:
+        without: a directory in it whose runs are shown as jobs.
+    """
+
+    def __init__(self, directory: Path, without: Path | None = None) -> None:
+        self.directory, self.without = Path(directory), without
         self._lock = threading.Lock()
         self._found, self._until = Found(), 0.0
 
@@ -82,7 +84,7 @@ class Models:
         """Return what is there."""
         with self._lock:
             if time.monotonic() >= self._until:
-                self._found = scan(self.directory)
+                self._found = scan(self.directory, self.without)
                 self._until = time.monotonic() + FRESH
             return self._found
 
@@ -100,13 +102,15 @@ class Models:
         return place if inside else None
 
 
-def scan(root: Path) -> Found:
+def scan(root: Path, without: Path | None = None) -> Found:
     """Return the directories below ``root``; hidden ones, and what a run holds, are passed over."""
     found = Found()
     waiting = [(root, 0)]
     looked = 0
     while waiting:
         place, depth = waiting.pop()
+        if place == without:
+            continue
         looked += 1
         if looked > MOST_DIRECTORIES:
             found.whole = False
@@ -163,17 +167,6 @@ def _entries(place: Path) -> tuple[list[str], list[str]]:
     except OSError:
         pass
     return folders, files
-
-
-def is_training(run: Path) -> bool:
-    """Return True if a process trains in a run directory."""
-    if not (run / LOCK_FILE).exists():
-        return False
-    try:
-        with file_lock(run / LOCK_FILE, "held"):
-            return False
-    except UserError:
-        return True
 
 
 def stamp(file: Path) -> tuple[int, int]:

@@ -62,7 +62,7 @@ class Page:
 
     def __init__(self, call: Call) -> None:
         settings, state = call.services.settings, call.services.state
-        self.models = Models(settings.models)
+        self.models = Models(settings.models, settings.state)
         self.runs = Runs(settings, state, self.models)
         self.datasets = Datasets(settings, state, self.models)
 

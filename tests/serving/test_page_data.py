@@ -471,3 +471,14 @@ def test_every_generation_survives(served, tmp_path):
         served.post("promote", name="agent", generation=number)
         served.post("rollback", name="agent", generation=0)
     assert Generations(served.models / "agent").numbers() == [1, 2, 3]
+
+
+def test_the_servers_own_jobs_are_shown_once(tmp_path):
+    """The state directory may lie below the models directory, as both do by default."""
+    served = Served(tmp_path)
+    found = page_files.scan(tmp_path, served.settings.state).runs
+    write_run(served.settings.jobs / "ftjob-1" / "run")
+    write_run(served.models / "mine")
+    assert found == {}
+    assert list(page_files.scan(tmp_path, served.settings.state).runs) == ["models/mine"]
+    served.state.close()
