@@ -60,6 +60,20 @@ def browser():
         opened.close()
 
 
+LONG = "a-name-without-a-space-" * 6
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A server for the tests that change nothing."""
+    place = tmp_path_factory.mktemp("shared")
+    models = write_workspace(place / "models")
+    warn(write_run(models / LONG, done=50), "x" * 300)
+    write_run(models / "long", steps=10_000, every=1)
+    with running_server(place, models=models) as running:
+        yield running
+
+
 @pytest.fixture
 def models(tmp_path):
     return write_workspace(tmp_path / "models")
@@ -72,11 +86,8 @@ def server(tmp_path, models):
 
 
 @contextmanager
-def opened(browser, server, view="#/runs", width=1200, height=900, away=False, **options):
-    """A page with the server's token; whatever it prints as an error fails the test.
-
-    ``away``: the server ends, so that requests fail.
-    """
+def opened(browser, server, view="#/runs", width=1200, height=900, expected="", **options):
+    """A page with the server's token; whatever it prints as an error, but for ``expected``, fails the test."""
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
@@ -89,9 +100,7 @@ def opened(browser, server, view="#/runs", width=1200, height=900, away=False, *
     show(page, view)
     yield page
     context.close()
-    if away:
-        errors = [error for error in errors if "net::ERR" not in error]
-    assert errors == []
+    assert [error for error in errors if not expected or expected not in error] == []
 
 
 def show(page, view):
@@ -115,7 +124,8 @@ def settled(page, view):
         expect(page.get_by_role("heading", name="Steps", exact=True)).to_be_visible()
 
 
-def test_the_token_leaves_the_address_and_opens_what_asks_for_it(browser, server):
+def test_the_token_leaves_the_address_and_opens_what_asks_for_it(browser, shared):
+    server = shared
     with opened(browser, server) as page:
         assert page.evaluate("location.href") == f"{server.url}/#/runs"
         expect(page.get_by_role("link", name="adapters/lumen")).to_be_visible()
@@ -137,16 +147,13 @@ def test_the_token_leaves_the_address_and_opens_what_asks_for_it(browser, server
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1600, "light"), (800, "light"), (1600, "dark")])
-def test_everybody_can_use_it(browser, server, models, width, scheme):
+def test_everybody_can_use_it(browser, shared, width, scheme):
     """Nothing serious for axe, nothing to scroll sideways to, in any view."""
-    long = "a-name-without-a-space-" * 6
-    write_run(models / long, done=50)
-    warn(models / long, "x" * 300)
     axe = Axe()
-    with opened(browser, server, width=width, color_scheme=scheme) as page:
-        for name, view in {**VIEWS, "long": f"#/run?name={long}"}.items():
+    with opened(browser, shared, width=width, color_scheme=scheme) as page:
+        for name, view in {**VIEWS, "long": f"#/run?name={LONG}"}.items():
             show(page, view)
-            settled(page, name) if name in VIEWS else heading(page, long)
+            settled(page, name) if name in VIEWS else heading(page, LONG)
             found = [
                 (violation["id"], [node["html"] for node in violation["nodes"]])
                 for violation in axe.run(page).response["violations"]
@@ -157,9 +164,14 @@ def test_everybody_can_use_it(browser, server, models, width, scheme):
             assert wider <= 0, name
 
 
-def test_ten_thousand_points_are_drawn_pointed_at_and_zoomed_into(browser, server, models):
-    write_run(models / "long", steps=10_000, every=1)
-    with opened(browser, server, "#/run?name=long") as page:
+def until_steps(page, title, low, high):
+    """Wait until a chart is drawn of these steps."""
+    shown = "[title, steps] => document.querySelector(`figure[data-title=${title}] svg`).dataset.chart.includes(steps)"
+    page.wait_for_function(shown, arg=[title, f'"x":[{low},{high}]'])
+
+
+def test_ten_thousand_points_are_drawn_pointed_at_and_zoomed_into(browser, shared):
+    with opened(browser, shared, "#/run?name=long") as page:
         loss = page.locator("figure[data-title=Loss]")
         expect(loss.locator("polyline.s0")).to_be_visible(timeout=PATIENCE)
         points = loss.locator("polyline.s0").get_attribute("points").split()
@@ -178,12 +190,11 @@ def test_ten_thousand_points_are_drawn_pointed_at_and_zoomed_into(browser, serve
         assert 4000 < low < high < 7000
         # More detail than before, on every chart.
         for title in ("Loss", "Speed"):
-            figure = page.locator(f"figure[data-title='{title}'] svg")
-            expect(figure).to_have_attribute("data-chart", re.compile(rf'"x":\[{low // 10}'))
+            until_steps(page, title, low, high)
         page.get_by_role("button", name="All steps").click()
         expect(told).to_have_count(0)
         # By the keys: to the last step, nearer, and back.
-        expect(loss.locator("svg")).to_have_attribute("data-chart", re.compile(r'"x":\[1,10000\]'))
+        until_steps(page, "Loss", 1, 10_000)
         loss.locator("svg").focus()
         page.keyboard.press("End")
         expect(loss.locator("output")).to_contain_text("step 10,000")
@@ -194,8 +205,8 @@ def test_ten_thousand_points_are_drawn_pointed_at_and_zoomed_into(browser, serve
         expect(told).to_have_count(0)
 
 
-def test_a_logarithmic_axis(browser, server):
-    with opened(browser, server, VIEWS["run"]) as page:
+def test_a_logarithmic_axis(browser, shared):
+    with opened(browser, shared, VIEWS["run"]) as page:
         settled(page, "run")
         loss = page.locator("figure[data-title=Loss] svg")
         before = loss.locator("polyline.s0").get_attribute("points")
@@ -217,7 +228,7 @@ def test_five_hundred_runs_are_filtered_and_sorted(browser, server, models):
         page.get_by_label("Filter").fill("many run-49")
         expect(rows).to_have_count(10)
         expect(page.get_by_text("10 of 503 runs")).to_be_visible()
-        page.get_by_label("Status").select_option("unfinished")
+        page.locator("select[name=status]").select_option("unfinished")
         expect(rows).to_have_count(5)
         page.get_by_role("button", name="Run").click()
         expect(rows.first.get_by_role("link")).to_have_text("many/run-490")
@@ -251,16 +262,14 @@ def test_markup_in_data_is_text(browser, server, models):
         "#/night?name=adapters/agent&cycle=0003": HOSTILE,
         "#/run?name=<b>nothing</b>": "There is no run '<b>nothing</b>' below the models directory.",
     }
-    with opened(browser, server, away=True) as page:
-        # The last view is of a run that is not there, and the browser prints its 404.
+    # The last view is of a run that is not there.
+    with opened(browser, server, expected="status of 404") as page:
         for view, text in views.items():
             show(page, view)
             expect(page.get_by_text(text).first).to_be_visible(timeout=PATIENCE)
-            for details in page.locator("details:not([open]) > summary").all():
-                details.click()
+            page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
             assert page.locator("main img, main script, main b:text-is('bold')").count() == 0
             assert page.title() != "owned"
-        page.evaluate("document.title")
 
 
 def free_port() -> int:
@@ -272,7 +281,7 @@ def free_port() -> int:
 def test_a_server_that_dies_and_comes_back(browser, tmp_path, models):
     port = free_port()
     with running_server(tmp_path, models=models, port=port) as server:
-        context = opened(browser, server, away=True)
+        context = opened(browser, server, expected="net::ERR")
         page = context.__enter__()
         expect(page.get_by_role("link", name="adapters/lumen")).to_be_visible()
         server.process.kill()
@@ -329,7 +338,7 @@ def test_promote_and_roll_back_by_keyboard(browser, server, models):
 
 
 def test_a_change_that_is_refused_says_why(browser, server, models):
-    with opened(browser, server, VIEWS["adapter"], away=True) as page:
+    with opened(browser, server, VIEWS["adapter"], expected="status of 409") as page:
         heading(page, "adapters/agent")
         button = page.get_by_role("button", name="Make live: generation 1")
         expect(button).to_be_visible()
@@ -337,7 +346,7 @@ def test_a_change_that_is_refused_says_why(browser, server, models):
         file.write_bytes(file.read_bytes()[:-4])
         button.click()
         page.get_by_role("button", name="Make it live").click()
-        expect(page.locator("#said.bad")).to_contain_text(re.compile("choose another"))
+        expect(page.locator("#said.bad")).to_contain_text("truncated or broken")
         assert Generations(models / "adapters/agent").live == 3
 
 
@@ -395,8 +404,8 @@ def test_a_job_is_followed_paused_resumed_and_cancelled(browser, server):
         expect(page.get_by_text("cancelled", exact=True)).to_be_visible(timeout=120_000)
 
 
-def test_two_models_answers_are_compared(browser, server, models):
-    with opened(browser, server, f"#/compare?a={BASE}&b={BASE}") as page:
+def test_two_models_answers_are_compared(browser, shared):
+    with opened(browser, shared, f"#/compare?a={BASE}&b={BASE}") as page:
         page.get_by_label("Prompt").fill("How is the lamp?")
         page.get_by_label("Longest answer, tokens").fill("12")
         page.get_by_role("button", name="Ask both").click()
@@ -407,11 +416,11 @@ def test_two_models_answers_are_compared(browser, server, models):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_screenshots(browser, server, width, tmp_path):
+def test_screenshots(browser, shared, width, tmp_path):
     """Every view at every width, where PAGE_SCREENSHOTS names a directory; else only that they are shown."""
     out = Path(os.environ.get("PAGE_SCREENSHOTS", tmp_path))
     for scheme in ("light", "dark"):
-        with opened(browser, server, width=width, color_scheme=scheme) as page:
+        with opened(browser, shared, width=width, color_scheme=scheme) as page:
             for name, view in VIEWS.items():
                 show(page, view)
                 settled(page, name)

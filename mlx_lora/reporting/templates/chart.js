@@ -14,7 +14,8 @@ function watchChart(svg) {
     svg.dataset.at = x;
     output.value = `${chart.label} ${x.toLocaleString("en")}: ` + chart.lines.map(([name, points]) => {
       const [step, y] = nearest(points, x, (point) => point[0]);
-      return step === x ? `${name} ${y.toLocaleString("en", { maximumSignificantDigits: 4 })}` : "";
+      // A line that was thinned has no point at every step.
+      return (Math.abs(step - x) / (high - low)) * (right - left) <= 5 ? `${name} ${y.toLocaleString("en", { maximumSignificantDigits: 4 })}` : "";
     }).filter(Boolean).join(", ");
   };
   const hide = () => { line.remove(); output.value = ""; };

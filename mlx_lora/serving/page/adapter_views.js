@@ -12,7 +12,7 @@ export const adapters = {
   every: 6000,
   load: (params, signal) => ask("/v1/ui/adapters", { signal }),
   render(data) {
-    const columns = [{ label: "Adapter" }, ...REFS.map((ref) => ({ label: ref[0].toUpperCase() + ref.slice(1), number: true })), { label: "Generations", number: true }, { label: "Nights", number: true }, { label: "Last night" }];
+    const columns = [{ label: "Adapter" }, ...REFS.map((ref) => ({ label: ref[0].toUpperCase() + ref.slice(1), number: true })), { label: "Generations", number: true }, { label: "Nights", number: true }, { label: "Last night", wide: true }];
     return [
       h("h1", {}, "Adapters"),
       data.adapters.length === 0 && h("p", { class: "empty-note" }, "No adapter here has generations or nights yet. ", h("code", {}, "mlx-lora sleep run"), " makes them."),

@@ -101,7 +101,7 @@ function watchZoom(chart) {
 /** Choose the steps that are drawn; `null`: all. */
 export function zoom(range) {
   const [first, last] = shown.whole ?? [0, Infinity];
-  const inside = range && [Math.max(first, range[0]), Math.min(last, range[1])];
+  const inside = range && [Math.max(first, Math.round(range[0])), Math.min(last, Math.round(range[1]))];
   const all = !inside || inside[1] <= inside[0] || (inside[0] <= first && inside[1] >= last);
   shown.range = all ? null : inside;
   document.dispatchEvent(new CustomEvent("curves"));
