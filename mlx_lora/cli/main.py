@@ -27,6 +27,7 @@ COMMANDS = {
     "export": ("mlx_lora.cli.export", "export", "An adapter for other programs: llama.cpp and more."),
     "import": ("mlx_lora.cli.import_", "imports", "Make a run of another program's adapter."),
     "serve": ("mlx_lora.cli.serve", "serve", "Training jobs, chat and a live page over HTTP."),
+    "ui": ("mlx_lora.cli.ui", "ui", "Watch runs, jobs and nights on a page; promote, roll back, compare."),
     "generate": ("mlx_lora.cli.generate", "generate", "Ask a model or an adapter by hand."),
     "doctor": ("mlx_lora.cli.doctor", "doctor", "What this machine has, and what to do about what it lacks."),
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from .numbers import nice_ticks, rounded
+from .numbers import log_ticks, nice_ticks, rounded
 
 Points = Sequence[tuple[float, float]]
 
@@ -60,11 +60,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Linear scale: data → pixels."""
+    """Scale: data → pixels; ``log`` is that of y."""
 
     x: tuple[float, float]
     y: tuple[float, float]
     box: tuple[float, float, float, float] = field(default=(0, 0, 0, 0))  # left, top, right, bottom
+    log: bool = False
 
     def across(self, x: float) -> float:
         low, high = self.x
@@ -72,6 +73,8 @@ class _Scale:
 
     def up(self, y: float) -> float:
         low, high = self.y
+        if self.log:
+            low, high, y = math.log(low), math.log(high), math.log(y)
         return self.box[3] - (y - low) / (high - low) * (self.box[3] - self.box[1])
 
 
@@ -85,6 +88,8 @@ def line_chart(
     width: int = 720,
     height: int = 250,
     standalone: bool = False,
+    log: bool = False,
+    within: tuple[float, float] | None = None,
 ) -> Markup:
     """Draw series over one x axis; an empty string where there is nothing to draw.
 
@@ -92,18 +97,21 @@ def line_chart(
         unit: of y, written above its axis.
         width: of the drawing, in pixels at its natural size; 360 is readable on a telephone.
         standalone: include the style, for a file of its own.
+        log: a logarithmic y axis; points that are not above 0 are left out.
+        within: the part of the x axis to draw, by default all of it.
     """
-    lines = [Line(line.name, _finite(line.points), line.dots) for line in lines]
+    lines = [Line(line.name, _finite(line.points, log, within), line.dots) for line in lines]
     lines = [line for line in lines if line.points]
     if not lines:
         return Markup("")
     xs, ys = zip(*(point for line in lines for point in line.points), strict=True)
-    y_ticks = nice_ticks(min(ys), max(ys))
-    x_range = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 0.5, max(xs) + 0.5)
+    y_ticks = log_ticks(min(ys), max(ys)) if log else nice_ticks(min(ys), max(ys))
+    low, high = within or (min(xs), max(xs))
+    x_range = (low, high) if high > low else (low - 0.5, low + 0.5)
     x_ticks = [t for t in nice_ticks(*x_range, count=max(3, width // 110)) if x_range[0] <= t <= x_range[1]]
     labels = [rounded(tick) for tick in y_ticks]
     box = (8 + 7 * max(map(len, labels)), 34, width - 14, height - 34)
-    scale = _Scale(x_range, (y_ticks[0], y_ticks[-1]), box)
+    scale = _Scale(x_range, (y_ticks[0], y_ticks[-1]), box, log)
     marks = [mark for mark in marks if x_range[0] <= mark.x <= x_range[1]]
     parts = [
         *_y_axis(scale, y_ticks, labels),
@@ -121,9 +129,14 @@ def line_chart(
     ).format(width, height, described, _pointer_data(lines, scale, x_label), style, Markup("").join(parts))
 
 
-def _finite(points: Points) -> list[tuple[float, float]]:
-    """Return the finite points, thinned to the minimum and maximum of each bucket."""
-    finite = [(x, y) for x, y in points if y is not None and math.isfinite(x) and math.isfinite(y)]
+def _finite(points: Points, log: bool, within: tuple[float, float] | None) -> list[tuple[float, float]]:
+    """Return the finite points that can be drawn, thinned to the minimum and maximum of each bucket."""
+    low, high = within or (-math.inf, math.inf)
+    finite = [
+        (x, y)
+        for x, y in points
+        if y is not None and math.isfinite(x) and math.isfinite(y) and low <= x <= high and (y > 0 or not log)
+    ]
     if len(finite) <= MOST_POINTS:
         return finite
     size = math.ceil(len(finite) / (MOST_POINTS // 2))

@@ -18,6 +18,22 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * step, 12) if step > 1e-9 else i * step for i in range(first, last + 1)]
 
 
+def log_ticks(low: float, high: float, count: int = 6) -> list[float]:
+    """Return about ``count`` ticks of a logarithmic axis that enclose ``low`` to ``high``, which are above 0.
+
+    They are 1, 2 and 5 times the powers of ten where these are few enough, else powers of ten.
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    fine = [factor * 10.0**power for power in range(first, last + 1) for factor in (1, 2, 5)]
+    start = max(i for i, tick in enumerate(fine) if tick <= low * (1 + 1e-9))
+    end = min((i for i, tick in enumerate(fine) if tick >= high * (1 - 1e-9)), default=len(fine) - 1)
+    ticks = fine[start : max(end, start + 1) + 1]
+    if len(ticks) <= count:
+        return ticks
+    step = math.ceil((last - first) / count)
+    return [10.0**power for power in range(first, last + step, step)]
+
+
 def _nice(value: float) -> float:
     power = 10.0 ** math.floor(math.log10(value))
     return power * min((1, 2, 5, 10), key=lambda nice: abs(math.log(value / power / nice)))

@@ -16,7 +16,7 @@ from ..models.resolve import BUILT_IN, ResolvedModel, resolve_model
 from ..user_files import read_text
 
 RUN_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE = "run.json", "config.yaml", "metrics.jsonl", ".lock"
-REPORT_FILE, TELEMETRY_FILE = "report.html", "telemetry.jsonl"
+REPORT_FILE, SAMPLES_FILE, TELEMETRY_FILE = "report.html", "samples.json", "telemetry.jsonl"
 # The key of run.json that names the run to loggers; another one after --fresh.
 RUN_ID = "id"
 # The key of run.json that says that a base stored in a lower precision was computed with in float32.
@@ -167,7 +167,7 @@ def remove_run(out: Path) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    known = {RUN_FILE, CONFIG_FILE, METRICS_FILE, TELEMETRY_FILE, TEMPLATE_FILE, REPORT_FILE}
+    known = {RUN_FILE, CONFIG_FILE, METRICS_FILE, TELEMETRY_FILE, TEMPLATE_FILE, REPORT_FILE, SAMPLES_FILE}
     known |= {ADAPTER_FILE, ADAPTER_CONFIG}
     # macOS puts the last one into every directory.
     known |= {"checkpoints", "tensorboard", "wandb", LOCK_FILE, ".DS_Store"}

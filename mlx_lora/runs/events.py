@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
@@ -173,7 +174,7 @@ def from_keys(kind: type[Kind], content: dict[str, Any]) -> Kind:
     Raises:
         TypeError: a key is missing, or its value is of another type.
     """
-    types = schema(kind)
+    types = schema(kind)  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
     known = {name: content[name] for name in types if name in content}
     for name, value in known.items():
         if isinstance(value, bool) or not isinstance(value, types[name]):
@@ -181,6 +182,7 @@ def from_keys(kind: type[Kind], content: dict[str, Any]) -> Kind:
     return kind(**known)
 
 
+@cache
 def schema(kind: type[Event]) -> dict[str, tuple[type, ...]]:
     """Return the types that each key of a kind may have in JSON; a float may be written without a fraction."""
     hints = get_type_hints(kind)

@@ -30,6 +30,7 @@ from . import (
     models_routes,
     predict_routes,
     train_routes,
+    ui_routes,
 )
 from .api import ApiError, Call, Method, Route, Services
 from .openapi import IDENTITY, document_route
@@ -45,6 +46,7 @@ ALL: list[Route] = [
     *chat_routes.ROUTES,
     *completion_routes.ROUTES,
     *predict_routes.ROUTES,
+    *ui_routes.ROUTES,
 ]
 # A name below a directory: no empty part, no part of dots alone, no backslash or control character.
 RELATIVE = re.compile(r"(?!/)(?:(?:^|/)(?!\.+(?:/|$))[^/\\\x00-\x1f\x7f]+){1,64}")

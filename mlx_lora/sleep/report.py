@@ -9,7 +9,7 @@ import yaml
 from markupsafe import Markup
 
 from ..errors import UserError, visible
-from ..reporting import write_page
+from ..reporting import render_page, write_page
 from ..reporting.numbers import duration, rounded
 from ..runs.directory import METRICS_FILE, REPORT_FILE
 from ..runs.events import TrainingWarning, of_kind, read_events
@@ -21,7 +21,7 @@ from .night_record import Night, decided, local_time, number_of, read_nights, re
 from .r_matrix import matrices
 from .record import CYCLES
 
-INDEX_FILE = "index.html"
+INDEX_FILE, TEMPLATE = "index.html", "night.html"
 # Longest line of the log.
 LONGEST_LINE = 400
 
@@ -34,6 +34,26 @@ def write_report(name: Path, cycle: str) -> Path:
     Raises:
         UserError: there is no such night, its record cannot be read, or the page cannot be written.
     """
+    nights, night = _find(name, cycle)
+    live = Generations(name).live
+    page = night.directory / REPORT_FILE
+    write_page(page, TEMPLATE, **_values(name, night, nights, live))
+    _write_index(name, nights, live)
+    return page
+
+
+def render_report(name: Path, cycle: str) -> str:
+    """Return the page of a night as it is now.
+
+    Raises:
+        UserError: there is no such night, or its record cannot be read.
+    """
+    nights, night = _find(name, cycle)
+    return render_page(TEMPLATE, **_values(name, night, nights, Generations(name).live))
+
+
+def _find(name: Path, cycle: str) -> tuple[list[Night], Night]:
+    """Return all nights, and the one of a cycle."""
     place = name / CYCLES / cycle
     nights = read_nights(name)
     night = next((night for night in nights if night.cycle == cycle), None)
@@ -42,11 +62,7 @@ def write_report(name: Path, cycle: str) -> Path:
         raise UserError(f"{place}: there is no such night; {known}")
     if night.unreadable is not None:
         raise UserError(f"{place}: the record of this night cannot be read ({night.unreadable})")
-    live = Generations(name).live
-    page = place / REPORT_FILE
-    write_page(page, "night.html", **_values(name, night, nights, live))
-    _write_index(name, nights, live)
-    return page
+    return nights, night
 
 
 def find_adapter(name: Path) -> Path:
@@ -140,13 +156,15 @@ def _training(night: Night) -> tuple[Markup, list[str]]:
     return loss_figure(events), [event.message for event in of_kind(events, TrainingWarning)]
 
 
-def _write_index(name: Path, nights: list[Night], live: int | None) -> None:
+def night_rows(nights: list[Night], live: int | None) -> list[dict[str, Any]]:
+    """Return a row for each night, the newest first."""
     rows = []
     for night in reversed(nights):
         content = night.content
         kind, words = decided(night)
         rows.append(
             {
+                "cycle": night.cycle,
                 "number": number_of(night.cycle),
                 "page": f"{night.cycle}/{REPORT_FILE}" if (night.directory / REPORT_FILE).is_file() else None,
                 "when": local_time(content.get("ended") or content.get("started")),
@@ -160,12 +178,16 @@ def _write_index(name: Path, nights: list[Night], live: int | None) -> None:
                 "loss": _mean(night, "losses"),
             }
         )
+    return rows
+
+
+def _write_index(name: Path, nights: list[Night], live: int | None) -> None:
     write_page(
         name / CYCLES / INDEX_FILE,
         "nights.html",
         name=name.name,
         live=_live(live),
-        rows=rows,
+        rows=night_rows(nights, live),
         matrices=matrices(nights),
     )
 

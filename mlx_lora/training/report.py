@@ -48,9 +48,9 @@ def write_report(
         name=out.name,
         model=record["model"],
         ending=_ending(complete),
-        cards=_cards(events, complete, config.get("keep_best_by", "mean")),
+        cards=key_figures(events, complete, config.get("keep_best_by", "mean")),
         warnings=[event.message for event in of_kind(events, TrainingWarning)],
-        charts=_charts(events),
+        charts=[figure for chart in charts(events) if (figure := responsive_chart(**chart))],
         commands=_commands(out),
         samples=samples,
         missing=missing,
@@ -66,7 +66,7 @@ def _ending(complete: TrainingResult | None) -> str:
     return f"{complete.steps:,} steps{early}."
 
 
-def _cards(
+def key_figures(
     events: Sequence[Event], complete: TrainingResult | None, criterion: str = "mean"
 ) -> list[tuple[str, str, str]]:
     """Return (label, value, note) of the key figures; ``criterion`` is ``keep_best_by``."""
@@ -125,22 +125,19 @@ def _parts(events: Sequence[Event]) -> list[Line]:
     return [Line(name, part, dots=True) for name, part in zip(names, points, strict=True)] if len(names) > 1 else []
 
 
-def _charts(events: Sequence[Event]) -> list[Markup]:
-    """Return the loss first, then what explains it; a chart without anything to show is left out."""
+def charts(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """Return the arguments of each chart of a run, the loss first, then what explains it."""
     line = partial(_line, events)
-    drawn = [
-        loss_figure(events),
-        responsive_chart("Validation loss by part", _parts(events), unit="nats a token"),
-        responsive_chart("Gradient norm", [line("largest since the last report", "grad_norm")]),
-        responsive_chart("Learning rate", [line("learning rate", "learning_rate")], unit="learning rate"),
-        responsive_chart(
-            "Speed",
-            [line("all", "tokens_per_second"), line("supervised", "supervised_tokens_per_second")],
-            unit="tokens a second",
-        ),
-        responsive_chart("Peak memory", [line("GB", "peak_memory_gb")], unit="GB"),
+    losses, marks = _losses(events)
+    speeds = [line("all", "tokens_per_second"), line("supervised", "supervised_tokens_per_second")]
+    return [
+        {"title": "Loss", "lines": losses, "unit": "nats a token", "marks": marks},
+        {"title": "Validation loss by part", "lines": _parts(events), "unit": "nats a token"},
+        {"title": "Gradient norm", "lines": [line("largest since the last report", "grad_norm")]},
+        {"title": "Learning rate", "lines": [line("learning rate", "learning_rate")], "unit": "learning rate"},
+        {"title": "Speed", "lines": speeds, "unit": "tokens a second"},
+        {"title": "Peak memory", "lines": [line("GB", "peak_memory_gb")], "unit": "GB"},
     ]
-    return [figure for figure in drawn if figure]
 
 
 def _commands(out: Path) -> list[str]:

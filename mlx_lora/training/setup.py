@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from ..backends import Backend, load_backend
 from ..backends.adapter_format import base_recorded, settled_modules
 from ..config import TrainingConfig
-from ..data.chat_template import encode_prompt, merge_note
+from ..data.chat_template import merge_note
 from ..data.checks import errors_that_stop, stop_sentence
 from ..data.dataset import Example, data_hash, read_split, read_trainable, split_file
 from ..data.formats import remembering
@@ -21,8 +20,6 @@ from ..errors import UserError
 from ..models.fingerprint import another_base
 from ..models.resolve import ResolvedModel, resolve_model
 from ..runs.names import absolute_name, adapter_files
-
-SAMPLES, SAMPLE_TOKENS = 3, 128
 
 
 @dataclass
@@ -178,21 +175,3 @@ def check_continues(adapter: str | None, files: Path, model: ResolvedModel) -> N
             f"init_adapter {adapter}: this adapter was trained on another base than {model.name}, whose weights are "
             "other ones of the same shapes or names; name its own base with model_name, or leave init_adapter out"
         )
-
-
-def samples(ready: TrainingSetup) -> list[tuple[str, str, str]]:
-    """Return (prompt, reference, answer) of a few validation examples, or training ones where there are none."""
-    rows = (ready.held_out or ready.examples)[:SAMPLES]
-    chats, prompts = [], []
-    for row in rows:
-        chat = row.messages[: _last_answer(row)]
-        # A conversation that the template only renders as a whole has no prompt to generate from.
-        with suppress(UserError):
-            prompts.append(encode_prompt(ready.backend.tokenizer, chat, tools=row.tools, **row.template_kwargs))
-            chats.append((chat[-1]["content"] if chat else "", row.messages[len(chat)]["content"] or ""))
-    answers = ready.backend.generate(prompts, SAMPLE_TOKENS, 0.0, 0) if prompts else []
-    return [(*chat, text) for chat, text in zip(chats, answers, strict=True)]
-
-
-def _last_answer(example: Example) -> int:
-    return max(i for i, message in enumerate(example.messages) if message["role"] == "assistant")

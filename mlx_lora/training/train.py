@@ -16,7 +16,7 @@ from ..backends import Backend
 from ..backends.adapter_format import ADAPTER_FILE
 from ..config import TrainingConfig
 from ..config.paths import located
-from ..errors import UserError, first_line
+from ..errors import UserError
 from ..files import set_aside, write_atomic, write_json
 from ..models.parameters import stored_parameters
 from ..runs.directory import (
@@ -43,7 +43,8 @@ from .loggers.tensorboard import tensorboard
 from .loggers.tracker import TrackedRun, load_trackers, tracking
 from .record import check_same, make_directory, new_run_id, record
 from .report import write_report
-from .setup import TrainingSetup, prepare, samples
+from .samples import write_after, write_before
+from .setup import TrainingSetup, prepare
 from .trainer import Trainer, TrainingLimits, total_steps
 
 
@@ -115,11 +116,8 @@ def train(
 
 
 def _report(ready: TrainingSetup) -> None:
-    """Write the report; the run is complete by now, so that a failed generation only costs the samples."""
-    try:
-        answers, missing = samples(ready), None
-    except Exception as error:
-        answers, missing = [], f"the adapter's answers are missing here: {first_line(error)}"
+    """Write the samples and the report; the run is complete by now."""
+    answers, missing = write_after(ready)
     write_report(ready.out, ready.config.to_dict(), record(ready), answers, missing)
 
 
@@ -144,6 +142,8 @@ def _run_rank0(ready: TrainingSetup, trainable: int, listeners: Sequence[Listene
 
     checkpoints = Checkpoints(out / "checkpoints", config.save_total_limit)
     state, damaged = _resume(backend, checkpoints, out)
+    if state.step == 0:
+        write_before(ready)
     emit(
         Start(
             step=state.step,

@@ -35,7 +35,7 @@ def test_a_run_directory_is_whole(run, eisv_data):
     out, printed = run
     assert sorted(p.name for p in out.iterdir()) == [
         *(".lock", "adapter_config.json", "adapters.safetensors", "checkpoints", "config.yaml", "metrics.jsonl"),
-        *("report.html", "run.json", "telemetry.jsonl"),
+        *("report.html", "run.json", "samples.json", "telemetry.jsonl"),
     ]
     adapter = json.loads((out / "adapter_config.json").read_text())
     assert adapter["lora_parameters"]["scale"] == 2.0

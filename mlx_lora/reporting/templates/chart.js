@@ -1,5 +1,5 @@
 // Names the values under the pointer, or at the arrow keys' place, below each chart.
-for (const svg of document.querySelectorAll("svg[data-chart]")) {
+function watchChart(svg) {
   const chart = JSON.parse(svg.dataset.chart), [left, top, right, bottom] = chart.box, [low, high] = chart.x;
   const places = [...new Set(chart.lines.flatMap(([, points]) => points.map(([x]) => x)))].sort((a, b) => a - b);
   const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
@@ -11,9 +11,11 @@ for (const svg of document.querySelectorAll("svg[data-chart]")) {
     const x = places[at], px = left + ((x - low) / (high - low)) * (right - left);
     line.setAttribute("d", `M${px} ${top}V${bottom}`);
     svg.append(line);
+    svg.dataset.at = x;
     output.value = `${chart.label} ${x.toLocaleString("en")}: ` + chart.lines.map(([name, points]) => {
       const [step, y] = nearest(points, x, (point) => point[0]);
-      return step === x ? `${name} ${y.toLocaleString("en", { maximumSignificantDigits: 4 })}` : "";
+      // A line that was thinned has no point at every step.
+      return (Math.abs(step - x) / (high - low)) * (right - left) <= 5 ? `${name} ${y.toLocaleString("en", { maximumSignificantDigits: 4 })}` : "";
     }).filter(Boolean).join(", ");
   };
   const hide = () => { line.remove(); output.value = ""; };
@@ -33,3 +35,4 @@ for (const svg of document.querySelectorAll("svg[data-chart]")) {
     show();
   });
 }
+document.querySelectorAll("svg[data-chart]").forEach(watchChart);
