@@ -77,11 +77,9 @@ def _below(directory: Path, name: str) -> str | None:
     parts = name.split("/")
     if any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in parts):
         return None
-    top = directory.expanduser().resolve()
-    for place in (top / name, top / name.partition("@")[0]):
-        if place.is_dir():
-            return str(top / name) if place.resolve().is_relative_to(top) else None
-    return None
+    top = directory.absolute()
+    named = (top / name).is_dir() or (top / name.partition("@")[0]).is_dir()
+    return str(top / name) if named else None
 
 
 def _run(model: str, place: str) -> TrainingStart:
