@@ -7,6 +7,7 @@ its start, the training from its last checkpoint.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -63,6 +64,8 @@ def ended(
     except UserError as error:
         code, message = "training_failed", str(error)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space and start the job anew" if full else "check the path and its permissions"
         message = f"{error.filename or 'the file system'}: {error.strerror or error}; {advice}"
     except MemoryError:
         message = "there is not enough memory for this; use less data, a smaller batch_size or a smaller model"
