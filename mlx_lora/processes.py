@@ -17,8 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
-from .files import file_lock
 from .memory import command_output, text_of
 
 ANSWER = ".answer"
@@ -108,17 +106,6 @@ def exit_cause(status: int) -> str:
 def last_lines(output: str, count: int = 1) -> list[str]:
     """Return the last lines of a process's output that are not blank."""
     return [line.strip() for line in output.splitlines() if line.strip()][-count:]
-
-
-def is_locked(path: Path) -> bool:
-    """Return True if a process holds a lock of ``file_lock``; a lock file that is absent is not held."""
-    if not path.exists():
-        return False
-    try:
-        with file_lock(path, "held"):
-            return False
-    except UserError:
-        return True
 
 
 def this_owner() -> dict[str, Any]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LONGEST
-from ..files import write_json
-from ..processes import exit_cause, is_locked, last_lines, python_command, python_environment, recorded_owner
+from ..files import is_locked, write_json
+from ..processes import exit_cause, last_lines, python_command, python_environment, recorded_owner
 from .job_files import JobDirectory, Phase, take_lock
 
 # Seconds after which a worker that was asked to end for a cancelled job is killed.

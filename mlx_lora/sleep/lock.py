@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..files import file_lock, write_json, writing
-from ..processes import is_locked, recorded_owner, this_owner
+from ..files import file_lock, is_locked, write_json, writing
+from ..processes import recorded_owner, this_owner
 
 LOCK, OWNER = "sleep.lock", "sleep.owner.json"
 
