@@ -16,7 +16,8 @@ from mlx_lora.errors import UserError
 from mlx_lora.evaluation.targets import open_target
 from mlx_lora.serving import scheduler as scheduler_module
 from mlx_lora.serving.api import ApiError
-from mlx_lora.serving.job_files import checkpoint_adapter, job_checkpoints
+from mlx_lora.serving.job_files import checkpoint_adapter, job_checkpoints, job_directory, read_outcome
+from mlx_lora.serving.worker_process import existing_worker
 
 
 @pytest.fixture
@@ -235,18 +236,16 @@ def test_a_damaged_outcome_is_kept_and_the_job_resumes(desk):
 def test_cancelled_while_no_server_runs_is_ended_by_the_next(desk):
     job = desk.job(num_epochs=40)
     desk.wait_for_step(job)
-    pid = json.loads((desk.directory(job) / "owner.json").read_text())["pid"]
+    directory = job_directory(desk.settings, job.id)
     desk.scheduler.stop()
     desk.scheduler.cancel(job.id)
-    os.kill(pid, 0)
+    assert existing_worker(directory, "train") is not None
     desk.restart()
+    # The next one trains when the worker has ended.
     desk.wait(desk.job(), "running")
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-    assert (
-        not (desk.directory(job) / "outcome.json").exists()
-        or "interrupted" in (desk.directory(job) / "outcome.json").read_text()
-    )
+    assert existing_worker(directory, "train") is None
+    assert read_outcome(directory).status == "interrupted"
+    assert desk.state.find_job(job.id).wish is None
 
 
 def test_a_worker_that_dies_at_every_start(desk, monkeypatch, tmp_path):
