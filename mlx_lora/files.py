@@ -128,13 +128,13 @@ def locked_directory(directory: Path | None, held: str) -> Iterator[None]:
 
 
 @contextmanager
-def file_lock(path: Path, held: str, timeout: float = 0) -> Iterator[None]:
+def file_lock(path: Path, held: str, timeout: float = 0.5) -> Iterator[None]:
     """Hold a lock while the block runs; it ends with the process, however that ends.
 
     Args:
         path: the lock file, created if absent; it stays, since another process may be waiting for this very file.
         held: the error where another process holds the lock.
-        timeout: seconds to wait for it.
+        timeout: seconds to wait for it; by default long enough for an ``is_locked`` of another process to be over.
 
     Raises:
         UserError: it is held, or the file cannot be opened.
@@ -159,7 +159,7 @@ def is_locked(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        with file_lock(path, "held"):
+        with file_lock(path, "held", timeout=0):
             return False
     except UserError:
         return True
@@ -275,23 +275,6 @@ def set_aside(path: Path, why: str = "unreadable") -> Path:
         os.rename(path, place)
         fsync_path(path.parent)
     return place
-
-
-def replace_link(path: Path, target: str) -> None:
-    """Point a symbolic link at ``target``, in place of any link or file at ``path``; a reader sees old or new.
-
-    Raises:
-        UserError: the file system refuses.
-    """
-    temporary = temporary_beside(path)
-    remove_any(temporary)
-    with writing(path):
-        try:
-            os.symlink(target, temporary)
-            os.replace(temporary, path)
-            fsync_path(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def check_format(content: Mapping[str, Any], file: Path) -> None:

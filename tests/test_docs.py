@@ -13,7 +13,7 @@ import pytest
 from mlx_lora.config import TrainingConfig
 
 REPO = Path(__file__).parent.parent
-SLOW = ("README.md", "together.md", "sleep.md", "export.md", "evaluation.md", "config.md")
+SLOW = ("README.md", "together.md", "sleep.md", "export.md", "evaluation.md", "config.md", "serving.md")
 DOCS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
 
 

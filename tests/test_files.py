@@ -6,11 +6,14 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from mlx_lora.errors import UserError
-from mlx_lora.files import file_lock, new_directory, temporary_beside, write_atomic
+from mlx_lora.files import file_lock, is_locked, new_directory, temporary_beside, write_atomic
 from mlx_lora.sources.salience import ExperienceCollector
 
 
@@ -118,3 +121,23 @@ def test_a_lock_is_not_taken_through_a_link(tmp_path, victim):
     (tmp_path / ".lock").symlink_to(victim)
     with pytest.raises(UserError, match="it cannot be written"), file_lock(tmp_path / ".lock", "held"):
         pass
+
+
+def test_a_look_at_a_lock_keeps_nobody_from_it(tmp_path):
+    """A look holds the lock for a moment, in which another process's attempt must not fail."""
+    lock, looking = tmp_path / "lock", threading.Event()
+    assert not is_locked(lock)
+
+    def look():
+        with file_lock(lock, "held"):
+            looking.set()
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(look)
+        assert looking.wait(60)
+        with file_lock(lock, "held"):
+            assert is_locked(lock)
+            with pytest.raises(UserError, match="held"), file_lock(lock, "held"):
+                pass
+    assert not is_locked(lock)

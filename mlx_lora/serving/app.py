@@ -136,9 +136,9 @@ def _make_whole(parsed: Any, error: ValidationError) -> bool:
     """Turn 3.0 into 3 where an integer is wanted, as JSON Schema means it; False: there is none."""
     found = False
     for detail in error.errors():
-        value = detail["input"]
-        if detail["type"] == "int_type" and isinstance(value, float) and value.is_integer():
-            *above, last = _existing(detail["loc"], parsed, False)
+        value, place = detail["input"], _existing(detail["loc"], parsed, False)
+        if place and detail["type"] == "int_type" and isinstance(value, float) and value.is_integer():
+            *above, last = place
             reduce(getitem, above, parsed)[last] = int(value)
             found = True
     return found

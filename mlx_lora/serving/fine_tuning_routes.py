@@ -175,7 +175,8 @@ def list_jobs(call: Call) -> Any:
         elif key := re.fullmatch(r"metadata\[(.*)\]", name, re.DOTALL):
             jobs = [job for job in jobs if (job.metadata or {}).get(key[1]) == value]
     found, more = page(jobs, call.query)
-    return JobList(data=[job_object(job, call.services) for job in found], has_more=more)
+    queue = {job_id: place for place, job_id in enumerate(call.services.state.job_ids("queued"))}
+    return JobList(data=[job_object(job, call.services, queue) for job in found], has_more=more)
 
 
 def list_events(call: Call) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field
@@ -151,9 +151,15 @@ def page(items: Sequence[Listed], query: ListQuery) -> tuple[list[Listed], bool]
     return list(items[start:end]), end < len(items)
 
 
-def job_object(job: Job, services: Services) -> JobObject:
-    """Return a job as OpenAI's API has it."""
-    hyperparameters, queued = hyperparameters_of(job.config), job.status == "queued"
+def job_object(job: Job, services: Services, queue: Mapping[str, int] | None = None) -> JobObject:
+    """Return a job as OpenAI's API has it.
+
+    Args:
+        queue: the places in the queue, by id, where many jobs are asked for.
+    """
+    hyperparameters, position = hyperparameters_of(job.config), None
+    if job.status == "queued":
+        position = services.scheduler.position(job.id) if queue is None else queue.get(job.id)
     known = {key: job.progress[key] for key in JobProgress.model_fields if job.progress.get(key) is not None}
     return JobObject(
         id=job.id,
@@ -171,7 +177,7 @@ def job_object(job: Job, services: Services) -> JobObject:
         error=None if job.error is None else JobError(**job.error),
         seed=job.seed,
         metadata=job.metadata,
-        mlx_lora=JobProgress(queue_position=services.scheduler.position(job.id) if queued else None, **known),
+        mlx_lora=JobProgress(queue_position=position, **known),
     )
 
 

@@ -11,11 +11,12 @@ from typing import Any
 from ..errors import UserError, shortened
 from ..models.resolve import BUILT_IN
 from ..runs.resolve import resolve_model_or_run
+from .job_files import checkpoint_adapter, job_directory
+from .job_objects import model_id
 from .settings import ServerSettings
 from .state import State
 
 FINE_TUNED = "ft:"
-RUN = "run"
 # The config keys that decide the shape of an adapter.
 SHAPE = ("lora_rank", "lora_alpha", "use_rslora", "fine_tune_type", "lora_target_modules", "num_layers")
 
@@ -58,12 +59,17 @@ def find_start(model: str, settings: ServerSettings, state: State) -> TrainingSt
 
 
 def _fine_tuned(model: str, settings: ServerSettings, state: State) -> str:
-    job = state.find_job(f"ftjob-{model.rpartition(':')[2]}")
-    if job is None or job.fine_tuned_model != model:
-        raise UserError(
-            f"there is no fine-tuned model {shortened(model, 200)}; take the fine_tuned_model of a job that succeeded"
-        )
-    return str(settings.jobs / job.id / RUN)
+    name, _, step = model.partition(":ckpt-step-")
+    job = state.find_job(f"ftjob-{name.rpartition(':')[2]}")
+    if job is not None and model_id(job) == name:
+        if step.isascii() and step.isdecimal():
+            return str(checkpoint_adapter(settings, job, int(step[:9])))
+        if not step and job.status == "succeeded":
+            return str(job_directory(settings, job.id).run)
+    raise UserError(
+        f"there is no fine-tuned model {shortened(model, 200)}; take the fine_tuned_model of a job that succeeded, "
+        "or one of its checkpoints"
+    )
 
 
 def _below(directory: Path, name: str) -> str | None:
@@ -71,11 +77,9 @@ def _below(directory: Path, name: str) -> str | None:
     parts = name.split("/")
     if any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in parts):
         return None
-    top = directory.expanduser().resolve()
-    for place in (top / name, top / name.partition("@")[0]):
-        if place.is_dir():
-            return str(top / name) if place.resolve().is_relative_to(top) else None
-    return None
+    top = directory.absolute()
+    named = (top / name).is_dir() or (top / name.partition("@")[0]).is_dir()
+    return str(top / name) if named else None
 
 
 def _run(model: str, place: str) -> TrainingStart:

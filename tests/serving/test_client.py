@@ -77,7 +77,7 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with running_server(tmp_path, port=port) as first, Client(first.url, first.token) as client:
-        job_id = client.train({**TRAIN, "training_config": {"epochs": 20}})
+        job_id = client.train({**TRAIN, "training_config": {**TRAIN["training_config"], "epochs": 20}})
         followed, waited = [], []
         threads = [
             threading.Thread(target=lambda: followed.extend(client.events(job_id))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import openai
@@ -99,7 +100,7 @@ def test_events_are_listed_the_newest_first_page_by_page(client, trained):
     assert [event.id for event in last.data] == [event.id for event in events[-2:]]
 
 
-def test_checkpoints_are_listed_and_training_continues_from_the_model(client, trained, file):
+def test_checkpoints_are_listed_and_training_continues_from_the_model(client, server, trained, file):
     checkpoints = list(client.fine_tuning.jobs.checkpoints.list(trained.id, limit=1))
     assert all(isinstance(one, FineTuningJobCheckpoint) for one in checkpoints)
     steps = [one.step_number for one in checkpoints]
@@ -113,12 +114,15 @@ def test_checkpoints_are_listed_and_training_continues_from_the_model(client, tr
     assert one.metrics.valid_loss > 0
 
     starts = [trained.fine_tuned_model, checkpoints[-1].fine_tuned_model_checkpoint]
-    for number, model in enumerate(starts):
+    jobs = server.state_dir / "jobs"
+    for model in starts:
         # No settings of the adapter's shape: it keeps its own.
         job = create(client, file, model, {"max_seq_length": 256}, hyperparameters={"n_epochs": 1}, suffix="next")
         done = wait_for(client, job.id, "succeeded")
-        first = next(e for e in client.fine_tuning.jobs.list_events(job.id, limit=100) if e.data.get("step") == 1)
-        assert first.data["train_loss"] < 9.9 - number
+        record = json.loads((jobs / job.id / "run" / "run.json").read_text())
+        begin = "run" if model == trained.fine_tuned_model else f"checkpoint-adapters/step-{steps[-1]:08d}"
+        assert record["init_adapter"] == str(jobs / trained.id / begin)
+        assert record["learned_from"]["lora_rank"] == SMALL["lora_rank"]
         assert done.fine_tuned_model.endswith(":next:" + job.id.removeprefix("ftjob-"))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -11,8 +13,9 @@ from job_helpers import BUILT_IN, Desk, as_jsonl, rows
 
 from mlx_lora.config import load_config
 from mlx_lora.serving.job_files import Outcome, job_directory, read_outcome, write_outcome
+from mlx_lora.serving.job_validation import validate
 from mlx_lora.serving.records import Job, new_id
-from mlx_lora.serving.worker import ended, validate
+from mlx_lora.serving.worker import ended
 
 
 @pytest.fixture
@@ -121,6 +124,16 @@ def test_a_zip_bomb(validated, content, most):
     said = "500 times its size" if most == 10**9 else "200,000 bytes"
     assert outcome.error["message"].startswith("sft.jsonl.gz: this ")
     assert f"expands to more than {said}" in outcome.error["message"]
+
+
+@pytest.mark.parametrize(("number", "advice"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "permissions")])
+def test_an_error_of_the_system_is_a_sentence(number, advice):
+    def broken(directory, task):
+        raise OSError(number, os.strerror(number), "/some/file")
+
+    outcome = ended(broken, None, {"phase": "train", "files": {}})
+    assert outcome.error["message"].startswith(f"/some/file: {os.strerror(number)}; ")
+    assert advice in outcome.error["message"]
 
 
 def test_a_defect_is_a_sentence(tmp_path, capsys):

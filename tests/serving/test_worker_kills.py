@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,24 @@ def kill_worker(desk) -> bool:
     return False
 
 
+def wait_for_a_step(desk) -> None:
+    """Wait until some job's metrics grow."""
+
+    def size() -> int:
+        total = 0
+        for file in desk.settings.jobs.glob("*/run/metrics.jsonl"):
+            # A run that starts over removes it.
+            with suppress(FileNotFoundError):
+                total += file.stat().st_size
+        return total
+
+    before, deadline = size(), time.monotonic() + HANG
+    while size() <= before:
+        before = min(before, size())
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def run_with_kills(desk, kills: int, seed: int):
     """Keep two jobs going until so many kills have met a living process; returns all jobs."""
     rng, jobs, met = random.Random(seed), [], {"server": 0, "worker": 0}
@@ -65,7 +84,12 @@ def run_with_kills(desk, kills: int, seed: int):
         while sum(met.values()) < kills:
             if desk.state.count_jobs(["validating_files", "queued", "running"]) < 2:
                 jobs.append(desk.job(num_epochs=2))
-            time.sleep(rng.uniform(0.1, 2.5))
+            # Every other kill comes after a further step, the others at any moment, of a start mostly.
+            if sum(met.values()) % 2:
+                wait_for_a_step(desk)
+                time.sleep(rng.uniform(0, 0.3))
+            else:
+                time.sleep(rng.uniform(0.1, 2.5))
             if rng.random() < 0.4:
                 server.kill()
                 met["server"] += 1
