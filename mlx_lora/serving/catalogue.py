@@ -16,7 +16,8 @@ from ..runs.generations import Generations
 from ..runs.names import ADAPTERS
 from ..runs.resolve import Reference, resolve_model_or_run
 from .api import ApiError
-from .job_files import checkpoint_adapter, job_checkpoints, job_directory
+from .fine_tuned import PREFIX, model_id, trained_directory
+from .job_files import job_checkpoints
 from .records import Job
 from .settings import ServerSettings
 from .state import State
@@ -25,8 +26,6 @@ from .state import State
 DEPTH, MOST_DIRECTORIES = 4, 5000
 # Directories within which no model of its own is looked for.
 INNER = {"checkpoints", "generations", "refs", "tensorboard", "__pycache__", "node_modules"}
-# ft:BASE:SUFFIX:NUMBER and, of a checkpoint, :ckpt-step-STEP; NUMBER is the job's id without its prefix.
-TRAINED = re.compile(r"ft:.+:[^:]*:(?P<job>[0-9a-f]{24})(:ckpt-step-(?P<step>[0-9]{1,9}))?")
 MOST_LENGTH, MOST_PART = 500, 200
 
 Stamp = tuple[tuple[str, int, int], ...]
@@ -104,7 +103,7 @@ class Catalogue:
 
     def directory_of(self, identity: str) -> Path | None:
         """Return the directory of a model of any kind, such as one for embeddings; ``None``: it is not here."""
-        if not identity or len(identity) > MOST_LENGTH or not identity.isprintable():
+        if not _is_name(identity):
             return None
         local = (directory for _, directory in self._places(identity) if _is_base(directory))
         return next(local, None) or _cached_snapshot(identity)
@@ -123,17 +122,26 @@ class Catalogue:
     # Resolution
 
     def _reference(self, identity: str) -> Reference | None:
-        if not identity or len(identity) > MOST_LENGTH or not identity.isprintable():
-            return None
-        if identity.startswith("ft:"):
-            directory = self._trained(identity)
-            return None if directory is None else self._resolve(str(directory), directory)
         if identity in BUILT_IN:
             return self._resolve(identity, BUILT_IN[identity])
+        found = self.local(identity)
+        snapshot = _cached_snapshot(identity) if found is None and _is_name(identity) else None
+        return found if snapshot is None else Reference(identity, "base", _hub_base(identity, snapshot))
+
+    def local(self, identity: str) -> Reference | None:
+        """Return what a name means among the jobs' models and below the directory of models; ``None``: nothing.
+
+        Raises:
+            UserError: what it means cannot be used.
+        """
+        if not _is_name(identity):
+            return None
+        if identity.startswith(PREFIX):
+            directory = trained_directory(identity, self._settings, self._state)
+            return None if directory is None else self._resolve(str(directory), directory)
         for name, directory in self._places(identity):
             return self._resolve(name, directory)
-        snapshot = _cached_snapshot(identity)
-        return None if snapshot is None else Reference(identity, "base", _hub_base(identity, snapshot))
+        return None
 
     def _places(self, identity: str) -> Iterator[tuple[str, Path]]:
         """Yield the names by which ``runs.resolve`` finds a name below the directory of models, and their directories.
@@ -162,24 +170,13 @@ class Catalogue:
         self._resolved[f"{name} {directory}"] = (now, path, base_stamp(path), reference)
         return reference
 
-    def _trained(self, identity: str) -> Path | None:
-        """Return the run directory of a job's model, or of a checkpoint of it."""
-        parts = TRAINED.fullmatch(identity)
-        job = parts and self._state.find_job(f"ftjob-{parts['job']}")
-        if not parts or not job or not identity.startswith(f"ft:{job.model}:{job.suffix or ''}:"):
-            return None
-        if parts["step"]:
-            return checkpoint_adapter(self._settings, job, int(parts["step"]))
-        return job_directory(self._settings, job.id).run if job.status == "succeeded" else None
-
     # Lists
 
     def _of_job(self, job: Job) -> Iterator[ModelEntry]:
-        name = f"ft:{job.model}:{job.suffix or ''}:{job.id.removeprefix('ftjob-')}"
         if job.status == "succeeded":
-            yield ModelEntry(name, int(job.finished_at or job.created_at), "job")
+            yield ModelEntry(model_id(job), int(job.finished_at or job.created_at), "job")
         for checkpoint in job_checkpoints(self._settings, job):
-            yield ModelEntry(f"{name}:ckpt-step-{checkpoint.step}", int(checkpoint.created_at), "job")
+            yield ModelEntry(model_id(job, checkpoint.step), int(checkpoint.created_at), "job")
 
     def _local(self) -> Iterator[ModelEntry]:
         root, looked = self._settings.models.absolute(), 0
@@ -196,6 +193,10 @@ class Catalogue:
                 for name in sorted(names)
                 if deeper and name not in INNER and not name.startswith(".") and directory / name != state
             ]
+
+
+def _is_name(identity: str) -> bool:
+    return 0 < len(identity) <= MOST_LENGTH and identity.isprintable()
 
 
 def _leads_elsewhere(part: str) -> bool:

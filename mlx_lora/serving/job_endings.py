@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from .fine_tuned import model_id
 from .job_files import Outcome, read_outcome
 from .records import ENDED, Job, NewEvent, Status
 from .settings import ServerSettings
@@ -47,7 +48,7 @@ class Endings:
 
     def _succeed(self, job: Job, outcome: Outcome) -> None:
         result = outcome.result or {}
-        name = f"ft:{job.model}:{job.suffix or ''}:{job.id.removeprefix('ftjob-')}"
+        name = model_id(job)
         measured = {
             "step": result.get("steps"),
             "loss": result.get("loss"),

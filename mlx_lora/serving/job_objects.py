@@ -211,17 +211,12 @@ def event_object(event: JobEvent) -> EventObject:
     )
 
 
-def model_id(job: Job) -> str:
-    """Return the id of the model that a job trains."""
-    return f"ft:{job.model}:{job.suffix or ''}:{job.id.removeprefix('ftjob-')}"
-
-
 def checkpoint_object(checkpoint: JobCheckpoint, job: Job) -> CheckpointObject:
     """Return a checkpoint as OpenAI's API has it."""
     return CheckpointObject(
         id=checkpoint.id,
         created_at=int(checkpoint.created_at),
-        fine_tuned_model_checkpoint=f"{model_id(job)}:ckpt-step-{checkpoint.step}",
+        fine_tuned_model_checkpoint=model_id(job, checkpoint.step),
         fine_tuning_job_id=job.id,
         step_number=checkpoint.step,
         metrics=CheckpointMetrics(**checkpoint.metrics),

@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, shortened
 from ..models.resolve import BUILT_IN
-from ..runs.resolve import resolve_model_or_run
-from .job_files import checkpoint_adapter, job_directory
-from .job_objects import model_id
+from ..runs.resolve import Reference
+from .catalogue import Catalogue
+from .fine_tuned import PREFIX
 from .settings import ServerSettings
 from .state import State
 
-FINE_TUNED = "ft:"
 # The config keys that decide the shape of an adapter.
 SHAPE = ("lora_rank", "lora_alpha", "use_rslora", "fine_tune_type", "lora_target_modules", "num_layers")
 
@@ -46,47 +44,26 @@ def find_start(model: str, settings: ServerSettings, state: State) -> TrainingSt
     """
     if model in BUILT_IN:
         return TrainingStart(model)
-    if model.startswith(FINE_TUNED):
-        return _run(model, _fine_tuned(model, settings, state))
-    if place := _below(settings.models, model):
-        return _run(model, place)
+    try:
+        found = Catalogue(settings, state).local(model)
+    except UserError as error:
+        raise UserError(f"{model}: this model cannot be trained ({error})") from None
+    if found is not None:
+        return _start_from(found)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model, re.ASCII) and ".." not in model:
         return TrainingStart(model)
+    if model.startswith(PREFIX):
+        raise UserError(
+            f"there is no fine-tuned model {shortened(model, 200)}; take the fine_tuned_model of a job that succeeded, "
+            "or one of its checkpoints"
+        )
     raise UserError(
         f"there is no model {shortened(model)} to train; name {', '.join(BUILT_IN)}, a model of the hub (owner/name), "
         "a directory below the server's --models, or a fine-tuned model (ft:…)"
     )
 
 
-def _fine_tuned(model: str, settings: ServerSettings, state: State) -> str:
-    name, _, step = model.partition(":ckpt-step-")
-    job = state.find_job(f"ftjob-{name.rpartition(':')[2]}")
-    if job is not None and model_id(job) == name:
-        if step.isascii() and step.isdecimal():
-            return str(checkpoint_adapter(settings, job, int(step[:9])))
-        if not step and job.status == "succeeded":
-            return str(job_directory(settings, job.id).run)
-    raise UserError(
-        f"there is no fine-tuned model {shortened(model, 200)}; take the fine_tuned_model of a job that succeeded, "
-        "or one of its checkpoints"
-    )
-
-
-def _below(directory: Path, name: str) -> str | None:
-    """Return the path of a run, a generation or a base below a directory; ``None``: the name is of nothing there."""
-    parts = name.split("/")
-    if any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in parts):
-        return None
-    top = directory.absolute()
-    named = (top / name).is_dir() or (top / name.partition("@")[0]).is_dir()
-    return str(top / name) if named else None
-
-
-def _run(model: str, place: str) -> TrainingStart:
-    try:
-        found = resolve_model_or_run(place)
-    except UserError as error:
-        raise UserError(f"{model}: this model cannot be trained ({error})") from None
+def _start_from(found: Reference) -> TrainingStart:
     base = found.base
     if found.adapter is None:
         return TrainingStart(base.reference)

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,7 @@ import httpx
 from mlx_lora.processes import python_environment
 
 SECONDS = 60
-# Until the scheduler and the chat are there, stand-ins of theirs.
-STAND_INS = str(Path(__file__).with_name("stand_ins.py"))
-PROGRAM = [
-    sys.executable,
-    "-P",
-    *([STAND_INS] if find_spec("mlx_lora.serving.chat") is None else ["-m", "mlx_lora"]),
-]
+PROGRAM = [sys.executable, "-P", "-m", "mlx_lora"]
 
 
 @dataclass

@@ -7,7 +7,6 @@ import re
 import signal
 import stat
 import subprocess
-import sys
 import time
 from urllib.parse import unquote
 
@@ -29,9 +28,8 @@ def test_the_page_is_opened_with_its_token(tmp_path):
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\nprintf "%s" "$1" > {opened}.new; mv {opened}.new {opened}\n')
     browser.chmod(0o700)
-    program = [sys.executable, "-P", str(PROGRAM)] if (PROGRAM := _stand_ins()) else [sys.executable, "-m", "mlx_lora"]
     process = subprocess.Popen(
-        [*program, "ui", "--port", "0", "--state", "state", "--models", "."],
+        [*PROGRAM, "ui", "--port", "0", "--state", "state", "--models", "."],
         stdout=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
@@ -57,9 +55,3 @@ def test_the_page_is_opened_with_its_token(tmp_path):
         process.wait(30)
     assert process.returncode == 0
     assert not doorway.exists()
-
-
-def _stand_ins():
-    import server
-
-    return server.PROGRAM[-1] if server.PROGRAM[-1].endswith(".py") else None
