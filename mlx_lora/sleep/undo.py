@@ -7,7 +7,6 @@ from typing import Any
 from ..errors import UserError
 from ..runs.generations import Generations
 from .config import ExportConfig
-from .publish import point_alias
 from .record import read_cycles
 
 
@@ -38,6 +37,9 @@ def follow(generations: Generations) -> list[str]:
     try:
         export = _export_of(generations)
         if export is not None and export.ollama is not None:
+            # Exports load models, and whoever only undoes, as a server does, is not kept waiting for those libraries.
+            from .publish import point_alias
+
             point_alias(generations, generations.live, export)
     except UserError as error:
         return [str(error)]

@@ -46,6 +46,15 @@ def test_a_second_server_on_the_same_state_is_refused(tmp_path):
         assert len(client.get("/v1/files").json()["data"]) == 1
 
 
+def test_a_server_starts_without_the_libraries_of_models(tmp_path):
+    heavy = ("mlx", "mlx_lm", "torch", "transformers", "huggingface_hub")
+    code = f"import sys, mlx_lora.serving.server, mlx_lora.serving.app; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=python_environment(), capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_an_address_that_is_taken(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
