@@ -11,7 +11,7 @@ from mlx_lora.evaluation.suite import Generation
 from mlx_lora.evaluation.targets import load_target
 
 pytest.importorskip("mlx_lora.serving.fine_tuning_routes")
-from contract_requests import SMALL, upload, wait_for  # noqa: E402
+from contract_requests import SMALL, upload, wait_for
 
 BASE = "builtin/tiny-lumen"
 QUESTION = user("TRAJECTORY: shape: convergence")
