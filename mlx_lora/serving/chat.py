@@ -136,19 +136,29 @@ class ChatService:
 
     def _wanted(self) -> list[ServedModel]:
         """Return a model of each key that has answers to grow: those in batches first, then in the queue's order."""
-        with self._changed:
-            waiting = [one.model for one in self._waiting if not one.cancelled]
+        models = [next(iter(rows.values())).model for rows in self._growing.values() if rows]
+        models += [one.model for one in self._joinable()]
         found: dict[Key, ServedModel] = {}
-        for model in [next(iter(rows.values())).model for rows in self._growing.values() if rows] + waiting:
+        for model in models:
             found.setdefault(key_of(model), model)
         return list(found.values())
 
+    def _joinable(self) -> list[Answering]:
+        """Return the waiting requests before the first one whose base has no room.
+
+        Those after it let the bases in use become idle, or it would wait for as long as others come.
+        """
+        with self._changed:
+            waiting = [one for one in self._waiting if not one.cancelled]
+        blocked = (place for place, one in enumerate(waiting) if not self._engine.can_use(one.model))
+        return waiting[: next(blocked, len(waiting))]
+
     def _next_model(self) -> ServedModel | None:
-        """Return the model whose turn it is: the one after the last, among those that there is room for."""
-        usable = [model for model in self._wanted() if self._engine.can_use(model)]
-        keys = [key_of(model) for model in usable]
+        """Return the model whose turn it is: the one after the last."""
+        wanted = self._wanted()
+        keys = [key_of(model) for model in wanted]
         place = keys.index(self._last) + 1 if self._last in keys else 0
-        return usable[place % len(usable)] if usable else None
+        return wanted[place % len(wanted)] if wanted else None
 
     def _take_turn(self, model: ServedModel) -> None:
         """Let a model's answers grow until there are none, or others have waited for long enough."""
@@ -176,13 +186,12 @@ class ChatService:
         """Let a waiting request of the model join the batch, if there is room; return True if one did."""
         if rows and sum(map(len, self._growing.values())) >= ROWS:
             return False
+        answering = next((one for one in self._joinable() if key_of(one.model) == key), None)
+        if answering is None:
+            return False
         with self._changed:
-            answering = next((one for one in self._waiting if key_of(one.model) == key), None)
-            if answering is None:
-                return False
-            self._waiting.remove(answering)
-        if answering.cancelled:
-            return True
+            # It may have been cancelled in the meantime, and then be gone.
+            self._waiting = [one for one in self._waiting if one is not answering]
         # From here on, an error is this request's too.
         rows[-1] = answering
         prompt, sampling = answering.prompt, answering.options.sampling
