@@ -154,6 +154,17 @@ def file_lock(path: Path, held: str, timeout: float = 0) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(path: Path) -> bool:
+    """Return True if a process holds a lock of ``file_lock``; a lock file that is absent is not held."""
+    if not path.exists():
+        return False
+    try:
+        with file_lock(path, "held"):
+            return False
+    except UserError:
+        return True
+
+
 def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Replace a file by ``content`` (text as UTF-8), or leave it as it was; its permissions stay."""
     path = Path(path)

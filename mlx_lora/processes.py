@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from .memory import command_output, text_of
 
 ANSWER = ".answer"
 
@@ -102,3 +106,25 @@ def exit_cause(status: int) -> str:
 def last_lines(output: str, count: int = 1) -> list[str]:
     """Return the last lines of a process's output that are not blank."""
     return [line.strip() for line in output.splitlines() if line.strip()][-count:]
+
+
+def this_owner() -> dict[str, Any]:
+    """Return ``{"pid", "started", "boot"}`` of this process, for the record beside a lock that it holds."""
+    return {"pid": os.getpid(), "started": datetime.now(UTC).isoformat(timespec="seconds"), "boot": boot_id()}
+
+
+def recorded_owner(file: Path) -> dict[str, Any] | None:
+    """Return the owner that was recorded in a file; None if unknown, or of another boot of the machine."""
+    try:
+        owner = json.loads(file.read_text(encoding="utf-8"))
+        return owner if {"pid", "started"} <= set(owner) and owner.get("boot") == boot_id() else None
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def boot_id() -> str:
+    """Return an identifier of this boot of the machine; empty where there is none."""
+    if sys.platform == "darwin":
+        found = re.search(r"sec = (\d+)", command_output("sysctl", "-n", "kern.boottime"))
+        return found[1] if found else ""
+    return text_of(Path("/proc/sys/kernel/random/boot_id")).strip()

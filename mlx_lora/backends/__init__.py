@@ -85,6 +85,9 @@ class Backend(Protocol):
     def log_probabilities(self, batch: Batch) -> tuple[list[float], list[bool]]:
         """Return the log-probability of each supervised token of a batch, and True where it is the top-1 token."""
 
+    def describe_adapter(self, directory: Path, base: ResolvedModel) -> None:
+        """Write ``adapter_config.json`` of the adapter in training."""
+
     def save_adapter(self, directory: Path, base: ResolvedModel) -> None:
         """Write ``adapters.safetensors`` and ``adapter_config.json`` in mlx-lm's format."""
 

@@ -85,9 +85,13 @@ class BaseBackend(ABC):
             self._load(directory)
         self.model.eval()
 
+    def describe_adapter(self, directory: Path, base: ResolvedModel) -> None:
+        """Write the ``adapter_config.json`` of the adapter in training."""
+        write_description(directory, base, self._adapter)
+
     def save_adapter(self, directory: Path, base: ResolvedModel) -> None:
         """Write the adapter in mlx-lm's format."""
-        write_description(directory, base, self._adapter)
+        self.describe_adapter(directory, base)
         temporary = directory / f".{ADAPTER_FILE}.tmp.safetensors"
         with writing(directory / ADAPTER_FILE):
             os.close(create_file(temporary, directory / ADAPTER_FILE))

@@ -26,6 +26,7 @@ COMMANDS = {
     "fuse": ("mlx_lora.cli.fuse", "fuse", "Merge an adapter into its base: a model of its own."),
     "export": ("mlx_lora.cli.export", "export", "An adapter for other programs: llama.cpp and more."),
     "import": ("mlx_lora.cli.import_", "imports", "Make a run of another program's adapter."),
+    "serve": ("mlx_lora.cli.serve", "serve", "Training jobs, chat and a live page over HTTP."),
     "generate": ("mlx_lora.cli.generate", "generate", "Ask a model or an adapter by hand."),
     "doctor": ("mlx_lora.cli.doctor", "doctor", "What this machine has, and what to do about what it lacks."),
 }

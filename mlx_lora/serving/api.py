@@ -58,7 +58,7 @@ class Call:
     """One request, checked.
 
     Attributes:
-        path: path parameters; ids match ``[A-Za-z0-9._:@-]+`` and are never used as paths unchecked.
+        path: path parameters; ids match ``[A-Za-z0-9_.:@-]+`` and are never used as paths unchecked.
         query: an instance of the route's ``query``.
         body: an instance of the route's ``body``.
         http: the request itself: headers, uploads, disconnection.
@@ -82,7 +82,9 @@ class Route:
         upload: the body is multipart/form-data, described by ``body``, and ``handler`` reads it itself.
         query: model of the query parameters.
         answer: model of the JSON answer; ``None`` where it is something else (``media_type``).
-        errors: statuses that it may answer with, beside 401, 403, 413, 421 and 422, which every route may.
+        errors: statuses that it may answer with, beside 401, 403, 413, 415, 421 and 422, which every route may, 400
+            with a body and 404 with an id in the path.
+        public: no token is asked for: pages and what they consist of, which hold no data.
         contract: which shape errors have: ``openai`` ``{"error": {message, type, param, code}}``, or ``train``
             ``{"error": "sentence"}``.
     """
@@ -99,3 +101,4 @@ class Route:
     status: int = 200
     errors: tuple[int, ...] = ()
     contract: Literal["openai", "train"] = "openai"
+    public: bool = False

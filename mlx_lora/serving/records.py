@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any, Literal
 Status = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
 Level = Literal["info", "warn", "error"]
+EventType = Literal["message", "metrics"]
 
 
 def new_id(prefix: str) -> str:
@@ -41,10 +43,11 @@ class Job:
         contract: the contract that it came by: ``train`` (``/v1/train``) or ``fine_tuning``.
         model: the base, as the client named it.
         request: the request's body, as it came.
-        config: keys of ``TrainingConfig`` that the request asks for; no paths.
+        config: keys of ``TrainingConfig`` that the request asks for, and the base and the adapter that it starts from.
         training_file, validation_file: ids of uploaded files; rows of ``/v1/train`` become one too.
         error: ``{"code", "message", "param"}`` of a failed job.
-        progress: ``step``, ``total_steps``, ``epoch``, ``loss`` and ``tokens`` so far.
+        progress: ``step`` (the furthest so far), ``total_steps``, ``epoch`` and ``loss``, later ``valid_loss``; at the
+            end ``tokens`` and ``seconds`` as well.
         wish: what a client has asked for that is not yet so: ``pause`` or ``cancel``.
         attempts: starts of the worker since the last step that it finished.
         fine_tuned_model: the model's id for chat, once it is trained.
@@ -72,6 +75,31 @@ class Job:
     attempts: int = 0
 
 
+@dataclass(frozen=True)
+class NewEvent:
+    """Event that is to be recorded; of type ``metrics`` where it has data.
+
+    Attributes:
+        key: as in :class:`JobEvent`; random by default, for an event that happens once.
+    """
+
+    message: str
+    key: str = field(default_factory=lambda: new_id("message"))
+    level: Level = "info"
+    data: dict[str, Any] | None = None
+    created_at: float = field(default_factory=time.time)
+
+    @property
+    def type(self) -> EventType:
+        """The event's type."""
+        return "message" if self.data is None else "metrics"
+
+    @property
+    def text(self) -> str:
+        """The data as JSON."""
+        return json.dumps(self.data or {}, ensure_ascii=False)
+
+
 @dataclass
 class JobEvent:
     """Event of a job.
@@ -87,7 +115,7 @@ class JobEvent:
     job_id: str
     created_at: float
     level: Level
-    type: Literal["message", "metrics"]
+    type: EventType
     message: str
     data: dict[str, Any]
     key: str

@@ -20,6 +20,7 @@ class ServerSettings:
         most_body_bytes: longest request body, uploads aside.
         most_upload_bytes: longest uploaded file.
         most_jobs_waiting: jobs that may wait; more are refused with 429.
+        most_attempts: starts of a job's worker without a new step, after which the job has failed.
         most_requests_waiting: chat requests that may wait; more are refused with 429.
         most_tokens: longest answer of a chat request.
     """
@@ -34,8 +35,14 @@ class ServerSettings:
     most_body_bytes: int = 32 * 2**20
     most_upload_bytes: int = 512 * 2**20
     most_jobs_waiting: int = 1000
+    most_attempts: int = 3
     most_requests_waiting: int = 64
     most_tokens: int = 4096
+
+    @property
+    def is_local(self) -> bool:
+        """True if no other machine can reach the server."""
+        return self.host in LOOPBACK
 
     @property
     def files(self) -> Path:

@@ -6,7 +6,9 @@ may be called from any thread.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -18,7 +20,7 @@ from typing import Any, TypeVar
 
 from ..errors import UserError
 from ..files import FORMAT, writing
-from .records import Job, JobEvent, Level, Status, UploadedFile, new_id
+from .records import Job, JobEvent, Level, NewEvent, Status, UploadedFile, new_id
 
 DATABASE = "state.db"
 SCHEMA = """
@@ -29,6 +31,7 @@ CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status);
 CREATE TABLE IF NOT EXISTS events (sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE, job_id TEXT NOT NULL,
     created_at REAL NOT NULL, level TEXT NOT NULL, type TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL,
     key TEXT NOT NULL, UNIQUE (job_id, key));
+CREATE INDEX IF NOT EXISTS events_by_job ON events (job_id, sequence);
 """
 Record = TypeVar("Record", UploadedFile, Job)
 
@@ -66,13 +69,17 @@ class State:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                # SQLite may have done so already, on a full disk.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.file)) from error
                 raise
-            self._connection.execute("COMMIT")
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._lock:
@@ -102,31 +109,44 @@ class State:
 
     # Jobs
 
-    def add_job(self, job: Job) -> None:
-        """Record a new job."""
+    def add_job(self, job: Job, events: Sequence[NewEvent] = ()) -> None:
+        """Record a new job, with its first events."""
         with self._transaction() as connection:
             connection.execute(
                 "INSERT INTO jobs (id, status, content) VALUES (?, ?, ?)", (job.id, job.status, _text(job))
             )
+            _insert_events(connection, job.id, events)
 
     def find_job(self, identity: str) -> Job | None:
         """Return the job of an id."""
         rows = self._rows("SELECT content FROM jobs WHERE id = ?", (identity,))
         return _record(Job, rows[0][0]) if rows else None
 
-    def list_jobs(self, statuses: Sequence[Status] | None = None) -> list[Job]:
-        """Return the jobs of some statuses, or all, the oldest first."""
+    def list_jobs(self, statuses: Sequence[Status] | None = None, limit: int = -1) -> list[Job]:
+        """Return the jobs of some statuses, or all, the oldest first; ``limit`` of -1 is none."""
         chosen = "" if statuses is None else f"WHERE status IN ({','.join('?' * len(statuses))})"
-        rows = self._rows(f"SELECT content FROM jobs {chosen} ORDER BY number", tuple(statuses or ()))
+        rows = self._rows(f"SELECT content FROM jobs {chosen} ORDER BY number LIMIT ?", (*(statuses or ()), limit))
         return [_record(Job, content) for (content,) in rows]
+
+    def job_ids(self, status: Status) -> list[str]:
+        """Return the ids of the jobs of a status, the oldest first."""
+        return [
+            identity for (identity,) in self._rows("SELECT id FROM jobs WHERE status = ? ORDER BY number", (status,))
+        ]
 
     def count_jobs(self, statuses: Sequence[Status]) -> int:
         """Return the number of jobs of some statuses."""
         marks = ",".join("?" * len(statuses))
         return self._rows(f"SELECT COUNT(*) FROM jobs WHERE status IN ({marks})", tuple(statuses))[0][0]
 
-    def update_job(self, identity: str, only_if: Sequence[Status] | None = None, **changes: Any) -> Job | None:
-        """Change fields of a job, if its status is one of ``only_if``.
+    def update_job(
+        self,
+        identity: str,
+        only_if: Sequence[Status] | None = None,
+        events: Sequence[NewEvent] = (),
+        **changes: Any,
+    ) -> Job | None:
+        """Change fields of a job and record events of it, if its status is one of ``only_if``.
 
         Returns:
             The job as it is now; ``None`` where it was not changed.
@@ -140,6 +160,7 @@ class State:
             connection.execute(
                 "UPDATE jobs SET status = ?, content = ? WHERE id = ?", (job.status, _text(job), identity)
             )
+            _insert_events(connection, identity, events)
             return job
 
     # Events
@@ -155,28 +176,44 @@ class State:
         created_at: float | None = None,
     ) -> bool:
         """Record an event of a job, of type ``metrics`` where it has data; False: one of this key is there already."""
-        kind = "message" if data is None else "metrics"
         when = time.time() if created_at is None else created_at
-        values = (new_id("ftevent"), job_id, when, level, kind, message, json.dumps(data or {}), key)
+        return self.add_events(job_id, [NewEvent(message, key, level, data, when)]) > 0
+
+    def add_events(self, job_id: str, events: Sequence[NewEvent]) -> int:
+        """Record events of a job, and return the number of those that were not there already."""
         with self._transaction() as connection:
-            return (
-                connection.execute(
-                    "INSERT OR IGNORE INTO events (id, job_id, created_at, level, type, message, data, key) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    values,
-                ).rowcount
-                > 0
-            )
+            return _insert_events(connection, job_id, events)
 
     def list_events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[JobEvent]:
         """Return events of a job with a higher sequence than ``after``, the oldest first."""
+        return self._events("job_id = ? AND sequence > ? ORDER BY sequence LIMIT ?", (job_id, after, limit))
+
+    def newest_events(self, job_id: str, before: int | None = None, limit: int = 20) -> list[JobEvent]:
+        """Return the last events of a job, or the last with a lower sequence than ``before``, the newest first."""
+        lower = 2**63 - 1 if before is None else before
+        return self._events("job_id = ? AND sequence < ? ORDER BY sequence DESC LIMIT ?", (job_id, lower, limit))
+
+    def find_event(self, job_id: str, identity: str) -> JobEvent | None:
+        """Return the event of an id, if it is one of the job's."""
+        return next(iter(self._events("job_id = ? AND id = ?", (job_id, identity))), None)
+
+    def _events(self, condition: str, values: Sequence[Any]) -> list[JobEvent]:
         names = [field.name for field in fields(JobEvent)]
-        rows = self._rows(
-            f"SELECT {', '.join(names)} FROM events WHERE job_id = ? AND sequence > ? ORDER BY sequence LIMIT ?",
-            (job_id, after, limit),
-        )
+        rows = self._rows(f"SELECT {', '.join(names)} FROM events WHERE {condition}", values)
         found = [dict(zip(names, row, strict=True)) for row in rows]
         return [JobEvent(**{**event, "data": json.loads(event["data"])}) for event in found]
+
+
+def _insert_events(connection: sqlite3.Connection, job_id: str, events: Sequence[NewEvent]) -> int:
+    rows = [
+        (new_id("ftevent"), job_id, event.created_at, event.level, event.type, event.message, event.text, event.key)
+        for event in events
+    ]
+    statement = (
+        "INSERT OR IGNORE INTO events (id, job_id, created_at, level, type, message, data, key) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    )
+    return connection.executemany(statement, rows).rowcount if rows else 0
 
 
 def _text(record: Any) -> str:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..files import file_lock, write_json, writing
-from ..memory import command_output, text_of
-from .record import now
+from ..files import file_lock, is_locked, write_json, writing
+from ..processes import recorded_owner, this_owner
 
 LOCK, OWNER = "sleep.lock", "sleep.owner.json"
 
@@ -32,7 +26,7 @@ def night_lock(directory: Path) -> Iterator[None]:
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with file_lock(directory / LOCK, f"{directory}: {_held(directory)}"):
-        write_json(directory / OWNER, {"pid": os.getpid(), "started": now(), "boot": boot_id()})
+        write_json(directory / OWNER, this_owner())
         try:
             yield
         finally:
@@ -47,27 +41,9 @@ def _held(directory: Path) -> str:
 
 def read_owner(directory: Path) -> dict[str, Any] | None:
     """Return ``{"pid", "started", "boot"}`` of the process that holds the lock, as it was recorded; None if unknown."""
-    try:
-        owner = json.loads((directory / OWNER).read_text(encoding="utf-8"))
-        return owner if {"pid", "started"} <= set(owner) and owner.get("boot") == boot_id() else None
-    except (OSError, ValueError, TypeError):
-        return None
+    return recorded_owner(directory / OWNER)
 
 
 def is_running(directory: Path) -> bool:
     """Return True if a night is running now."""
-    if not (directory / LOCK).exists():
-        return False
-    try:
-        with file_lock(directory / LOCK, "held"):
-            return False
-    except UserError:
-        return True
-
-
-def boot_id() -> str:
-    """Return an identifier of this boot of the machine; empty where there is none."""
-    if sys.platform == "darwin":
-        found = re.search(r"sec = (\d+)", command_output("sysctl", "-n", "kern.boottime"))
-        return found[1] if found else ""
-    return text_of(Path("/proc/sys/kernel/random/boot_id")).strip()
+    return is_locked(directory / LOCK)

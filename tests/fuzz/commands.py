@@ -72,6 +72,7 @@ COMMANDS: dict[str, list[str]] = {
     "sleep rollback": ["{agent}", "{agent} --to 1"],
     "sleep promote": ["{agent} 1"],
     "sleep pin": ["{agent} 1"],
+    "serve": ["--openapi --state {out}"],
     "doctor": ["--json"],
 }
 # These read no file of the user's, or take minutes: the fuzzer leaves them out.
@@ -79,7 +80,7 @@ SLOW = {
     *("export gguf", "export gguf-lora", "export ollama", "export peft", "import peft", "fuse", "train", "eval"),
     "compare",
 }
-NOT_FUZZED = {"quickstart", "sleep demo", "sleep uninstall", "bench", "doctor"}
+NOT_FUZZED = {"quickstart", "sleep demo", "sleep uninstall", "bench", "doctor", "serve"}
 
 
 def words_of(name: str, line: str, inputs: dict[str, Path], out: Path) -> tuple[list[str], Path | None]:
