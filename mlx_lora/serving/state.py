@@ -46,11 +46,11 @@ class State:
             UserError: the file cannot be opened, is no database, or is of a later version.
         """
         self.file = directory / DATABASE
-        self._lock = threading.RLock()
+        self._lock, self._reading = threading.RLock(), threading.Lock()
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            self._connection = sqlite3.connect(self.file, check_same_thread=False, isolation_level=None, timeout=10)
+            self._connection = self._connect()
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
             if version > FORMAT:
                 raise UserError(f"{self.file}: this was written by a later version of mlx-lora; update mlx-lora")
@@ -58,12 +58,18 @@ class State:
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(SCHEMA)
             self._connection.execute(f"PRAGMA user_version={FORMAT}")
+            # Readers have one of their own, so that no request waits until another's commit is on the disk.
+            self._reader = self._connect()
         except sqlite3.Error as error:
             raise UserError(f"{self.file}: this database cannot be opened ({error}); move it away") from error
 
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.file, check_same_thread=False, isolation_level=None, timeout=10)
+
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
+        with self._reading, self._lock:
+            self._reader.close()
             self._connection.close()
 
     @contextmanager
@@ -82,8 +88,8 @@ class State:
                 raise
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._lock:
-            return self._connection.execute(statement, values).fetchall()
+        with self._reading:
+            return self._reader.execute(statement, values).fetchall()
 
     # Files
 

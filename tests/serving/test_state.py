@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -123,3 +124,14 @@ def test_what_is_no_database_or_of_a_later_version_is_a_sentence_and_stays(tmp_p
     connection.close()
     with pytest.raises(UserError, match="later version"):
         State(later)
+
+
+def test_a_request_that_reads_does_not_wait_for_another_that_writes(tmp_path):
+    state = State(tmp_path)
+    found = []
+    reader = threading.Thread(target=lambda: found.append(state.list_jobs()))
+    with state._transaction():
+        reader.start()
+        reader.join(30)
+        assert found == [[]]
+    state.close()
