@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, Field
 
 from .api import ApiError, Lenient, Services
+from .fine_tuned import model_id
 from .job_config import Hyperparameters, hyperparameters_of
 from .records import Job, JobEvent, Level, Status
 

@@ -218,5 +218,5 @@ class Findings(BaseModel):
 class Diff(BaseModel):
     """Both answers in pieces: (differs from the other answer, text)."""
 
-    before: list[tuple[bool, str]]
-    after: list[tuple[bool, str]]
+    before: list[list[bool | str]]
+    after: list[list[bool | str]]

@@ -103,7 +103,7 @@ def draw_run(call: Call) -> ChartList:
     return ChartList.model_validate({"charts": _known(drawn, "run", query.name)})
 
 
-def list_jobs(call: Call) -> JobRows:
+def list_page_jobs(call: Call) -> JobRows:
     """Return the jobs, the newest first."""
     jobs = call.services.state.list_jobs()[::-1]
     active = [job for job in jobs if job.status not in ENDED]
@@ -189,7 +189,7 @@ def check_dataset(call: Call) -> Findings:
 def compare_answers(call: Call) -> Diff:
     """Mark the words in which two answers differ."""
     before, after = word_diff(call.body.before, call.body.after)
-    return Diff(before=before, after=after)
+    return Diff(before=[list(piece) for piece in before], after=[list(piece) for piece in after])
 
 
 def _known(found: Any, kind: str, name: str) -> Any:
@@ -215,7 +215,7 @@ ROUTES = [
     Route("GET", "/v1/ui/runs", "List runs", list_runs, answer=RunList),
     Route("GET", "/v1/ui/run", "Read a run", read_run, query=NameQuery, answer=RunDetail, errors=(404,)),
     Route("GET", "/v1/ui/charts", "Draw a run's curves", draw_run, query=ChartQuery, answer=ChartList, errors=(404,)),
-    Route("GET", "/v1/ui/jobs", "List jobs for the page", list_jobs, answer=JobRows),
+    Route("GET", "/v1/ui/jobs", "List jobs for the page", list_page_jobs, answer=JobRows),
     Route("GET", "/v1/ui/adapters", "List adapters with generations", list_adapters, answer=AdapterList),
     Route(
         *("GET", "/v1/ui/adapter", "Read an adapter's generations and nights", read_adapter),

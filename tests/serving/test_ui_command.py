@@ -11,6 +11,7 @@ import time
 from urllib.parse import unquote
 
 import httpx
+from server import PROGRAM
 
 from mlx_lora.processes import python_environment
 from mlx_lora.serving.browser import page_address

@@ -5,21 +5,24 @@ import { ask, query } from "./server.js";
 
 export const shown = { log: false, range: null, whole: null };
 const drawn = new Map();
+let dragging = false, turns = 0;
 
 /** Forget what is drawn: another run is shown. */
 export function reset() {
   shown.log = false;
   shown.range = null;
+  shown.whole = null;
+  dragging = false;
   drawn.clear();
 }
 
-/** Draw the curves of a run into `place`. */
+/** Draw the curves of a run into `place`; false: not now. */
 export async function draw(place, name, signal) {
-  const one = place.querySelector("figure");
-  const width = Math.max(280, Math.min(2400, Math.round((one?.clientWidth || Math.min(place.clientWidth, 720)) / 10) * 10));
-  const [low, high] = shown.range ?? [null, null];
+  const width = Math.max(280, Math.min(2400, Math.round(widthOf(place) / 10) * 10));
+  const [low, high] = shown.range ?? [null, null], turn = ++turns;
   const { charts } = await ask(`/v1/ui/charts?${query({ name, width, log: shown.log, low, high })}`, { signal });
-  if (!place.isConnected || signal.aborted) return;
+  // What is under a pointer that drags stays, and an answer that a later one has overtaken counts no more.
+  if (!place.isConnected || signal.aborted || dragging || turn !== turns) return false;
   const titles = charts.map((chart) => chart.title);
   for (const figure of [...place.querySelectorAll("figure")]) {
     if (!titles.includes(figure.dataset.title)) {
@@ -27,18 +30,29 @@ export async function draw(place, name, signal) {
       figure.remove();
     }
   }
-  const first = place.childElementCount === 0;
   for (const chart of charts) show(place, chart);
   place.hidden = charts.length === 0;
-  // The first ones were drawn for a place that was empty.
-  const real = place.querySelector("figure")?.clientWidth ?? width;
-  if (first && Math.abs(real - width) > 10) await draw(place, name, signal);
+  return true;
 }
+
+/** Measure how wide a chart is, or would be. */
+function widthOf(place) {
+  place.hidden = false;
+  const plot = place.querySelector(".plot");
+  if (plot) return plot.clientWidth;
+  const probe = emptyFigure("");
+  place.append(probe);
+  const width = probe.querySelector(".plot").clientWidth;
+  probe.remove();
+  return width;
+}
+
+const emptyFigure = (title) => h("figure", { "data-title": title }, h("figcaption", {}, title), h("div", { class: "plot" }), h("output", { "aria-live": "polite" }));
 
 function show(place, { title, svg: markup }) {
   let figure = [...place.children].find((child) => child.dataset.title === title);
   if (!figure) {
-    figure = h("figure", { "data-title": title }, h("figcaption", {}, title), h("div", { class: "plot" }), h("output", { "aria-live": "polite" }));
+    figure = emptyFigure(title);
     place.append(figure);
   }
   if (drawn.get(title) === markup && figure.querySelector("svg")) return;
@@ -65,11 +79,18 @@ function watchZoom(chart) {
     return Math.max(left, Math.min(right, px));
   };
   const step = (px) => low + ((px - left) / (right - left)) * (high - low);
-  if (shown.range === null) shown.whole = [low, high];
+  if (shown.range === null) shown.whole = [Math.min(low, shown.whole?.[0] ?? low), Math.max(high, shown.whole?.[1] ?? high)];
   let from = null, area = null;
+  const end = () => {
+    from = null;
+    dragging = false;
+    area?.remove();
+    area = null;
+  };
   chart.addEventListener("pointerdown", (event) => {
     if (event.button !== 0 || event.pointerType === "touch") return;
     from = at(event);
+    dragging = true;
     chart.setPointerCapture(event.pointerId);
   });
   chart.addEventListener("pointermove", (event) => {
@@ -81,12 +102,10 @@ function watchZoom(chart) {
   });
   chart.addEventListener("pointerup", (event) => {
     const to = from === null ? null : at(event), start = from;
-    from = null;
-    area?.remove();
-    area = null;
+    end();
     if (to !== null && Math.abs(to - start) > 6) zoom([step(Math.min(start, to)), step(Math.max(start, to))]);
   });
-  chart.addEventListener("pointercancel", () => { from = null; area?.remove(); area = null; });
+  chart.addEventListener("pointercancel", end);
   chart.addEventListener("dblclick", () => zoom(null));
   chart.addEventListener("keydown", (event) => {
     const middle = Number(chart.dataset.at ?? (low + high) / 2), half = (high - low) / 2;

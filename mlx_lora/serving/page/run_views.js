@@ -108,8 +108,7 @@ export const run = {
     const { run: row } = data, mark = `${row.step} ${row.status} ${row.changed}`;
     const place = main.querySelector("#curves");
     if (place.dataset.mark !== mark) {
-      place.dataset.mark = mark;
-      await curves.draw(place, params.name, signal);
+      if (await curves.draw(place, params.name, signal)) place.dataset.mark = mark;
     }
     if (row.job) events(main, row.job, signal);
   },
