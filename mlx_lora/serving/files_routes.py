@@ -12,7 +12,8 @@ from starlette.responses import StreamingResponse
 
 from ..files import fsync_path
 from ..user_files import open_regular
-from .api import ApiError, Call, Lenient, Route
+from .api import ApiError, Call, Route
+from .listing import Listing, ListQuery, page
 from .records import ENDED, UploadedFile, new_id
 from .uploads import Upload, receive_upload
 
@@ -39,14 +40,11 @@ class FileObject(BaseModel):
     status: Literal["processed"] = "processed"
 
 
-class FileList(BaseModel):
+class FileList(Listing[FileObject]):
     """Page of uploaded files."""
 
-    object: Literal["list"] = "list"
-    data: list[FileObject]
     first_id: str | None
     last_id: str | None
-    has_more: bool
 
 
 class DeletedFile(BaseModel):
@@ -57,12 +55,11 @@ class DeletedFile(BaseModel):
     deleted: bool = True
 
 
-class FileQuery(Lenient):
-    """Page of a list: after an id, at most so many."""
+class FileQuery(ListQuery):
+    """Page of the list of files."""
 
     purpose: str | None = None
-    after: str | None = None
-    limit: Annotated[int, Field(ge=1, le=10_000)] = 10_000
+    limit: int = Field(10_000, ge=1, le=10_000)
     order: Literal["asc", "desc"] = "desc"
 
 
@@ -98,17 +95,12 @@ def list_files(call: Call) -> FileList:
     files = [file for file in call.services.state.list_files() if query.purpose in (None, file.purpose)]
     if query.order == "asc":
         files.reverse()
-    if query.after is not None:
-        places = [number for number, file in enumerate(files) if file.id == query.after]
-        if not places:
-            raise ApiError(404, "after: there is no file of this id in the list.", "not_found", "after")
-        files = files[places[0] + 1 :]
-    page = [as_object(file) for file in files[: query.limit]]
+    shown, more = page(files, query)
     return FileList(
-        data=page,
-        first_id=page[0].id if page else None,
-        last_id=page[-1].id if page else None,
-        has_more=len(files) > len(page),
+        data=[as_object(file) for file in shown],
+        first_id=shown[0].id if shown else None,
+        last_id=shown[-1].id if shown else None,
+        has_more=more,
     )
 
 

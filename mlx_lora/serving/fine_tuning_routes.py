@@ -25,12 +25,11 @@ from .job_objects import (
     EventList,
     JobList,
     JobObject,
-    ListQuery,
     checkpoint_object,
     event_object,
     job_object,
-    page,
 )
+from .listing import ListQuery, page
 from .records import Job, UploadedFile, new_id
 from .training_start import find_start
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from .api import ApiError, Lenient, Services
+from .api import Services
 from .fine_tuned import model_id
 from .job_config import Hyperparameters, hyperparameters_of
+from .listing import Listing
 from .records import Job, JobEvent, Level, Status
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 ORGANIZATION = "mlx-lora"
 # Events by which the speed of training is measured, and the key of the one that begins a session of it.
 RECENT, SESSION = 20, "start:"
-Listed = TypeVar("Listed")
 
 
 class JobError(BaseModel):
@@ -118,38 +118,7 @@ class CheckpointObject(BaseModel):
     metrics: CheckpointMetrics
 
 
-class Listing(BaseModel, Generic[Listed]):
-    """Page of a list."""
-
-    object: Literal["list"] = "list"
-    data: list[Listed]
-    has_more: bool
-
-
 JobList, EventList, CheckpointList = Listing[JobObject], Listing[EventObject], Listing[CheckpointObject]
-
-
-class ListQuery(Lenient):
-    """Page of a list: ``after`` is the id of the last item of the page before."""
-
-    after: str | None = None
-    limit: int = Field(20, ge=1, le=1000)
-
-
-def page(items: Sequence[Listed], query: ListQuery) -> tuple[list[Listed], bool]:
-    """Return the items of a page, and True if more follow.
-
-    Raises:
-        ApiError: no item has the id of ``after``.
-    """
-    start = 0
-    if query.after is not None:
-        ids = [item.id for item in items]  # type: ignore[attr-defined]
-        if query.after not in ids:
-            raise ApiError(400, f"after: the list has no item {query.after[:100]!r}", "invalid_value", "after")
-        start = ids.index(query.after) + 1
-    end = start + query.limit
-    return list(items[start:end]), end < len(items)
 
 
 def job_object(job: Job, services: Services, queue: Mapping[str, int] | None = None) -> JobObject:
