@@ -13,6 +13,8 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from server import running_server
 
+from mlx_lora.evaluation.suite import Generation
+from mlx_lora.evaluation.targets import load_target
 from mlx_lora.models.resolve import BUILT_IN as BASES
 
 
@@ -123,7 +125,24 @@ def test_checkpoints_are_listed_and_training_continues_from_the_model(client, se
         begin = "run" if model == trained.fine_tuned_model else f"checkpoint-adapters/step-{steps[-1]:08d}"
         assert record["init_adapter"] == str(jobs / trained.id / begin)
         assert record["learned_from"]["lora_rank"] == SMALL["lora_rank"]
-        assert done.fine_tuned_model.endswith(":next:" + job.id.removeprefix("ftjob-"))
+        # The name is of the base, however often training is continued.
+        assert done.fine_tuned_model == f"ft:{BUILT_IN}:next:{job.id.removeprefix('ftjob-')}"
+
+
+def test_the_trained_model_and_its_checkpoint_answer_as_their_adapters_do(client, server, trained):
+    question = [{"role": "user", "content": rows(1)[0]["messages"][0]["content"]}]
+    checkpoint = client.fine_tuning.jobs.checkpoints.list(trained.id).data[-1].fine_tuned_model_checkpoint
+    run = server.state_dir / "jobs" / trained.id / "run"
+    listed = {model.id for model in client.models.list()}
+    for model in (trained.fine_tuned_model, checkpoint):
+        assert model in listed
+        asked = {"model": model, "messages": question, "max_tokens": 16, "temperature": 0}
+        whole = client.chat.completions.create(**asked)
+        pieces = [part.choices[0].delta.content or "" for part in client.chat.completions.create(**asked, stream=True)]
+        assert "".join(pieces) == whole.choices[0].message.content
+        if model == trained.fine_tuned_model:
+            (reply,) = load_target(str(run), "mlx").answer([question], [""], Generation(16, 0.0, 0))
+            assert whole.choices[0].message.content == reply.text
 
 
 def test_another_shape_than_that_of_the_adapter_is_refused(client, trained, file):
