@@ -207,7 +207,7 @@ def window(server: Server, clients: bool, seconds: float, interval: float) -> di
     ended = time.time()
     inside = [(when, step) for when, step in server.steps() if started <= when <= ended]
     if len(inside) < 3:
-        raise SystemExit(f"{len(inside)} steps in {ended - started:.0f} s: the job has ended, or --seconds is too low")
+        raise SystemExit(f"{len(inside)} steps in {ended - started:.0f} s: the job has ended, or --interval is too low")
     (first, begin), (last, end) = inside[0], inside[-1]
     used = {name: round(seconds - cpu[name], 2) for name, seconds in server.cpu().items()}
     found: dict[str, Any] = {
@@ -268,12 +268,11 @@ def _cpu_of_a_step(windows: Iterable[dict[str, Any]]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between two requests of a client")
-    parser.add_argument("--seconds", type=float, default=0.0, help="least length of a window; by default as the load")
     parser.add_argument("--rounds", type=int, default=3, help=f"times that {ORDER} is repeated")
     parser.add_argument("--set", action="append", default=[], help="key=value of the job's config")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    seconds = max(arguments.seconds, 10.0, arguments.interval * (REQUESTS // CLIENTS + 1))
+    seconds = max(10.0, arguments.interval * (REQUESTS // CLIENTS + 1))
     settings: dict[str, Any] = {"num_epochs": 10**6, "log_steps": 1, "save_steps": 200, "batch_size": 4}
     settings |= {key: json.loads(value) for key, _, value in (text.partition("=") for text in arguments.set)}
     with tempfile.TemporaryDirectory() as name:
@@ -287,19 +286,12 @@ def main() -> None:
                 told = {key: value for key, value in windows[-1].items() if key not in ("latencies", "errors")}
                 print(told, file=sys.stderr, flush=True)
             httpx.post(f"{server.url}{JOBS}/{server.job}/cancel", headers=server.headers, timeout=60)
-            wait_for_end(server)
+            # Its files are removed next.
+            while is_locked(server.directory / "worker.lock"):
+                time.sleep(0.1)
     plan = {"clients": CLIENTS, "requests_a_window": REQUESTS, "followers": FOLLOWERS, "interval_s": arguments.interval}
-    load = [round(value, 1) for value in os.getloadavg()]
-    record(arguments.out, cores=os.cpu_count(), load_average=load, **plan, job=settings, **summary(windows))
-
-
-def wait_for_end(server: Server) -> None:
-    """Wait until the job's process is gone, whose files are removed next."""
-    lock = server.directory / "worker.lock"
-    for _ in range(300):
-        if not is_locked(lock):
-            return
-        time.sleep(0.1)
+    machine = {"cores": os.cpu_count(), "load_average": [round(value, 1) for value in os.getloadavg()]}
+    record(arguments.out, **machine, **plan, job=settings, **summary(windows))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def from_published(settings: Mapping[str, Any]) -> dict[str, Any]:
     name = re.sub(r"[^\w.-]+", "-", settings["name"]).strip("-.") or "claims"
     ours: dict[str, Any] = {
         "output_dir": f"adapters/{name}",
-        "run_name": "".join(c for c in settings["name"] if c.isprintable())[:200] or name,
+        "run_name": printable_name(settings["name"]) or name,
         "gradient_accumulation_steps": 1,
         "max_seq_length": MAX_SEQ_LENGTH,
     }
@@ -81,6 +81,11 @@ def from_published(settings: Mapping[str, Any]) -> dict[str, Any]:
         if new is not None:
             ours[new] = value
     return ours
+
+
+def printable_name(text: str) -> str:
+    """Return a name of any characters as a ``run_name``; it may be empty."""
+    return "".join(character for character in text if character.isprintable())[:200]
 
 
 def citation_weight(settings: Mapping[str, Any]) -> float | None:

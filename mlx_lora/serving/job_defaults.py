@@ -30,6 +30,8 @@ def training_config(directory: JobDirectory, task: Mapping[str, Any], rows: int)
     )
     # A step is a batch, as in OpenAI's contract; a set of a few rows would have no second step otherwise.
     few = {"num_epochs": 3, "batch_size": max(1, min(4, rows // 10)), "gradient_accumulation_steps": 1}
+    # Every job's run directory has the same name.
+    asked = {"run_name": directory.path.name, **asked}
     config = TrainingConfig(**{**few, "max_seq_length": 2048, **asked})
     steps = total_steps(config, rows)
     by_steps = {

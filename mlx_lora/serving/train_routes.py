@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from ..config.dialects import printable_name
 from ..data.schema import MOST_WEIGHT
 from ..files import remove_any, write_atomic, writing
 from ..sources.claims import citation_spans
@@ -137,6 +138,7 @@ def _config(body: TrainRequest) -> dict[str, Any]:
         "batch_size": training.batch_size,
         "warmup_steps": training.warmup_steps,
         "gradient_accumulation_steps": 1,
+        "run_name": printable_name(body.experiment_name) or None,
     }
     return checked_config({key: value for key, value in named.items() if value is not None}, status=422)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 from contract_requests import TRAIN, until
@@ -192,6 +193,8 @@ def test_a_name_is_kept_as_text_and_is_no_part_of_a_path_or_an_id(client, server
     assert job["metadata"] == {"experiment_name": name}
     stored = {file.name for file in (server.state_dir / "files").iterdir()}
     assert all(one.startswith("file-") for one in stored)
+    telemetry = (server.state_dir / "jobs" / job_id / "run" / "telemetry.jsonl").read_text().splitlines()
+    assert {json.loads(line)["metadata"]["name"] for line in telemetry} == {name}
 
 
 def test_a_full_queue_refuses_and_keeps_nothing(tmp_path):

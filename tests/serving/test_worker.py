@@ -44,6 +44,7 @@ def test_defaults_fit_a_small_set_and_the_requests_keys_stand(validated):
     assert (config.num_epochs, config.batch_size, config.gradient_accumulation_steps) == (2, 2, 1)
     assert (config.warmup_steps, config.save_steps, config.log_steps) == (4, 2, 1)
     assert (config.output_dir, config.data) == (str(directory.run), str(directory.data))
+    assert config.run_name == directory.path.name
     assert [line["level"] for line in lines] == ["info"]
     assert "nothing is held out" in lines[0]["message"]
     config = load_config(validated(rows(40), warmup_steps=7, save_steps=9)[2].config)
