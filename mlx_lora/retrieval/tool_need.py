@@ -22,32 +22,45 @@ _CODE_LINE = re.compile(
     r"^\s*\w+(?:Error|Exception)\b|=>|\)\s*\{",
     re.MULTILINE,
 )
-_CLAUSES = re.compile(r"(?<=[.!?])\s+|\n+|;\s+|,?\s+(?:and|then|so)\s+(?:then\s+)?(?=[a-z]+\b)|,\s+(?=(?:please|put|can|could|i)\b)")
+_CLAUSES = re.compile(
+    r"(?<=[.!?])\s+|\n+|;\s+|,?\s+(?:and|then|so)\s+(?:then\s+)?(?=[a-z]+\b)|,\s+(?=(?:please|put|can|could|i)\b)"
+)
 _POLITE = re.compile(
     r"^(?:(?:please|hey|hi|hello|ok(?:ay)?|now|then|also|next|first|thanks?|just|quickly|kindly|and|so)\b[,!:]?\s*|"
-    r"(?:can|could|would|will) you\s+(?:please\s+|quickly\s+)?|i(?:'d| would) like (?:you )?to\s+|i (?:need|want) you to\s+|"
+    r"(?:can|could|would|will) you\s+(?:please\s+|quickly\s+)?|i(?:'d| would) like (?:you )?to\s+|i (?:need|"
+    r"want) you to\s+|"
+    r"let me\s+|i must\s+|"
     r"let(?:'s| us)\s+|you should\s+|go and\s+)+",
     re.IGNORECASE,
 )
 _QUESTION = re.compile(
-    r"(?:what|which|where|who|whose|why|when|how|is|are|was|were|do|does|did|has|have|should|would|must|may|can|could)\b",
+    r"(?:what|which|where|who|whose|why|when|how|is|are|was|were|do|does|did|has|have|should|would|must|may|can|"
+    r"could)\b",
     re.IGNORECASE,
 )
 # Questions about a kind of thing, about advice, or about the tools themselves.
 _GENERAL = re.compile(
     r"how (?:do|can|could|would|should|may|might|must) (?:i|you|one|we|someone|people)\b|how (?:is|are) \w+ different|"
-    r"what (?:happens|would|should|could|makes)\b|what(?:'s| is| are) (?:an?|the (?:difference|best|purpose|meaning|point|"
-    r"[@#]\w+))\b|what(?:'s| is) the [@#]|what (?:does|do) [@#`]?[\w.]+`? (?:do|mean)\b|what does (?:the )?(?:command|option|"
-    r"flag|exit code|error code)\b|is it\b|are there any rules\b|should\b|would\b|must\b|why (?:would|must|should|are|do we)\b|"
-    r"when (?:should|do|does|would)\b|do (?:i|you|we) (?:need|have to)\b|who\b|can an?\b|which tools\b",
+    r"what (?:happens|would|should|could|makes)\b|what(?:'s| is| are) (?:an?|the (?:difference|best|purpose|meaning|"
+    r"point|"
+    r"[@#]\w+))\b|what(?:'s| is) the [@#]|what (?:does|do) [@#`]?[\w.]+`? (?:do|mean)\b|"
+    r"what does (?:the )?(?:command|option|"
+    r"flag|exit code|error code)\b|is it\b|are there any rules\b|should\b|would\b|must\b|why (?:would|must|should|"
+    r"are|do we)\b|"
+    r"when (?:should|do|does|would)\b|do (?:i|you|we) (?:need|have to)\b|can an?\b|which tools\b",
     re.IGNORECASE,
 )
 _LISTING = re.compile(
     r"which (?:\w+ )*?(?:files?|modules?|scripts?|components?|tests?|classes|packages|folders|branches|commits)\b|"
     r"how many (?:\w+ )*?(?:files?|tests?|commits?|lines|branches|modules|components)\b|"
-    r"where (?:is|are|do|does|did) .*\b(?:configured|defined|called?|used?|declared|implemented|set|imported?|stored?)\b",
+    r"where (?:is|are|do|does|did) .*\b(?:configured|defined|called?|used?|declared|implemented|set|imported?|"
+    r"stored?)\b",
     re.IGNORECASE,
 )
+# Characters of a prompt that are read.
+LONGEST = 8_000
+# "Rewrite this sentence: ..."
+_BROUGHT = re.compile(r"([^:\n`]{3,}?): +(?=\S)(.{12,})", re.DOTALL)
 _RELATIVE = re.compile(r"\b(?:that|which|who|whose|where)\b", re.IGNORECASE)
 
 
@@ -64,11 +77,13 @@ class ToolNeed:
 
 
 def tool_need(prompt: str) -> ToolNeed:
-    """Return True with the reason if answering a prompt needs a tool."""
-    text, pasted = _without_pasted(prompt)
-    for clause in _CLAUSES.split(text):
-        clause = _POLITE.sub("", clause.strip())
-        reason = _judge(clause, pasted) if clause else ""
+    """Judge if answering a prompt needs a tool; of a long prompt the beginning decides."""
+    text, pasted = _without_pasted(prompt[:LONGEST])
+    clauses = [_POLITE.sub("", clause.strip()) for clause in _CLAUSES.split(text)]
+    looks = words.ACT.match(clauses[0]) or words.LOOK.match(clauses[0])
+    written = not looks and words.TEXT.search(text) is not None
+    for clause in clauses:
+        reason = _judge(clause, pasted, written) if clause else ""
         if reason:
             return ToolNeed(True, reason)
     return ToolNeed(False)
@@ -83,14 +98,16 @@ def _without_pasted(prompt: str) -> tuple[str, bool]:
         text, pasted = head, True
     text, found = _without_code_lines(text)
     pasted = pasted or found
-    short = re.match(r"([^:\n]{3,}?): +(?=\S)(?!//)(.{12,})", text, re.DOTALL)
-    if short and not MENTION.search(short[0]) and not words.ADDRESS.search(short[0]):
-        text, pasted = short[1], True
     for pattern in (_INLINE, _QUOTED):
-        # A file's name or a word may be in quotes; a sentence or code is something that the prompt brings.
+        # A name or a command may be in quotes; a sentence or code is something that the prompt brings.
         for piece in pattern.findall(text):
-            if len(piece.split()) > 3 or re.search(r"[(){}<>=|$]", piece):
-                text, pasted = text.replace(piece, " "), True
+            command = words.COMMAND.match(f"`{piece}`")
+            if not command and (len(piece.split()) > 3 or re.search(r"[(){}<>=|$:]", piece)):
+                text = text.replace(piece, " ")
+                pasted = pasted or not _place(text)
+    brought = _BROUGHT.match(text)
+    if brought and not any(map(_place, brought.groups())) and not _QUESTION.match(brought[2]):
+        text, pasted = brought[1], True
     return text, pasted
 
 
@@ -100,16 +117,25 @@ def _without_code_lines(text: str) -> tuple[str, bool]:
     return "\n".join(kept), len(kept) < len(lines)
 
 
-def _judge(clause: str, pasted: bool) -> str:
-    """Return the words for which a clause needs a tool, or an empty text."""
+def _judge(clause: str, pasted: bool, written: bool) -> str:
+    """Return the words for which a clause needs a tool, or an empty text.
+
+    Args:
+        written: the prompt asks for a text, so that the files it names are that text's matter.
+    """
     if _QUESTION.match(clause) or clause.rstrip().endswith("?"):
         return _judge_question(clause)
     if found := MENTION.search(clause) or words.ADDRESS.search(clause):
         return found[0]
+    if written:
+        acts = words.ACT.match(clause) or words.PUT.match(clause)
+        return (_place(clause) if acts else "") or _word(words.MADE_FILE, clause)
+    if found := words.COMMAND.search(clause):
+        return found[0]
     for verbs, judge in _IMPERATIVES:
         if verb := verbs.match(clause):
-            rest = clause[verb.end() :]
-            return f"{verb[0]}: {judge(rest, pasted)}" if judge(rest, pasted) else ""
+            reason = judge(clause[verb.end() :], pasted)
+            return f"{verb[0]} {reason}" if reason else ""
     return _own_file(clause) if not pasted else ""
 
 
@@ -121,7 +147,7 @@ def _judge_question(clause: str) -> str:
 
 
 def _own_file(clause: str) -> str:
-    """Return the file or path that a clause names; one of the kind that every project has is not meant by an article."""
+    """Return the file or path that a clause names; one of a kind ("a README") is not meant."""
     if words.KIND_OF_FILE.search(clause):
         return ""
     found = words.FILE.search(clause) or words.PATH.search(clause)
@@ -130,6 +156,10 @@ def _own_file(clause: str) -> str:
 
 def _judge_act(rest: str, pasted: bool) -> str:
     return "" if pasted and not _place(rest) else rest.strip() or "a command"
+
+
+def _judge_put(rest: str, pasted: bool) -> str:
+    return _place(rest) or _word(words.OWN, rest) or _word(words.PLACES, rest)
 
 
 def _judge_look(rest: str, pasted: bool) -> str:
@@ -169,7 +199,8 @@ def _word(pattern: re.Pattern[str], text: str) -> str:
 
 _IMPERATIVES = (
     (words.ACT, _judge_act),
+    (words.PUT, _judge_put),
     (words.LOOK, _judge_look),
-    (words.CHANGE, _judge_change),
     (words.MAKE, _judge_make),
+    (words.CHANGE, _judge_change),
 )
