@@ -15,6 +15,7 @@ from ..evaluation.cases import with_system
 from ..evaluation.suite import Generation
 from ..evaluation.target import Messages, Target
 from ..evaluation.targets import open_target
+from .collections import COLLECTIONS
 from .ecosystems import find_ecosystem
 from .tool_prompts import COLLECTION as TOOL_EXAMPLES
 from .tool_prompts import add_tools
@@ -93,15 +94,8 @@ def search(
     index: Index, question: str, k: int, collections: Sequence[str] | None = None, mode: str = "hybrid"
 ) -> list[Hit]:
     """Return the ``k`` best passages; without ``collections`` those of all but the tool examples."""
-    if collections is not None:
-        return index.search(question, k=k, collections=list(collections), mode=mode)
-    width = 2 * k
-    while True:
-        hits = index.search(question, k=width, mode=mode)
-        kept = [hit for hit in hits if hit.collection != TOOL_EXAMPLES][:k]
-        if len(kept) == k or len(hits) < width:
-            return kept
-        width *= 4
+    chosen = [name for name in COLLECTIONS if name != TOOL_EXAMPLES] if collections is None else list(collections)
+    return index.search(question, k=k, collections=chosen, mode=mode)
 
 
 def answer(

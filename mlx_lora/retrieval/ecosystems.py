@@ -93,7 +93,6 @@ def find_ecosystem(name: str) -> Ecosystem:
     """
     if name not in ECOSYSTEMS:
         known = ", ".join(ECOSYSTEMS)
-        raise UserError(
-            f"{name}: there is no such ecosystem; the nearest is {nearest(name, ECOSYSTEMS)!r} (of {known})"
-        )
+        near = nearest(name, ECOSYSTEMS)
+        raise UserError(f"{shortened(name)}: there is no such ecosystem; the nearest is {near!r}, all are {known}")
     return ECOSYSTEMS[name]

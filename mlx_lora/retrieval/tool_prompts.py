@@ -137,7 +137,9 @@ def is_negative(hit: Hit) -> bool:
 
 def read_example(hit: Hit) -> ToolExample | None:
     """Return the example of a stored document, None if it holds no call."""
-    calls = next((calls for value in json_values(hit.text) if (calls := read_calls(value))), None)
+    # Of a long example the text is a part, and the metadata hold the whole call.
+    source = str(hit.metadata.get("call") or hit.text)
+    calls = next((calls for value in json_values(source) if (calls := read_calls(value))), None)
     if not calls:
         return None
     request = str(hit.metadata.get("instruction") or hit.text.split("{", 1)[0])
