@@ -1,0 +1,41 @@
+"""Full-text queries: the words of a question as an expression of FTS5, without those that say nothing."""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+# A long question's rarest words decide; each more costs time with the number of chunks that hold it.
+MOST_WORDS = 12
+# A word in more than this share of the chunks is left out, while others remain.
+COMMON_SHARE = 0.1
+# Said by every question.
+_STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an and are as at be but by can could did do does for from had has have how i if in into is it its "
+        "me my no not of on or our please she should so some that the their them then there these they this "
+        "to was we were what when where which who why will with would you your ",
+    )
+)
+
+
+class Words(Protocol):
+    """Counts of the words in a full-text index."""
+
+    def document_count(self, word: str) -> int:
+        """Return the number of chunks that hold a word."""
+        ...
+
+
+def expression_of(query: str, words: Words, chunks: int) -> str:
+    """Return an FTS5 expression that matches any of a question's rarest words; "" if it has none in the index."""
+    found = list(dict.fromkeys(re.findall(r"\w+", query.lower())))[:200]
+    # Words that nobody indexed cannot match. FTS5 itself takes away diacritics, so those it does not know are kept.
+    counts = {word: words.document_count(word) for word in found if word not in _STOP_WORDS} or {
+        word: words.document_count(word) for word in found
+    }
+    plain = {word: count for word, count in counts.items() if count or not word.isascii()}
+    rare = {word: count for word, count in plain.items() if count <= COMMON_SHARE * chunks} or plain
+    chosen = sorted(rare, key=lambda word: (rare[word], word))[:MOST_WORDS]
+    return " OR ".join(f'"{word}"' for word in chosen)
