@@ -38,6 +38,7 @@ _QUESTION = re.compile(
     r"could)\b",
     re.IGNORECASE,
 )
+_ASKED = re.compile(rf"{_QUESTION.pattern}|{words.COMMAND.pattern}", re.IGNORECASE)
 # Questions about a kind of thing, about advice, or about the tools themselves.
 _GENERAL = re.compile(
     r"how (?:do|can|could|would|should|may|might|must) (?:i|you|one|we|someone|people)\b|how (?:is|are) \w+ different|"
@@ -58,7 +59,7 @@ _LISTING = re.compile(
     re.IGNORECASE,
 )
 # Characters of a prompt that are read.
-LONGEST = 8_000
+LONGEST = 4_000
 # "Rewrite this sentence: ..."
 _BROUGHT = re.compile(r"([^:\n`]{3,}?): +(?=\S)(.{12,})", re.DOTALL)
 _RELATIVE = re.compile(r"\b(?:that|which|who|whose|where)\b", re.IGNORECASE)
@@ -106,7 +107,7 @@ def _without_pasted(prompt: str) -> tuple[str, bool]:
                 text = text.replace(piece, " ")
                 pasted = pasted or not _place(text)
     brought = _BROUGHT.match(text)
-    if brought and not any(map(_place, brought.groups())) and not _QUESTION.match(brought[2]):
+    if brought and not any(map(_place, brought.groups())) and not _ASKED.match(brought[2]):
         text, pasted = brought[1], True
     return text, pasted
 

@@ -16,6 +16,7 @@ from ..evaluation.scorers.answer_text import json_values
 from ..evaluation.scorers.tool_call import Call, read_calls
 from ..evaluation.target import Messages
 from .ecosystems import Ecosystem, find_ecosystem
+from .rows import NEGATIVE
 from .tool_need import tool_need
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ EXAMPLES, MOST_EXAMPLES = 2, 3
 MOST_TOKENS = 300
 # A parameter's value in an example is shortened: a file's whole content shows no more than its beginning.
 LONGEST_VALUE, LONGEST_REQUEST = 60, 120
-# Keys that mark an example of an unwanted call.
-NEGATIVE_FLAGS = ("is_negative", "is_negative_example")
 TRUE = (True, 1, "true", "True", "yes", "1")
 # Hits that are read at first, and at most: copies and unwanted calls may stand before the wanted ones.
 FIRST_HITS, MOST_HITS = 16, 1024
@@ -131,7 +130,7 @@ def _usable(hits: Sequence[Hit], ecosystem: Ecosystem) -> Iterator[ToolExample]:
 def is_negative(hit: Hit) -> bool:
     """Return True for an example of an unwanted call: flagged so, or of a bucket that is named so (``tool_neg``)."""
     named = str(hit.metadata.get("task_type") or "").lower()
-    flagged = any(hit.metadata.get(flag) in TRUE for flag in NEGATIVE_FLAGS)
+    flagged = any(hit.metadata.get(flag) in TRUE for flag in NEGATIVE)
     return flagged or NEGATIVE_BUCKET.search(named) is not None
 
 

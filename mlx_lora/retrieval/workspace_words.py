@@ -27,7 +27,7 @@ PATH = re.compile(rf"(?<![\w./])(?:\.{{0,2}}/|~/)?(?:(?:{FOLDERS})/[\w./*-]*|[\w
 KIND_OF_FILE = re.compile(rf"\b(?:an?|any|every|typical|good)\s+(?:\w+\s+)?{WELL_KNOWN}", re.IGNORECASE)
 ONLY_WELL_KNOWN = re.compile(rf"{WELL_KNOWN}", re.IGNORECASE)
 ADDRESS = re.compile(
-    r"\bhttps?://\S+|\bwww\.\S+|\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|io|dev|rs|ai|de)/\S+", re.IGNORECASE
+    r"\bhttps?://\S+|\bwww\.\S+|(?<![\w.-])[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|io|dev|rs|ai|de)/\S+", re.IGNORECASE
 )
 # Ways in which the user's own work is named.
 OWN = re.compile(
