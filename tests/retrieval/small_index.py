@@ -13,7 +13,8 @@ from mlx_lora.retrieval.index import Index
 
 PDCAS = {
     "2025-09-23-UTC-1911-zombies.pdca.md": "# Zombies\n\n## Plan\nFind out why processes pile up.\n\n## Do\n"
-    "530 zombie processes were counted; interactive git commands caused 499 of them.\n\n## Check\nDone.\n\n## Act\nUse flags.",
+    "530 zombie processes were counted; interactive git commands caused 499 of them.\n\n## Check\nDone."
+    "\n\n## Act\nUse flags.",
     "2025-09-24-UTC-1000-colours.pdca.md": "# Colours\n\n## Plan\nRemove hard-coded colours.\n\n## Do\n"
     "31 files had colours written into them; CLIColors holds them now.\n\n## Check\nDone.\n\n## Act\nKeep it.",
 }
