@@ -21,6 +21,7 @@ COMMANDS = {
     "gate": ("mlx_lora.cli.gate", "gate", "Judge the results of eval: exit status 0 passed, 1 failed."),
     "compare": ("mlx_lora.cli.compare", "compare", "Judge a candidate against a reference on the same cases."),
     "baseline": ("mlx_lora.cli.gate", "baseline", "What the same cases score without a model."),
+    "index": ("mlx_lora.cli.index", "index", "Keep documents that a model can look up, and search them."),
     "sleep": ("mlx_lora.cli.sleep", "sleep", "Learn every night, judged, and undone if need be."),
     "bench": ("mlx_lora.cli.bench", "bench", "Time our trainer against mlx-lm's own, or TRL's."),
     "fuse": ("mlx_lora.cli.fuse", "fuse", "Merge an adapter into its base: a model of its own."),
