@@ -21,6 +21,7 @@ COMMANDS = {
     "gate": ("mlx_lora.cli.gate", "gate", "Judge the results of eval: exit status 0 passed, 1 failed."),
     "compare": ("mlx_lora.cli.compare", "compare", "Judge a candidate against a reference on the same cases."),
     "baseline": ("mlx_lora.cli.gate", "baseline", "What the same cases score without a model."),
+    "index": ("mlx_lora.cli.index", "index", "Keep documents that a model can look up, and search them."),
     "ask": ("mlx_lora.cli.ask", "ask", "Answer a question from an index, with sources."),
     "smoke": ("mlx_lora.cli.smoke", "smoke", "Test a deployed model: knowledge, history, a tool call, speed."),
     "sleep": ("mlx_lora.cli.sleep", "sleep", "Learn every night, judged, and undone if need be."),

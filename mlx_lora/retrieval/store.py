@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import UserError, first_line, shortened
 from ..files import FORMAT, check_format, writing
 from .documents import Document
+from .text_query import words_of
 
 DATABASE = "index.db"
 # Seconds to wait for a lock of SQLite's own, which is held for a transaction only.
@@ -30,18 +31,20 @@ CREATE TABLE IF NOT EXISTS documents (
 );
 CREATE TABLE IF NOT EXISTS chunks (
     id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL REFERENCES documents (id), line INTEGER NOT NULL,
-    headings TEXT NOT NULL, text TEXT NOT NULL, metadata TEXT NOT NULL, row INTEGER NOT NULL
+    headings TEXT NOT NULL, text TEXT NOT NULL, words TEXT NOT NULL, metadata TEXT NOT NULL, row INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS chunks_of_document ON chunks (document);
 CREATE VIRTUAL TABLE IF NOT EXISTS chunks_fts USING fts5 (
-    headings, text, content='chunks', content_rowid='id', tokenize="unicode61 remove_diacritics 2"
+    headings, text, words, content='chunks', content_rowid='id', tokenize="unicode61 remove_diacritics 2"
 );
 CREATE VIRTUAL TABLE IF NOT EXISTS chunks_words USING fts5vocab (chunks_fts, 'row');
 CREATE TRIGGER IF NOT EXISTS chunk_added AFTER INSERT ON chunks BEGIN
-    INSERT INTO chunks_fts (rowid, headings, text) VALUES (new.id, new.headings, new.text);
+    INSERT INTO chunks_fts (rowid, headings, text, words)
+    VALUES (new.id, new.headings, new.text, new.words);
 END;
 CREATE TRIGGER IF NOT EXISTS chunk_removed AFTER DELETE ON chunks BEGIN
-    INSERT INTO chunks_fts (chunks_fts, rowid, headings, text) VALUES ('delete', old.id, old.headings, old.text);
+    INSERT INTO chunks_fts (chunks_fts, rowid, headings, text, words)
+    VALUES ('delete', old.id, old.headings, old.text, old.words);
 END;
 """
 
@@ -49,11 +52,11 @@ END;
 class Store:
     """The database of an index; one object may be used from several threads, one at a time."""
 
-    def __init__(self, directory: Path, readonly: bool = False) -> None:
+    def __init__(self, directory: Path, readonly: bool = False, create: bool = True) -> None:
         self.directory, self.file = directory, directory / DATABASE
         self.lock = threading.RLock()
         if not self.file.is_file():
-            if readonly:
+            if not create:
                 raise UserError(f"{directory}: this is not an index; `mlx-lora index add` makes one")
             self._check_place()
         with self._sentences():
@@ -145,12 +148,21 @@ class Store:
             "INSERT INTO documents (path, collection, sha256, retrievable, metadata) VALUES (?, ?, ?, ?, ?)",
             (document.path, collection, document.sha256, metadata["ok_to_retrieve"], _json(metadata)),
         ).lastrowid
+        rows = [
+            (
+                number,
+                chunk.line,
+                " > ".join(chunk.headings),
+                chunk.text,
+                words_of(chunk.text),
+                _json(chunk.metadata),
+                row,
+            )
+            for row, chunk in enumerate(document.chunks, first_row)
+        ]
         self._connection.executemany(
-            "INSERT INTO chunks (document, line, headings, text, metadata, row) VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (number, chunk.line, " > ".join(chunk.headings), chunk.text, _json(chunk.metadata), first_row + place)
-                for place, chunk in enumerate(document.chunks)
-            ],
+            "INSERT INTO chunks (document, line, headings, text, words, metadata, row) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            rows,
         )
         self._connection.execute("UPDATE settings SET value = value + 1 WHERE name = 'changes'")
 

@@ -46,7 +46,8 @@ SECRETS = tuple(
 )
 # Bits per character: a random key of 20 characters has about 4, "xxxx-1234" far less.
 RANDOM = 3.0
-_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@((?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24})\b")
+# Borders are not asked for: an address may stand beside letters of another script, or follow a long line of dashes.
+_EMAIL = re.compile(r"[\w.+-]{1,64}@((?:[\w-]{1,63}\.)+[A-Za-z]{2,24})")
 # Domains that belong to nobody (RFC 2606, RFC 6761).
 _NOBODY = re.compile(r"(?i)(?:^|\.)(?:example\.(?:com|org|net)|(?:[\w-]+\.)*(?:example|test|invalid|localhost|local))$")
 
