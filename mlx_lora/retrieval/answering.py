@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.schema import is_text
 from ..errors import UserError
 from ..evaluation.cases import with_system
+from ..evaluation.remote_targets import AnswersTarget
 from ..evaluation.suite import Generation
 from ..evaluation.target import Messages, Target
 from ..evaluation.targets import open_target
@@ -201,10 +202,17 @@ def ask_question(
         closing(Index.open(directory, readonly=True)) as index,
         closing(open_target(target, backend or "auto")) as opened,
     ):
+        check_reads_context(opened)
         warn(opened.warnings)
         notes(opened.notes)
         found = answer(opened, index, question, generation, k, list(collections) or None, ecosystem)
     return found.as_dict(target)
+
+
+def check_reads_context(target: Target) -> None:
+    """Raise UserError if a target is a file of answers, which reads no sources."""
+    if isinstance(target, AnswersTarget):
+        raise UserError(f"{target.name}: a file of answers reads no sources; name a run, a model or a server")
 
 
 def source_lines(found: dict[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from ..evaluation.scorers.base import prompt_text
 from ..evaluation.suite import Generation, find_suites
 from ..evaluation.target import Messages, Target
 from ..evaluation.targets import open_target
-from .answering import PASSAGES, search, with_context
+from .answering import PASSAGES, check_reads_context, search, with_context
 
 if TYPE_CHECKING:
     from .index import Index
@@ -109,7 +109,7 @@ def judge_retrieval(
     if cases:
         pairs[row] = [(case.id, found["hybrid"][case.id], found["text"][case.id]) for case in cases]
     comparison = compare(pairs, pool=names)
-    recall = {mode: sum(by_case.values()) / len(cases) for mode, by_case in found.items()} if cases else {}
+    recall = {mode: sum(by_case.values()) / len(cases) if cases else None for mode, by_case in found.items()}
     return {
         **summarize([reference, candidate], {}, comparison),
         "recall": {"k": k, "cases": len(cases), **recall},
@@ -149,6 +149,7 @@ def judge_suites(
         closing(Index.open(directory, readonly=True)) as index,
         closing(open_target(target, backend or "auto")) as opened,
     ):
+        check_reads_context(opened)
         notes(opened.notes)
         return judge_retrieval(opened, index, evaluations, k, progress=progress)
 

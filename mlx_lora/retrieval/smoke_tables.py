@@ -6,7 +6,12 @@ from ..evaluation.report_tables import Table
 from .smoke import SmokeReport
 
 WORDS = {"passed": "passed", "failed": "FAILED", "not_run": "not run"}
-COUNTED = {"server": "counted by the program that runs it", "client": "measured here", "process": "of this process", None: ""}
+COUNTED = {
+    "server": "counted by the program that runs it",
+    "client": "measured here",
+    "process": "of this process",
+    None: "",
+}
 
 
 def smoke_table(report: SmokeReport) -> Table:

@@ -62,6 +62,11 @@ COMMANDS: dict[str, list[str]] = {
         "--target {run} --prompt hello --max-tokens 2",
         "--target {base} --prompt - --max-tokens 2 < {prompt}",
     ],
+    "ask": [
+        "Lake? --target {base} --index {index} -k 1 --max-tokens 2",
+        "--suites {suite} --cases {asked} --target {base} --index {index} -k 1 --json",
+    ],
+    "smoke": ["{base} --index {index} --max-tokens 2", "answers:{answers} --index {index}"],
     "sleep run": ["--config {night} --dry-run", "--config {night} --dry-run --if-due --json"],
     "sleep demo": ["--out {out}"],
     "sleep install": ["--config {night} --print", "--config {night} --print --every 2 --json"],
@@ -77,7 +82,7 @@ COMMANDS: dict[str, list[str]] = {
 # These read no file of the user's, or take minutes: the fuzzer leaves them out.
 SLOW = {
     *("export gguf", "export gguf-lora", "export ollama", "export peft", "import peft", "fuse", "train", "eval"),
-    "compare",
+    *("compare", "ask", "smoke"),
 }
 NOT_FUZZED = {"quickstart", "sleep demo", "sleep uninstall", "bench", "doctor"}
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
-import zlib
 from pathlib import Path
 
-import numpy as np
+from embedders import HashedWords
 
 from mlx_lora.retrieval.index import Index
 
@@ -39,22 +37,6 @@ EXAMPLES = [
 ]
 
 
-class WordEmbedder:
-    """Vectors of the words of a text: quick, and alike for texts that share words."""
-
-    name, dimension = "words", 64
-
-    def embed(self, texts):
-        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        for row, text in zip(vectors, texts, strict=True):
-            for word in re.findall(r"\w+", text.lower()):
-                row[zlib.crc32(word.encode()) % self.dimension] += 1
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-
-    def count_tokens(self, texts):
-        return [len(text.split()) for text in texts]
-
-
 def write_documents(folder: Path) -> tuple[Path, Path]:
     """Write the documents and return the PDCAs' folder and the file of examples."""
     (folder / "pdca").mkdir(parents=True)
@@ -68,10 +50,10 @@ def write_documents(folder: Path) -> tuple[Path, Path]:
 def make_index(folder: Path, embedder=None) -> Path:
     """Write an index and return its directory."""
     pdcas, examples = write_documents(folder / "documents")
-    with Index.open(folder / "index", embedder=embedder or WordEmbedder()) as index:
+    with Index.open(folder / "index", embedder=embedder or HashedWords()) as index:
         index.add([pdcas, examples])
     return folder / "index"
 
 
 def open_index(directory: Path) -> Index:
-    return Index.open(directory, readonly=True, embedder=WordEmbedder())
+    return Index.open(directory, readonly=True, embedder=HashedWords())

@@ -7,7 +7,8 @@ import json
 
 import pytest
 from completions_server import completions_server
-from small_index import PDCAS, WordEmbedder, make_index, open_index, write_documents
+from embedders import HashedWords
+from small_index import PDCAS, make_index, open_index, write_documents
 
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.suite import Generation
@@ -57,7 +58,7 @@ def test_tool_examples_are_no_sources(index):
 
 def test_an_empty_index_leaves_the_conversation_alone(tmp_path):
     given = [{"role": "user", "content": QUESTION}]
-    with Index.open(tmp_path / "empty", embedder=WordEmbedder()) as index:
+    with Index.open(tmp_path / "empty", embedder=HashedWords()) as index:
         assert with_context(index, given) == (given, [])
 
 
@@ -151,9 +152,12 @@ def test_the_command_prints_the_answer_and_its_sources(command, real_directory, 
         (("Why?", "--ecosystem", "emacs", "--target", "x", "--index", "n"), "'emacs': there is no such ecosystem"),
         (("--suites", "canaries", "--ecosystem", "cursor", "--target", "x", "--index", "n"), "are for one question"),
         (("Why?", "--target", "builtin/tiny-lumen", "--index", "nowhere"), "nowhere"),
+        (("Why?", "--target", "answers:{answers}", "--index", "{index}"), "a file of answers reads no sources"),
     ],
 )
-def test_what_cannot_be_asked_is_said_in_a_sentence(refused, tmp_path, arguments, sentence):
+def test_what_cannot_be_asked_is_said_in_a_sentence(refused, directory, tmp_path, arguments, sentence):
+    (tmp_path / "answers.jsonl").write_text('{"id": "a", "answer": "b"}\n')
+    arguments = [word.format(answers=tmp_path / "answers.jsonl", index=directory) for word in arguments]
     assert sentence in refused("ask", *arguments, cwd=tmp_path)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 from completions_server import completions_server
-from small_index import PDCAS, WordEmbedder, make_index, open_index
+from embedders import HashedWords
+from small_index import PDCAS, make_index, open_index
 
 from mlx_lora.cli.output import progress
 from mlx_lora.errors import UserError
@@ -119,7 +120,7 @@ def test_the_shared_pdca_documents(realdata, tmp_path):
 def test_tool_examples_of_the_real_files(realdata, tmp_path):
     """Recall of calls: what is asked for is shown first, and none of the 400 unwanted calls ever is."""
     files = [realdata / "instructions" / f"{name}.jsonl" for name in ("tool_core", "tool_neg")]
-    with Index.open(tmp_path / "index", embedder=WordEmbedder()) as index:
+    with Index.open(tmp_path / "index", embedder=HashedWords()) as index:
         index.add(files, "tool_examples")
         prompt = build_tool_prompt(index, "Open the package.json file", "continue")
         assert [each.request for each in prompt.examples] == ["Open the package.json file"]

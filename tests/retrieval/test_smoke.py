@@ -6,8 +6,9 @@ import json
 
 import pytest
 from completions_server import completions_server
+from embedders import HashedWords
 from ollama_server import Answer, Model, ollama_server
-from small_index import WordEmbedder, make_index, open_index
+from small_index import make_index, open_index
 
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.suite import Generation
@@ -119,7 +120,7 @@ def test_without_an_index_the_history_is_not_run(ollama):
 
 
 def test_an_index_without_pdcas_fails_the_history(ollama, tmp_path):
-    with Index.open(tmp_path / "empty", embedder=WordEmbedder()) as empty:
+    with Index.open(tmp_path / "empty", embedder=HashedWords()) as empty:
         report = smoke("ollama:lumen", empty)
     assert report.failures == ["history: the index has nothing in pdca_historical"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from small_index import EXAMPLES, WordEmbedder, example, make_index, open_index
+from embedders import HashedWords
+from small_index import EXAMPLES, example, make_index, open_index
 
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.scorers.answer_text import json_values
@@ -65,7 +66,7 @@ def test_the_tools_of_a_custom_ecosystem_are_those_of_its_examples(index):
 
 
 def test_a_long_value_is_shortened(index):
-    prompt = build_tool_prompt(index, "Create a long file.txt", "continue", n=1)
+    prompt = build_tool_prompt(index, "Create a long file.txt of many words", "continue", n=1)
     assert "many words many words" in prompt.text
     assert prompt.text.count("many words") < 8
 
@@ -86,7 +87,7 @@ def test_far_more_unwanted_examples_than_wanted_ones(tmp_path):
     rows.append(example("Open the other file", "read_file", {"path": "b.json"}))
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with Index.open(tmp_path / "index", embedder=WordEmbedder()) as index:
+    with Index.open(tmp_path / "index", embedder=HashedWords()) as index:
         index.add([file], "tool_examples")
         prompt = build_tool_prompt(index, "Open the package.json file", "continue")
     assert [each.request for each in prompt.examples] == ["Open the other file"]
