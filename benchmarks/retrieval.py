@@ -71,7 +71,7 @@ def timed(ask, number: int) -> tuple[list[tuple[float, float]], list]:
 
 
 def figures(took: list[tuple[float, float]]) -> dict[str, float]:
-    """Return percentiles; the processors' time, of all threads together, is the one that other programs do not change."""
+    """Return percentiles; the processors' time, of all threads, is the one that other programs change least."""
     wall, processors = np.array(took).T
     return {
         **{f"p{n}_ms": round(float(np.percentile(wall, n)), 2) for n in (50, 95)},
