@@ -20,6 +20,7 @@ from .vectors import append_rows, has_rows, map_rows
 if TYPE_CHECKING:
     import numpy as np
 
+_PERSONAL = {"pii_flags": ["email"], "ok_to_train": False}
 # Chunks that are embedded together, and after which a transaction is written.
 BATCH_CHUNKS = 256
 # Dead rows after which the vector file is rewritten, if they are half of it as well.
@@ -122,7 +123,10 @@ class Importer:
         metadata = {**redact_values(add_metadata(document, collection)), **governance}
         personal = [_redact_chunk(chunk) for chunk in document.chunks]
         if any(personal):
-            metadata |= {"pii_flags": ["email"], "ok_to_train": False}
+            metadata |= _PERSONAL
+            for chunk, found in zip(document.chunks, personal, strict=True):
+                # The document's flags are those of its worst chunk.
+                chunk.metadata |= _PERSONAL if found else {name: governance[name] for name in _PERSONAL}
         return _Prepared(document, collection, metadata)
 
     def _write(self, pending: Sequence[_Prepared], added: Added) -> None:
@@ -207,7 +211,4 @@ def _redact_chunk(chunk: Chunk) -> bool:
     """Redact a chunk, and return True if it held an address."""
     # The file's own text is redacted already; an address may still come out of JSON's escapes.
     chunk.text, chunk.metadata = redact(chunk.text)[0], redact_values(chunk.metadata)
-    found = any(REDACTED in text for text in (chunk.text, *chunk.headings, str(chunk.metadata)))
-    if found:
-        chunk.metadata |= {"pii_flags": ["email"], "ok_to_train": False}
-    return found
+    return any(REDACTED in text for text in (chunk.text, *chunk.headings, str(chunk.metadata)))

@@ -184,7 +184,16 @@ def _stores(folder: Path) -> dict[str, Path]:
         "results_of_runs": _lines(folder / "outcomes.jsonl", [{"workflow_id": "w1", "outcome": "success"}]),
         "origins": _origins(folder / "origins.json"),
         "anima": _anima(folder / "anima.db"),
+        **_notes(folder),
     }
+
+
+def _notes(folder: Path) -> dict[str, Path]:
+    """Write an index of a single document, which may be removed from it."""
+    notes = folder / "notes.md"
+    notes.write_text("# Notes\n\nThe tide turns twice a day.\n")
+    call("index", "add", "--index", folder / "notes-index", notes)
+    return {"notes": notes, "notes_index": folder / "notes-index"}
 
 
 def _evidence(number: int) -> dict[str, Any]:

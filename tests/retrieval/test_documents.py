@@ -212,7 +212,7 @@ PDCA = """# 📋 **PDCA Cycle: Task 18 Correction - Fix**
 **👤 Branch:** dev/once0304 → Task 18
 **🎯 Project Journal Session:** 2025-09-05-UTC-1300-session → Correction
 **🎯 Sprint:** Fresh Start → Accuracy
-**🔗 Previous PDCA:** [GitHub](https://github.com/x/2025-09-06-UTC-1800-a.pdca.md) | [§/a](2025-09-06-UTC-1800-a.pdca.md)
+**🔗 Previous PDCA:** [GitHub](https://github.com/x/2025-09-06-UTC-1800-a.pdca.md) | [a](2025-09-06-UTC-1800-a.pdca.md)
 
 ## **📋 PLAN**
 CMM3 work, not CMM1; CMM3 it is.
