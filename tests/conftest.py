@@ -27,7 +27,7 @@ BUILT_IN = "builtin/tiny-lumen"
 PARITY = {
     *("test_torch_parity", "test_bench_mlx", "test_bench_torch", "test_eisv_published", "test_go_template"),
     *("test_convert", "test_converter", "test_gguf_lora", "test_quantize", "test_peft", "test_peft_comparison"),
-    *("test_peft_settings", "test_peft_vision"),
+    *("test_peft_settings", "test_peft_vision", "test_minilm"),
 }
 
 

@@ -184,6 +184,7 @@ class OpenAIServer:
         reply.first_token_s = first and first - started
         if first and reply.tokens_per_second is None:
             reply.tokens_per_second = rate(reply.completion_tokens - 1, time.monotonic() - first)
+            reply.timed_by_client = True
         return reply
 
     def post(self, path: str, body: dict[str, Any], root: bool = False) -> dict[str, Any]:

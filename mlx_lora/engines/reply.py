@@ -26,6 +26,7 @@ class Reply:
         seconds: time from the request to the end of the answer, retries included.
         first_token_s: time to the first token: the program's own figure, or measured if the answer was streamed.
         tokens_per_second: generation speed after the prompt was read; ``None`` if there is no figure.
+        timed_by_client: ``tokens_per_second`` is measured here, since the program reports none.
         load_s: time until the model was in memory, if this request loaded it.
         stopped: the answer ended by itself, not at the token limit.
     """
@@ -39,6 +40,7 @@ class Reply:
     tokens_per_second: float | None = None
     load_s: float | None = None
     stopped: bool = False
+    timed_by_client: bool = False
 
 
 @dataclass

@@ -95,7 +95,7 @@ def compare_targets(
     anchored = {name: others[name] for name in anchors}
     comparison = _compare(evaluations, parts, candidate, reference, anchored, stop)
     targets = [*(others[name] for name in names[:-1]), candidate]
-    summary = _summary(targets, anchored, comparison)
+    summary = summarize(targets, anchored, comparison)
     if out is not None:
         write_json(out / RESULT, {"format": FORMAT, **summary})
         write_comparison(out / PAGE, summary, list(candidate.reports.values()), list(reference.reports.values()))
@@ -186,7 +186,7 @@ def _heldout_rows(part: HeldoutPart, candidate: Measurement, reference: Measurem
     return HeldoutRows(first.losses, second.losses, part.clusters)
 
 
-def _summary(
+def summarize(
     targets: Sequence[Measurement], anchors: Mapping[str, Measurement], comparison: Comparison
 ) -> dict[str, Any]:
     """Return what `compare --json` prints: the comparison, and the rates of all targets."""

@@ -33,6 +33,10 @@ COMMANDS = {
     "data show": "{data} 1 --base {base}",
     "data salience": "--buffer {buffer} --out {out}",
     "data traces": "--store {store} --out {out} --results {results_of_runs} --sources {origins}",
+    "index add": "{pdca} {gguf} --index {out}",
+    "index list": "--index {index}",
+    "index remove": "{notes} --index {notes_index}",
+    "index search": "lake --index {index} -k 1 --mode text --collection pdca_historical",
     "experience add": "--buffer {buffer} - < {exchanges}",
     "experience stats": "--buffer {buffer}",
     "experience merge": "{buffer} --into {out}",
@@ -50,6 +54,8 @@ COMMANDS = {
     "export ollama": "--run {run} --name probe --gguf {gguf} --out {out} --modelfile-only",
     "import peft": "{peft} --out {out}",
     "generate": "--target {run} --prompt hello --max-tokens 2",
+    "ask": "Lake? --target {base} --index {index} -k 1 --max-tokens 2",
+    "smoke": "{base} --index {index} --max-tokens 2",
     "sleep run": "--config {night}",
     "sleep install": "--config {night} --print",
     "sleep status": "{agent}",
@@ -65,6 +71,7 @@ VARIANTS = {
     "train (dry run)": ("train", "--config {config} --out {out} --dry-run"),
     "eval (several suites)": ("eval", "--suites {suite},canaries --target answers:{answers} --out {out}"),
     "eval (list)": ("eval", "--list"),
+    "ask (suites)": ("ask", "--suites {suite} --cases {asked} --target {base} --index {index} -k 1"),
     "sleep run (dry run)": ("sleep run", "--config {night} --dry-run"),
 }
 CASES = {**{name: (name, line) for name, line in COMMANDS.items()}, **VARIANTS}

@@ -29,6 +29,10 @@ COMMANDS: dict[str, list[str]] = {
         "--store {store} --out {out} --results {results_of_runs} --sources {origins}",
         "--store {store} --out {out} --policy recent --base {base}",
     ],
+    "index add": ["{rows} {calls} {pdca} --index {out}", "{pdca} --index {index} --collection process_docs --json"],
+    "index list": ["--index {index}", "--index {index} --collection tool_examples --json"],
+    "index remove": ["{notes} --index {notes_index}", "--index {notes_index} --collection process_docs --json"],
+    "index search": ["lake --index {index} --mode text", "lake --index {index} --where cmm_level=1 --mode text --json"],
     "experience add": ["--buffer {buffer} - < {exchanges}", "--buffer {buffer} --prompt a --response b --threshold 0"],
     "experience stats": ["--buffer {buffer}"],
     "experience merge": ["{buffer} --into {out}", "{buffer} --into {buffer}"],
@@ -62,6 +66,11 @@ COMMANDS: dict[str, list[str]] = {
         "--target {run} --prompt hello --max-tokens 2",
         "--target {base} --prompt - --max-tokens 2 < {prompt}",
     ],
+    "ask": [
+        "Lake? --target {base} --index {index} -k 1 --max-tokens 2",
+        "--suites {suite} --cases {asked} --target {base} --index {index} -k 1 --json",
+    ],
+    "smoke": ["{base} --index {index} --max-tokens 2", "answers:{answers} --index {index}"],
     "sleep run": ["--config {night} --dry-run", "--config {night} --dry-run --if-due --json"],
     "sleep demo": ["--out {out}"],
     "sleep install": ["--config {night} --print", "--config {night} --print --every 2 --json"],
@@ -78,7 +87,7 @@ COMMANDS: dict[str, list[str]] = {
 # These read no file of the user's, or take minutes: the fuzzer leaves them out.
 SLOW = {
     *("export gguf", "export gguf-lora", "export ollama", "export peft", "import peft", "fuse", "train", "eval"),
-    "compare",
+    *("compare", "ask", "smoke"),
 }
 NOT_FUZZED = {"quickstart", "sleep demo", "sleep uninstall", "bench", "doctor", "serve"}
 

@@ -83,7 +83,17 @@ def make_inputs(folder: Path, base: Path | None = None) -> dict[str, Path]:
     call("eval", "--suite", "eisv_gate1", "--target", base, "--cases", made["cases"], "--out", made["results"])
     made["peft"] = folder / "peft"
     call("export", "peft", "--run", made["run"], "--out", made["peft"])
-    return made | _nights(folder, made)
+    return made | _nights(folder, made) | _index(folder)
+
+
+def _index(folder: Path) -> dict[str, Path]:
+    """Write an index of a PDCA and a tool example, with the embedder that the commands open."""
+    call_ = {"tool_calls": [{"name": "read_file", "parameters": {"path": "a.ts"}}]}
+    rows = _lines(folder / "calls.jsonl", [{"instruction": "Read a.ts", "output": json.dumps(call_)}])
+    pdca = folder / "2026-02-03-UTC-0600-lake.pdca.md"
+    pdca.write_text("# Lake\n\n## Plan\nLook at it.\n\n## Do\nIt is still.\n")
+    call("index", "add", "--index", folder / "index", rows, pdca)
+    return {"index": folder / "index", "calls": rows, "pdca": pdca}
 
 
 def _nights(folder: Path, made: dict[str, Path]) -> dict[str, Path]:
@@ -174,7 +184,16 @@ def _stores(folder: Path) -> dict[str, Path]:
         "results_of_runs": _lines(folder / "outcomes.jsonl", [{"workflow_id": "w1", "outcome": "success"}]),
         "origins": _origins(folder / "origins.json"),
         "anima": _anima(folder / "anima.db"),
+        **_notes(folder),
     }
+
+
+def _notes(folder: Path) -> dict[str, Path]:
+    """Write an index of a single document, which may be removed from it."""
+    notes = folder / "notes.md"
+    notes.write_text("# Notes\n\nThe tide turns twice a day.\n")
+    call("index", "add", "--index", folder / "notes-index", notes)
+    return {"notes": notes, "notes_index": folder / "notes-index"}
 
 
 def _evidence(number: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ..formats import DataRow, Reader, read_rows, stem_of
 __all__ = ["HELD_OUT", "Item", "Table", "read_table", "split_of"]
 
 _TRUE = (True, 1, "true", "True", "yes", "1")
-_NEGATIVE = re.compile(r"(^|[^a-z])neg(ative)?s?($|[^a-z])")
+NEGATIVE_BUCKET = re.compile(r"(^|[^a-z])neg(ative)?s?($|[^a-z])")
 
 
 def prompt_of(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -100,7 +100,7 @@ class Item:
     def negative(self) -> bool:
         """True for an example of unwanted behaviour: marked so, or of a bucket that is named so (``tool_neg``)."""
         names = (str(self.row.meta.get("task_type", "")), stem_of(self.row.file))
-        return self.marked("is_negative_example") or any(_NEGATIVE.search(name.lower()) for name in names)
+        return self.marked("is_negative_example") or any(NEGATIVE_BUCKET.search(name.lower()) for name in names)
 
 
 @dataclass

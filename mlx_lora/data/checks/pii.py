@@ -46,7 +46,8 @@ SECRETS = tuple(
 )
 # Bits per character: a random key of 20 characters has about 4, "xxxx-1234" far less.
 RANDOM = 3.0
-_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@((?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24})\b")
+# Borders are not asked for: an address may stand beside letters of another script, or follow a long line of dashes.
+_EMAIL = re.compile(r"[\w.+-]{1,64}@((?:[\w-]{1,63}\.)+[A-Za-z]{2,24})")
 # Domains that belong to nobody (RFC 2606, RFC 6761).
 _NOBODY = re.compile(r"(?i)(?:^|\.)(?:example\.(?:com|org|net)|(?:[\w-]+\.)*(?:example|test|invalid|localhost|local))$")
 
@@ -65,14 +66,14 @@ def secrets_in(text: str) -> Iterator[tuple[str, str]]:
         if any(map(text.__contains__, hints)):
             for match in pattern.finditer(text):
                 secret = match["value"] if "value" in pattern.groupindex else match[0]
-                if _random(secret):
+                if is_random(secret):
                     yield name, secret
 
 
-def _random(secret: str) -> bool:
+def is_random(secret: str, bits: float = RANDOM) -> bool:
     """Return True for letters and digits without a pattern that an author of examples would write."""
     mixed = any(c.isdigit() for c in secret) and any(c.isalpha() for c in secret)
-    return mixed and entropy(secret) >= RANDOM and "EXAMPLE" not in secret.upper()
+    return mixed and entropy(secret) >= bits and "EXAMPLE" not in secret.upper()
 
 
 def entropy(text: str) -> float:
@@ -84,8 +85,14 @@ def entropy(text: str) -> float:
 def emails(table: Table) -> Iterator[Hit]:
     """Yield rows that hold a person's e-mail address."""
     for item in table.items:
-        text = item.everything
-        found = [m for m in _EMAIL.finditer(text) if not _NOBODY.search(m[1])] if "@" in text else []
+        found = emails_in(item.everything)
         if found:
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             yield Hit(f"{item.where}: {found[0][0][0]}…@{found[0][1]}{more}")
+
+
+def emails_in(text: str) -> list[re.Match[str]]:
+    """Return the e-mail addresses of persons in a text; group 1 is the domain. ``git@`` is a remote's, nobody's."""
+    if "@" not in text:
+        return []
+    return [m for m in _EMAIL.finditer(text) if not _NOBODY.search(m[1]) and not m[0].startswith("git@")]
