@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import UserError, nearest, shortened
 from .collections import check_collection
+from .documents import Document
 from .embedding import DEFAULT, Embedder, open_embedder
 from .importer import Added, Importer
-from .snapshot import Snapshot
+from .snapshot import HIDDEN, Snapshot
 from .store import Store
 from .text_query import expression_of
 from .vectors import best_rows
@@ -98,6 +99,24 @@ class Index:
         if collection is not None:
             check_collection(collection)
         return Importer(self._store, self.embedder).add(list(paths), collection, on_progress)
+
+    def add_documents(self, documents: Sequence[tuple[Document, str]]) -> Added:
+        """Add documents of another store, each with its collection; secrets and addresses are treated as in files.
+
+        Raises:
+            UserError: see ``add``.
+        """
+        for _, collection in documents:
+            check_collection(collection)
+        return Importer(self._store, self.embedder).add_documents(documents)
+
+    def chunks(self) -> Iterator[tuple[Hit, Any]]:
+        """Yield every chunk that may be retrieved with its vector; the chunk's score is 0."""
+        with self._store.transaction():
+            self._snapshot.refresh()
+            for row, code in enumerate(self._snapshot.codes.tolist()):
+                if code != HIDDEN:
+                    yield self._hit(int(self._snapshot.chunks[row]), 0.0), self._snapshot.vectors[row]
 
     def list(self, collection: str | None = None) -> list[Listed]:
         """Return the documents, by collection and path."""
