@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -206,10 +207,13 @@ class Index:
         visible = self._snapshot.visible(names, chosen)
         number = k if mode != "hybrid" else max(4 * k, LEAST_CANDIDATES)
         found_by: Any = []
-        if vector is not None:
-            found_by.append(self._nearest(vector, visible, number))
-        if mode != "vector":
-            found_by.append(self._matching(query, visible, number))
+        # Side by side: NumPy and SQLite both let go of Python's lock.
+        with ThreadPoolExecutor(1) as pool:
+            near = pool.submit(self._nearest, vector, visible, number) if vector is not None else None
+            if mode != "vector":
+                found_by.append(self._matching(query, visible, number))
+            if near is not None:
+                found_by.append(near.result())
         if mode == "hybrid":
             scores: dict[int, float] = {}
             for found in found_by:
@@ -230,7 +234,7 @@ class Index:
         return list(zip(self._snapshot.chunks[rows].tolist(), scores[rows].tolist(), strict=True))
 
     def _matching(self, query: str, visible: Any, number: int) -> Scored:
-        expression = expression_of(query, self._store, len(self._snapshot.row_of))
+        expression = expression_of(query, self._store)
         if not expression:
             return []
         rows = self._snapshot.row_of
