@@ -94,6 +94,13 @@ class Importer:
         with self._writer(), self._store.transaction(write=True):
             self._store.delete_documents(documents)
 
+    def mark_trained(self, documents: Sequence[tuple[int, dict[str, Any]]], batch: str, date: str) -> None:
+        """Move documents, by (number, metadata), to the PDCAs in one transaction; see ``Index.mark_trained``."""
+        trained = {"trained_in_adapter": True, "training_batch": batch, "training_date": date}
+        with self._writer(), self._store.transaction(write=True):
+            for number, metadata in documents:
+                self._store.move_document(number, PDCAS, {**metadata, **trained})
+
     @contextmanager
     def _writer(self) -> Iterator[None]:
         """Hold the index's lock; after the block, what is derived from the documents is brought up to date."""

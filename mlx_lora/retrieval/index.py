@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import UserError, nearest, shortened
-from .collections import check_collection
+from .collections import BUFFER, check_collection
 from .documents import Document
 from .embedding import DEFAULT, Embedder, open_embedder
 from .importer import Added, Importer
@@ -146,6 +146,23 @@ class Index:
             like = f"; nearest is {nearest(str(document), [row[1] for row in rows])}" if rows and document else ""
             raise UserError(f"{self._store.directory}: this index has no {what}{like}")
         Importer(self._store, None).remove(chosen)
+        return len(chosen)
+
+    def mark_trained(self, batch: str, date: str, documents: Sequence[str | Path] | None = None) -> int:
+        """Move what was trained on from daily_buffer to pdca_historical, with its batch and date; return how many.
+
+        Args:
+            documents: the paths; the whole buffer by default. What must not be trained on stays where it is.
+
+        Raises:
+            UserError: another process writes to the index.
+        """
+        names = None if documents is None else {str(Path(document).absolute()) for document in documents}
+        with self._store.transaction():
+            rows = [row for row in self._store.documents() if row[2] == BUFFER]
+        chosen = [(row[0], row[4]) for row in rows if (names is None or row[1] in names) and row[4]["ok_to_train"]]
+        if chosen:
+            Importer(self._store, None).mark_trained(chosen, batch, date)
         return len(chosen)
 
     def search(

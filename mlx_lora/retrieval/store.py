@@ -179,6 +179,16 @@ class Store:
         if numbers:
             self._connection.execute("UPDATE settings SET value = value + 1 WHERE name = 'changes'")
 
+    def move_document(self, number: int, collection: str, metadata: Mapping[str, Any]) -> None:
+        """Put a document into another collection with other metadata, inside a transaction."""
+        found = self._connection.execute("SELECT path FROM documents WHERE id = ?", (number,)).fetchone()
+        self.delete_documents([other for (other,) in self._ids(found[0], collection) if other != number])
+        change = "UPDATE documents SET collection = ?, metadata = ? WHERE id = ?"
+        self._connection.execute(change, (collection, _json(metadata), number))
+        # Counted as a deletion, after which readers read the collections anew.
+        grow = "UPDATE settings SET value = value + 1 WHERE name IN ('changes', 'deletions')"
+        self._connection.execute(grow)
+
     def hash_of(self, path: str, collection: str) -> str | None:
         """Return the sha256 of a document as it was indexed, None if it is not."""
         found = "SELECT sha256 FROM documents WHERE path = ? AND collection = ?"
