@@ -153,22 +153,23 @@ def _comment(text: str) -> str:
     return found[1] if found else ""
 
 
+def _file_type(document: Document) -> dict[str, Any]:
+    return {"file_type": Path(document.path).suffix.lstrip(".").lower() or "unknown"}
+
+
 def _file_metadata(document: Document) -> dict[str, Any]:
     date, timestamp = parse_date(Path(document.path).name)
-    return {
-        "file_type": Path(document.path).suffix.lstrip(".").lower() or "unknown",
-        "date": date,
-        "timestamp": timestamp,
-    }
+    return {**_file_type(document), "date": date, "timestamp": timestamp}
 
 
-PDCAS = "pdca_historical"
+PDCAS, BUFFER = "pdca_historical", "daily_buffer"
 COLLECTIONS: dict[str, Callable[[Document], dict[str, Any]]] = {
     PDCAS: pdca_metadata,
     "components": component_metadata,
     "process_docs": _file_metadata,
     "tool_examples": _file_metadata,
-    "daily_buffer": lambda document: {**_file_metadata(document), **_TRAINING},
+    # What is moved to the PDCAs when it is trained on has their metadata from the start.
+    BUFFER: lambda document: {**pdca_metadata(document), **_file_type(document)},
     "process_framework": _file_metadata,
 }
 
@@ -197,7 +198,7 @@ def check_collection(name: str) -> str:
 
 def add_metadata(document: Document, collection: str) -> dict[str, Any]:
     """Return the document's metadata, and give each chunk of a PDCA its part."""
-    if collection in (PDCAS, "daily_buffer"):
+    if collection in (PDCAS, BUFFER):
         for chunk in document.chunks:
             chunk.metadata["chunk_type"] = chunk_type(chunk)
     return COLLECTIONS[collection](document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -132,6 +133,21 @@ def split_document(path: Path, content: bytes, count: Counter) -> Document:
     else:
         sections = [Chunk(document.text)]
     document.chunks = list(_fitting(sections, count))
+    for number, chunk in enumerate(document.chunks):
+        chunk.metadata["chunk_index"] = number
+    return document
+
+
+def document_of(path: str, parts: Sequence[tuple[str, dict[str, Any]]], count: Counter) -> Document:
+    """Make a document of texts with metadata that another store holds; what is too long is split.
+
+    Args:
+        path: the name under which the document is listed.
+    """
+    cleaned = [(redact(text.replace("\0", ""))[0], metadata) for text, metadata in parts]
+    content = json.dumps([path, *parts], ensure_ascii=False, default=str, sort_keys=True).encode("utf-8", "replace")
+    document = Document(path, hashlib.sha256(content).hexdigest(), "\n".join(text for text, _ in cleaned), [])
+    document.chunks = list(_fitting([Chunk(text, metadata=dict(metadata)) for text, metadata in cleaned], count))
     for number, chunk in enumerate(document.chunks):
         chunk.metadata["chunk_index"] = number
     return document

@@ -73,10 +73,33 @@ class Importer:
                         on_progress(number, len(todo))
         return added
 
+    def add_documents(self, documents: Sequence[tuple[Document, str]]) -> Added:
+        """Add documents that were read elsewhere, with their collections; see ``Index.add_documents``."""
+        added = Added()
+        with self._writer():
+            todo = [
+                (document, kind)
+                for document, kind in documents
+                if self._store.hash_of(document.path, kind) != document.sha256
+            ]
+            added.unchanged = len(documents) - len(todo)
+            prepared = [self._govern(document, kind) for document, kind in todo]
+            self._update_embeddings()
+            for start in range(0, len(prepared), BATCH_CHUNKS):
+                self._write(prepared[start : start + BATCH_CHUNKS], added)
+        return added
+
     def remove(self, documents: Sequence[int]) -> None:
         """Remove documents by number, in one transaction."""
         with self._writer(), self._store.transaction(write=True):
             self._store.delete_documents(documents)
+
+    def mark_trained(self, documents: Sequence[tuple[int, dict[str, Any]]], batch: str, date: str) -> None:
+        """Move documents, by (number, metadata), to the PDCAs in one transaction; see ``Index.mark_trained``."""
+        trained = {"trained_in_adapter": True, "training_batch": batch, "training_date": date}
+        with self._writer(), self._store.transaction(write=True):
+            for number, metadata in documents:
+                self._store.move_document(number, PDCAS, {**metadata, **trained})
 
     @contextmanager
     def _writer(self) -> Iterator[None]:
@@ -108,17 +131,20 @@ class Importer:
         return True
 
     def _prepare(self, path: Path, collection: str, added: Added) -> _Prepared | None:
-        """Return a document with its metadata; e-mail addresses are redacted, and what holds one is not trained on."""
         assert self._embedder is not None
         try:
             document = split_document(path, read_content(path), self._embedder.count_tokens)
         except ValueError as error:
             added.refused.append((str(path), 0, str(error)))
             return None
-        # After JSON's escapes; and the file may have changed since.
-        check_secrets(path, document.text)
-        check_secrets(path, "\n".join(chunk.text for chunk in document.chunks))
         added.refused += [(str(path), line, why) for line, why in document.unusable]
+        return self._govern(document, collection)
+
+    def _govern(self, document: Document, collection: str) -> _Prepared:
+        """Return a document with its metadata; e-mail addresses are redacted, and what holds one is not trained on."""
+        # After JSON's escapes; and the file may have changed since.
+        check_secrets(Path(document.path), document.text)
+        check_secrets(Path(document.path), "\n".join(chunk.text for chunk in document.chunks))
         governance = governance_of(document.front_matter).to_metadata()
         metadata = {**redact_values(add_metadata(document, collection)), **governance}
         personal = [_redact_chunk(chunk) for chunk in document.chunks]

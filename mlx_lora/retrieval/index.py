@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import UserError, nearest, shortened
-from .collections import check_collection
+from .collections import BUFFER, check_collection
+from .documents import Document
 from .embedding import DEFAULT, Embedder, open_embedder
 from .importer import Added, Importer
-from .snapshot import Snapshot
+from .snapshot import HIDDEN, Snapshot
 from .store import Store
 from .text_query import expression_of
 from .vectors import best_rows
@@ -99,6 +101,24 @@ class Index:
             check_collection(collection)
         return Importer(self._store, self.embedder).add(list(paths), collection, on_progress)
 
+    def add_documents(self, documents: Sequence[tuple[Document, str]]) -> Added:
+        """Add documents of another store, each with its collection; secrets and addresses are treated as in files.
+
+        Raises:
+            UserError: see ``add``.
+        """
+        for _, collection in documents:
+            check_collection(collection)
+        return Importer(self._store, self.embedder).add_documents(documents)
+
+    def chunks(self) -> Iterator[tuple[Hit, Any]]:
+        """Yield every chunk that may be retrieved with its vector; the chunk's score is 0."""
+        with self._store.transaction():
+            self._snapshot.refresh()
+            for row, code in enumerate(self._snapshot.codes.tolist()):
+                if code != HIDDEN:
+                    yield self._hit(int(self._snapshot.chunks[row]), 0.0), self._snapshot.vectors[row]
+
     def list(self, collection: str | None = None) -> list[Listed]:
         """Return the documents, by collection and path."""
         if collection is not None:
@@ -126,6 +146,23 @@ class Index:
             like = f"; nearest is {nearest(str(document), [row[1] for row in rows])}" if rows and document else ""
             raise UserError(f"{self._store.directory}: this index has no {what}{like}")
         Importer(self._store, None).remove(chosen)
+        return len(chosen)
+
+    def mark_trained(self, batch: str, date: str, documents: Sequence[str | Path] | None = None) -> int:
+        """Move what was trained on from daily_buffer to pdca_historical, with its batch and date; return how many.
+
+        Args:
+            documents: the paths; the whole buffer by default. What must not be trained on stays where it is.
+
+        Raises:
+            UserError: another process writes to the index.
+        """
+        names = None if documents is None else {str(Path(document).absolute()) for document in documents}
+        with self._store.transaction():
+            rows = [row for row in self._store.documents() if row[2] == BUFFER]
+        chosen = [(row[0], row[4]) for row in rows if (names is None or row[1] in names) and row[4]["ok_to_train"]]
+        if chosen:
+            Importer(self._store, None).mark_trained(chosen, batch, date)
         return len(chosen)
 
     def search(
@@ -187,10 +224,13 @@ class Index:
         visible = self._snapshot.visible(names, chosen)
         number = k if mode != "hybrid" else max(4 * k, LEAST_CANDIDATES)
         found_by: Any = []
-        if vector is not None:
-            found_by.append(self._nearest(vector, visible, number))
-        if mode != "vector":
-            found_by.append(self._matching(query, visible, number))
+        # Side by side: NumPy and SQLite both let go of Python's lock.
+        with ThreadPoolExecutor(1) as pool:
+            near = pool.submit(self._nearest, vector, visible, number) if vector is not None else None
+            if mode != "vector":
+                found_by.append(self._matching(query, visible, number))
+            if near is not None:
+                found_by.append(near.result())
         if mode == "hybrid":
             scores: dict[int, float] = {}
             for found in found_by:
@@ -211,7 +251,7 @@ class Index:
         return list(zip(self._snapshot.chunks[rows].tolist(), scores[rows].tolist(), strict=True))
 
     def _matching(self, query: str, visible: Any, number: int) -> Scored:
-        expression = expression_of(query, self._store, len(self._snapshot.row_of))
+        expression = expression_of(query, self._store)
         if not expression:
             return []
         rows = self._snapshot.row_of

@@ -85,6 +85,8 @@ class MiniLM:
 
 
 def _has_gpu() -> bool:
+    # The backend loads a fast BLAS, without which later products of MLX in this process would be slow.
+    from ..backends.mlx import SLOW_BLAS  # noqa: F401  # isort: skip
     import mlx.core as mx
 
     return mx.default_device().type == mx.DeviceType.gpu

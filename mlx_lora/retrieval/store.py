@@ -97,7 +97,8 @@ class Store:
     def _sentences(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        # A damaged file may also lack what its other tables name, or hold texts and metadata that are none.
+        except (sqlite3.Error, LookupError, ValueError, TypeError) as error:
             raise UserError(
                 f"{self.file}: this index cannot be used ({first_line(error)}); if it is damaged, remove its "
                 "directory and add the documents again"
@@ -120,9 +121,13 @@ class Store:
                     self._connection.execute("ROLLBACK")
                 raise
 
+    def _query(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self.lock, self._sentences():
+            return self._connection.execute(query, values).fetchall()
+
     def settings(self) -> dict[str, Any]:
         """Return the index's settings by name."""
-        return dict(self._connection.execute("SELECT name, value FROM settings"))
+        return dict(self._query("SELECT name, value FROM settings"))
 
     def change_settings(self, **values: Any) -> None:
         """Replace settings, inside a transaction."""
@@ -168,7 +173,7 @@ class Store:
 
     def _ids(self, path: str, collection: str) -> list[tuple[int]]:
         found = "SELECT id FROM documents WHERE path = ? AND collection = ?"
-        return self._connection.execute(found, (path, collection)).fetchall()
+        return self._query(found, (path, collection))
 
     def delete_documents(self, numbers: Sequence[int]) -> None:
         """Delete documents with their chunks, inside a transaction; their vectors' rows are dead from then on."""
@@ -179,25 +184,35 @@ class Store:
         if numbers:
             self._connection.execute("UPDATE settings SET value = value + 1 WHERE name = 'changes'")
 
+    def move_document(self, number: int, collection: str, metadata: Mapping[str, Any]) -> None:
+        """Put a document into another collection with other metadata, inside a transaction."""
+        path = self._query("SELECT path FROM documents WHERE id = ?", (number,))[0][0]
+        self.delete_documents([other for (other,) in self._ids(path, collection) if other != number])
+        change = "UPDATE documents SET collection = ?, metadata = ? WHERE id = ?"
+        self._connection.execute(change, (collection, _json(metadata), number))
+        # Counted as a deletion, after which readers read the collections anew.
+        grow = "UPDATE settings SET value = value + 1 WHERE name IN ('changes', 'deletions')"
+        self._connection.execute(grow)
+
     def hash_of(self, path: str, collection: str) -> str | None:
         """Return the sha256 of a document as it was indexed, None if it is not."""
         found = "SELECT sha256 FROM documents WHERE path = ? AND collection = ?"
-        row = self._connection.execute(found, (path, collection)).fetchone()
-        return row[0] if row else None
+        rows = self._query(found, (path, collection))
+        return rows[0][0] if rows else None
 
     def chunk_rows(self, after: int) -> list[tuple[int, int, str | None]]:
         """Return (chunk, row, collection) of the chunks with a higher number; no collection if not to be retrieved."""
-        return self._connection.execute(
+        return self._query(
             "SELECT c.id, c.row, CASE WHEN d.retrievable THEN d.collection END FROM chunks c "
             "JOIN documents d ON d.id = c.document WHERE c.id > ?",
             (after,),
-        ).fetchall()
+        )
 
     def chunks_with_text(self, after: int, limit: int) -> list[tuple[int, int, str, str]]:
         """Return the next (chunk, row, headings, text) by number."""
-        return self._connection.execute(
+        return self._query(
             "SELECT id, row, headings, text FROM chunks WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
-        ).fetchall()
+        )
 
     def chunks_where(self, where: Mapping[str, Any]) -> list[int]:
         """Return the chunks whose metadata, or whose document's, has each of the values; of a list, any of them.
@@ -218,32 +233,32 @@ class Store:
             conditions.append(f"({' OR '.join(either)})")
             values += [f'$."{name}"', *wanted] * 2
         found = "SELECT c.id FROM chunks c JOIN documents d ON d.id = c.document WHERE "
-        return [number for (number,) in self._connection.execute(found + " AND ".join(conditions), values)]
+        return [number for (number,) in self._query(found + " AND ".join(conditions), values)]
 
     def document_count(self, word: str) -> int:
         """Return the number of chunks that hold a word, as the full text has it."""
-        row = self._connection.execute("SELECT doc FROM chunks_words WHERE term = ?", (word,)).fetchone()
-        return row[0] if row else 0
+        rows = self._query("SELECT doc FROM chunks_words WHERE term = ?", (word,))
+        return rows[0][0] if rows else 0
 
     def match(self, expression: str, limit: int | None) -> list[tuple[int, float]]:
         """Return (chunk, bm25) of the best matches of a full-text expression; lower is better."""
-        return self._connection.execute(
+        return self._query(
             "SELECT rowid, rank FROM chunks_fts WHERE chunks_fts MATCH ? ORDER BY rank, rowid LIMIT ?",
             (expression, -1 if limit is None else limit),
-        ).fetchall()
+        )
 
     def chunk(self, number: int) -> tuple[str, str, int, str, dict[str, Any], str]:
         """Return (text, headings, line, path, metadata, collection) of a chunk."""
-        text, headings, line, own, path, whole, collection = self._connection.execute(
+        text, headings, line, own, path, whole, collection = self._query(
             "SELECT c.text, c.headings, c.line, c.metadata, d.path, d.metadata, d.collection FROM chunks c "
             "JOIN documents d ON d.id = c.document WHERE c.id = ?",
             (number,),
-        ).fetchone()
+        )[0]
         return text, headings, line, path, {**json.loads(whole), **json.loads(own)}, collection
 
     def documents(self) -> list[tuple[int, str, str, int, dict[str, Any]]]:
         """Return (number, path, collection, chunks, metadata) of every document, by collection and path."""
-        rows = self._connection.execute(
+        rows = self._query(
             "SELECT d.id, d.path, d.collection, (SELECT COUNT(*) FROM chunks c WHERE c.document = d.id), d.metadata "
             "FROM documents d ORDER BY d.collection, d.path"
         )
@@ -251,7 +266,7 @@ class Store:
 
     def chunk_count(self) -> int:
         """Return the number of chunks."""
-        return self._connection.execute("SELECT COUNT(*) FROM chunks").fetchone()[0]
+        return self._query("SELECT COUNT(*) FROM chunks")[0][0]
 
     def close(self) -> None:
         """Close the database."""

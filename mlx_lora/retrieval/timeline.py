@@ -75,6 +75,49 @@ def update_timeline(directory: Path, changes: int, documents: Sequence[tuple[str
         ) from error
 
 
+class Timeline:
+    """The timeline of an index as it was last written; ``redis_store.RedisTimeline`` answers the same questions."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open the timeline read-only.
+
+        Raises:
+            UserError: the index has none.
+        """
+        self.file = directory / FILE
+        if not self.file.is_file():
+            raise UserError(f"{self.file}: there is no timeline; `mlx-lora index add` makes it")
+
+    def pdcas(self) -> list[dict[str, Any]]:
+        """Return the PDCAs in order of time."""
+        return self._read(f"SELECT {', '.join(_COLUMNS)} FROM pdcas ORDER BY timestamp, id", ())
+
+    def relationships(self) -> list[dict[str, Any]]:
+        """Return what precedes what."""
+        return self._read("SELECT * FROM pdca_relationships ORDER BY from_pdca_id, to_pdca_id", ())
+
+    def after(self, pdca: str) -> list[str]:
+        """Return the PDCAs that a PDCA precedes, the surest first."""
+        found = "SELECT to_pdca_id FROM pdca_relationships WHERE from_pdca_id = ? ORDER BY weight DESC, 1"
+        return [row["to_pdca_id"] for row in self._read(found, (pdca,))]
+
+    def before(self, pdca: str) -> list[str]:
+        """Return the PDCAs that precede a PDCA, the surest first."""
+        found = "SELECT from_pdca_id FROM pdca_relationships WHERE to_pdca_id = ? ORDER BY weight DESC, 1"
+        return [row["from_pdca_id"] for row in self._read(found, (pdca,))]
+
+    def _read(self, query: str, values: tuple[str, ...]) -> list[dict[str, Any]]:
+        try:
+            connection = sqlite3.connect(f"{self.file.resolve().as_uri()}?mode=ro", uri=True, timeout=30)
+            try:
+                connection.row_factory = sqlite3.Row
+                return [dict(row) for row in connection.execute(query, values)]
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise UserError(f"{self.file}: the timeline cannot be read ({first_line(error)}); remove it") from error
+
+
 def _row(path: str, metadata: dict[str, Any]) -> list[Any]:
     values = {**metadata, "id": metadata["pdca_id"], "file_path": path, "quality_score": quality_score(metadata)}
     return [values.get(name, "") for name in _COLUMNS]

@@ -54,6 +54,25 @@ def test_the_timeline_follows_the_index(tmp_path, pdcas):
         assert len(rows(tmp_path / "index", "SELECT * FROM pdca_relationships")) == 1
 
 
+def test_a_trained_buffer_becomes_history(tmp_path, pdcas):
+    private = tmp_path / "private.md"
+    private.write_text("# Tide\n\nAsk ann@corp.io\n")
+    with Index.open(tmp_path / "index", embedder=HashedWords()) as index:
+        index.add([pdcas, private], "daily_buffer")
+        reader = Index.open(tmp_path / "index", readonly=True, embedder=HashedWords())
+        assert rows(tmp_path / "index", "SELECT * FROM pdcas") == []
+        assert reader.search("done", collections=["pdca_historical"]) == []
+        assert index.mark_trained("night-7", "2026-02-03", [next(pdcas.iterdir())]) == 1
+        assert index.mark_trained("night-8", "2026-02-04") == 2
+        assert [d.document for d in index.list("daily_buffer")] == [str(private)]
+        history = [d.metadata for d in index.list("pdca_historical")]
+        assert [m["trained_in_adapter"] for m in history] == [True] * 3
+        assert sorted(m["training_batch"] for m in history) == ["night-7", "night-8", "night-8"]
+        assert {h.collection for h in reader.search("done", collections=["pdca_historical"])} == {"pdca_historical"}
+        assert len(rows(tmp_path / "index", "SELECT * FROM pdca_relationships")) == 2
+        reader.close()
+
+
 def test_its_columns_are_those_of_the_spec(tmp_path, pdcas):
     with Index.open(tmp_path / "index", embedder=HashedWords()) as index:
         index.add([pdcas])

@@ -17,8 +17,16 @@ from . import index_option
 @index_option
 @click.option("--collection", metavar="NAME", help="Collection of all; by default by each file's kind.")
 @click.option("--embedder", metavar="NAME", help="Embedding model; another one than the index has embeds all again.")
+@click.option("--chroma", type=click.Path(path_type=Path), help="Import this directory of Chroma (extra chroma).")
 @json_option
-def add(paths: tuple[Path, ...], directory: Path, collection: str | None, embedder: str | None, as_json: bool) -> None:
+def add(
+    paths: tuple[Path, ...],
+    directory: Path,
+    collection: str | None,
+    embedder: str | None,
+    chroma: Path | None,
+    as_json: bool,
+) -> None:
     """Add files, and those of a known kind in directories; a changed file replaces its earlier state.
 
     A secret stops the import before anything is written; e-mail addresses are redacted. Without PATHS the vectors are
@@ -27,12 +35,19 @@ def add(paths: tuple[Path, ...], directory: Path, collection: str | None, embedd
     \b
     mlx-lora index add --index index journal/ --collection pdca_historical
     """
+    from ...errors import UserError
+    from ...retrieval.chroma import import_chroma
     from ...retrieval.embedding import open_embedder
     from ...retrieval.index import Index
 
+    if paths and chroma:
+        raise UserError("give paths, or a directory of Chroma with --chroma, and not both")
     chosen = open_embedder(embedder) if embedder else None
     with Index.open(directory, embedder=chosen) as index, progress(f"indexing into {directory}", 100) as show:
-        added = index.add(paths, collection, lambda done, total: show(100 * done // total))
+        if chroma:
+            added = import_chroma(index, chroma, collection)
+        else:
+            added = index.add(paths, collection, lambda done, total: show(100 * done // total))
     if as_json:
         refused = [{"file": file, "line": line, "reason": why} for file, line, why in added.refused]
         print_json({"index": str(directory), **asdict(added), "refused": refused})
