@@ -101,6 +101,12 @@ class Catalogue:
             adapter_key,
         )
 
+    def has_directory(self, identity: str) -> bool:
+        """Return True if a name is that of a directory below that of models, whatever it holds."""
+        if not _is_name(identity) or any(map(_leads_elsewhere, identity.split("/"))):
+            return False
+        return (self._settings.models / identity).is_dir()
+
     def directory_of(self, identity: str) -> Path | None:
         """Return the directory of a model of any kind, such as one for embeddings; ``None``: it is not here."""
         if not _is_name(identity):

@@ -44,12 +44,15 @@ def find_start(model: str, settings: ServerSettings, state: State) -> TrainingSt
     """
     if model in BUILT_IN:
         return TrainingStart(model)
+    catalogue = Catalogue(settings, state)
     try:
-        found = Catalogue(settings, state).local(model)
+        found = catalogue.local(model)
     except UserError as error:
         raise UserError(f"{model}: this model cannot be trained ({error})") from None
     if found is not None:
         return _start_from(found)
+    if catalogue.has_directory(model):
+        raise UserError(f"{model}: this model cannot be trained (the directory holds neither a base nor a run)")
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model, re.ASCII) and ".." not in model:
         return TrainingStart(model)
     if model.startswith(PREFIX):

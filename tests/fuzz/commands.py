@@ -82,6 +82,7 @@ COMMANDS: dict[str, list[str]] = {
     "sleep promote": ["{agent} 1"],
     "sleep pin": ["{agent} 1"],
     "serve": ["--openapi --state {out}"],
+    "ui": ["--state {out} --port notaport"],
     "doctor": ["--json"],
 }
 # These read no file of the user's, or take minutes: the fuzzer leaves them out.
@@ -89,7 +90,7 @@ SLOW = {
     *("export gguf", "export gguf-lora", "export ollama", "export peft", "import peft", "fuse", "train", "eval"),
     *("compare", "ask", "smoke"),
 }
-NOT_FUZZED = {"quickstart", "sleep demo", "sleep uninstall", "bench", "doctor", "serve"}
+NOT_FUZZED = {"quickstart", "sleep demo", "sleep uninstall", "bench", "doctor", "serve", "ui"}
 
 
 def words_of(name: str, line: str, inputs: dict[str, Path], out: Path) -> tuple[list[str], Path | None]:

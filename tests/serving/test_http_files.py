@@ -62,7 +62,7 @@ def test_lists_come_in_pages_of_either_order(client):
     page = client.files.list(limit=2, order="asc", after=made[2])
     assert ([file.id for file in page.data], page.has_more) == (made[3:], False)
     assert client.files.list(purpose="batch").data == []
-    with pytest.raises(openai.NotFoundError, match="after: there is no file"):
+    with pytest.raises(openai.BadRequestError, match="after: the list has no item 'file-none'"):
         client.files.list(after="file-none")
     with pytest.raises(openai.UnprocessableEntityError, match="limit: input should be less than or equal to 10000"):
         client.files.list(limit=10_001)
