@@ -77,6 +77,7 @@ WORDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WORDS)
 def test_pipes_and_devices(refused, pipe, tmp_path, kind):
     rows, buffer = tmp_path / "rows.jsonl", tmp_path / "buffer.json"

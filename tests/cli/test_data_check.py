@@ -110,6 +110,7 @@ def test_show_tells_the_weights_of_spans(command, rows):
     assert "×: what this part's loss is multiplied by" in command("data", "show", directory, 3).stdout
 
 
+@pytest.mark.slow
 def test_an_error_stops_training_until_it_is_waived(command, refused, tmp_path):
     directory = tmp_path / "mine"
     directory.mkdir()

@@ -137,6 +137,7 @@ def test_this_machine(command, environment):
         assert "mlx-lora[torch]" in found["torch"]["advice"]
 
 
+@pytest.mark.slow
 def test_a_torch_that_does_not_import_and_an_ollama_that_never_ends(command, environment):
     with serving("drip") as url:
         done = command("doctor", env=environment({"torch": RAISES}, OLLAMA_HOST=url))

@@ -138,6 +138,7 @@ def test_a_suite_that_is_wrong(folder, refused, keys, said):
     assert said in refused(*evaluate())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "reason"),
     [
@@ -200,6 +201,7 @@ def test_reports_that_are_complete_are_cleared(reports, tmp_path):
     assert reports(suites=None)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

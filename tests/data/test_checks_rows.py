@@ -271,6 +271,7 @@ def test_37_000_rows_take_seconds(tmp_path):
     assert findings["near_duplicates"] >= 9000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     ["-eyJ", "a@a.", "sk-", "password ", " ", "-----BEGIN PRIVATE KEY-----", "github_pat_", ". ", "```", "[", "é"],

@@ -172,6 +172,7 @@ def test_what_training_cannot_encode_is_named_with_a_base(fuzzed):
             assert item.where in named
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train.csv.gz", "train.parquet", "train.json", "train.jsonl"])
 def test_the_commands_agree(command, refused, tmp_path, name):
     """``data check``, ``--fix``, ``data show`` and ``train`` as a user meets them, on a bad row of every format."""

@@ -118,6 +118,7 @@ def test_an_assistant_that_speaks_first(tiny, tmp_path):
     assert set(findings(dataset(tmp_path / "data", row), tiny)) == {"no_validation_rows"}
 
 
+@pytest.mark.slow
 def test_a_cleaned_copy_does_not_promise_what_it_cannot_repair(make_base, tmp_path, command, refused):
     """Case fix-keeps-what-stops-training."""
     rows = [

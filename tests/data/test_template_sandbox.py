@@ -67,6 +67,7 @@ def tokenizer():
     return load_tokenizer("builtin/tiny-lumen")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_what_does_not_end_is_a_sentence(monkeypatch, tokenizer, kind):
     monkeypatch.setattr(tokenizer, "chat_template", ENDLESS[kind])

@@ -64,6 +64,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("fault", "sentence"), FAULTS)
 def test_a_case_that_fails_loses_no_other(server, ask, fault, sentence, stream):

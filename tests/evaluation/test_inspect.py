@@ -90,6 +90,7 @@ def test_inspects_samples_are_cases(tmp_path):
         assert more.expect is None
 
 
+@pytest.mark.slow
 def test_cases_are_inspects_samples(written):
     from inspect_ai.dataset import json_dataset
 

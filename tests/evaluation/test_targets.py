@@ -97,6 +97,7 @@ def test_targets_with_the_same_weights_answer_alike(report_of, gguf_file, llama_
     assert len({report["target_identity"] for report in (base, gguf, server, file)}) == 4
 
 
+@pytest.mark.slow
 def test_a_run_and_its_fused_weights(report_of, run, tmp_path):
     from mlx_lora.export.fuse import fuse
 

@@ -136,6 +136,7 @@ LEFT_OUT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "leave_out", "noticed"), LEFT_OUT)
 def test_what_is_left_out_is_noticed(run_of, tmp_path, monkeypatch, name, leave_out, noticed):
     run = run_of(name)

@@ -311,6 +311,7 @@ def test_a_name_that_is_taken_is_replaced_only_by_a_model_that_passed(server, ru
     assert server.models["lumen:latest"] is not old
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "fault"), [("blobs", "break"), ("create", "late"), ("create", "break"), ("generate", "break")]
 )
@@ -370,6 +371,7 @@ def test_only_a_modelfile(run, exported, tmp_path, monkeypatch):
     assert 'PARAMETER stop """<|eot_id|>"""' in text
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_found_before_the_weights_are_made(server, refused, run, tmp_path):
     out = tmp_path / "out"
 

@@ -169,6 +169,7 @@ def test_the_commands(command, refused, llama, tmp_path):
     assert "this exists already" in refused("import", "peft", tmp_path / "peft", "--out", run)
 
 
+@pytest.mark.slow
 def test_training_does_not_go_on_from_an_imported_adapter(command, refused, eisv_data, llama, tmp_path):
     export_peft(make_run(llama, tmp_path / "run"), tmp_path / "peft")
     import_peft(tmp_path / "peft", tmp_path / "again")

@@ -32,6 +32,7 @@ def started(tmp_path, *arguments):
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_nothing_is_left_behind(tmp_path, number, status):
     process = started(tmp_path, "--type", "q8_0")

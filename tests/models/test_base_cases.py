@@ -115,6 +115,7 @@ class TestTokenBeyondTheEmbedding:
         file.write_text(json.dumps(content))
         return base
 
+    @pytest.mark.slow
     def test_check_train_and_generate_name_it(self, base, tmp_path, command, refused):
         data = write_rows(tmp_path / "data", 8, "shape: convergence {} <|tool|> here")
         checked = command("data", "check", data, "--base", base)
@@ -215,6 +216,7 @@ class TestTemplateThatAsksTheClock:
 
         monkeypatch.setattr(template_utils, "datetime", Moved)
 
+    @pytest.mark.slow
     def test_the_same_adapter_on_any_day(self, changed_base, tmp_path, monkeypatch):
         base = changed_base(tokenizer_config={"chat_template": CLOCK_TEMPLATE})
         data = write_rows(tmp_path / "data", 8)

@@ -17,6 +17,7 @@ BASE = "builtin/tiny-lumen"
 QUESTION = user("TRAJECTORY: shape: convergence")
 
 
+@pytest.mark.slow
 def test_a_job_is_trained_and_answers(tmp_path):
     with (
         running_server(tmp_path, backend="mlx") as server,

@@ -73,6 +73,7 @@ def test_waiting_ends_at_its_time_and_the_job_goes_on(client, server):
     assert client.wait(job_id) == {"status": "failed", "error": "the job was cancelled"}
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_comes_back_is_waited_for(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

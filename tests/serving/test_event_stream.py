@@ -85,6 +85,7 @@ def test_an_unknown_job_is_not_found(client):
     assert answer.json()["error"]["code"] == "not_found"
 
 
+@pytest.mark.slow
 def test_events_come_while_the_job_runs_and_a_cancelled_one_ends_the_stream(client, server):
     job_id = start(client, training_config={"epochs": 100})
     seen, asked = [], None

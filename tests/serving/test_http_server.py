@@ -99,6 +99,7 @@ def refusal_of_usage(*words, cwd: Path) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly_even_with_a_request_in_the_middle(tmp_path, number):
     with running_server(tmp_path) as server, connect(server.url) as connection:

@@ -102,6 +102,7 @@ def test_events_are_listed_the_newest_first_page_by_page(client, trained):
     assert [event.id for event in last.data] == [event.id for event in events[-2:]]
 
 
+@pytest.mark.slow
 def test_checkpoints_are_listed_and_training_continues_from_the_model(client, server, trained, file):
     checkpoints = list(client.fine_tuning.jobs.checkpoints.list(trained.id, limit=1))
     assert all(isinstance(one, FineTuningJobCheckpoint) for one in checkpoints)
@@ -151,6 +152,7 @@ def test_another_shape_than_that_of_the_adapter_is_refused(client, trained, file
     assert refused.value.param == "model"
 
 
+@pytest.mark.slow
 def test_a_base_below_the_servers_models_is_trained(client, file):
     job = create(client, file, "bases/own", hyperparameters={"n_epochs": 1})
     done = wait_for(client, job.id, "succeeded")
@@ -287,6 +289,7 @@ def test_lists_refuse_what_they_do_not_have(client, trained):
             missing("ftjob-" + 24 * "0")
 
 
+@pytest.mark.slow
 def test_a_job_of_the_other_contract_is_one_of_these_too(client, server):
     with server.client() as http:
         job_id = http.post("/v1/train", json=TRAIN).json()["job_id"]

@@ -166,6 +166,7 @@ def test_the_newest_report_of_a_suite_counts(served):
 SMALL = {"model_name": BASE, "batch_size": 4, "gradient_accumulation_steps": 1, "warmup_steps": 1}
 
 
+@pytest.mark.slow
 def test_a_true_training_shows_its_answers_before_and_after(served, eisv_data):
     run = served.models / "trained"
     settings = {"learning_rate": 1e-2, "lora_dropout": 0.1, "lora_target_modules": "auto", "log_steps": 2}

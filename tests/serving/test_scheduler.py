@@ -155,6 +155,7 @@ def test_pause_while_validating_and_while_queued(desk):
     assert desk.state.find_job(third.id).status == "paused"
 
 
+@pytest.mark.slow
 def test_cancel_in_every_status(desk):
     running = desk.job(num_epochs=40)
     desk.wait_for_step(running)
@@ -207,6 +208,7 @@ def wait_for_end(desk, job):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_job_that_ends_while_no_server_runs(desk):
     job = desk.job()
     desk.wait_for_step(job)

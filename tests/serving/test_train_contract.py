@@ -137,6 +137,7 @@ def test_an_unknown_job_is_a_404_with_a_sentence(client):
         assert list(answer.json()) == ["error"]
 
 
+@pytest.mark.slow
 def test_a_job_that_waits_is_running_and_a_cancelled_one_has_failed(client):
     first, second = start(client, training_config={"epochs": 200}), start(client)
     until(lambda: poll(client, first)["step"] > 0)
@@ -161,6 +162,7 @@ def test_a_job_that_fails_says_why(client):
     assert "\n" not in state["error"]
 
 
+@pytest.mark.slow
 def test_the_loss_config_has_its_effect_or_is_said_to_have_none(client):
     cites = {
         "prompt": "Document 12: After rest the pulse is low.\nClaim: Rest lowers the pulse.",
@@ -184,6 +186,7 @@ def test_the_loss_config_has_its_effect_or_is_said_to_have_none(client):
     client.post(f"/v1/fine_tuning/jobs/{other}/cancel")
 
 
+@pytest.mark.slow
 def test_a_name_is_kept_as_text_and_is_no_part_of_a_path_or_an_id(client, server):
     name = "../<script>alert(1)</script> é"
     job_id = start(client, experiment_name=name)

@@ -31,6 +31,7 @@ def spoil(generations, candidate, record):
 cycle_module_promote = cycle_module.promote
 
 
+@pytest.mark.slow
 def test_a_bad_generation_on_trial_is_gone_without_a_person(name, store, monkeypatch):
     monkeypatch.setattr(cycle_module, "promote", spoil)
     ended = run(settings(name, [store]))

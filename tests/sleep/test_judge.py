@@ -129,6 +129,7 @@ def test_an_adapter_that_is_not_finite_is_worse(sketch, parts, tmp_path, bad):
     assert "not finite" in found.reasons[0]
 
 
+@pytest.mark.slow
 def test_losses_that_overflow_are_worse_and_nothing_is_asked(sketch, parts, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(ModelTarget, "answer", _recording(ModelTarget.answer, asked))
@@ -169,6 +170,7 @@ def test_nights_without_held_out_rows(sketch, nights, tmp_path):
     assert found.verdict == "not_worse"
 
 
+@pytest.mark.slow
 def test_one_held_out_row_of_a_first_night_settles_nothing(sketch, nights, tmp_path):
     rows = read_split(nights / "0001", "valid")
     write_dataset(tmp_path / "one", {"train": rows[1:], "valid": rows[:1]}, {})

@@ -230,6 +230,7 @@ def test_no_ollama_a_wrong_answer_and_an_empty_one(agent, server):
     assert "agent:gen-2 gives an empty answer; the alias stays as it was" in export(agent, server, 2)["failed"]
 
 
+@pytest.mark.slow
 def test_where_ollamas_own_template_is_another_the_models_is_sent(agent, server):
     def with_a_system_prompt_of_its_own(model, prompt, options):
         answer = llama_cpp(model, prompt, options)

@@ -43,6 +43,7 @@ def with_values(run, place, change):
     return place
 
 
+@pytest.mark.slow
 def test_what_works_passes(run, parts, tmp_path):
     passed, said = try_out(str(run), parts, None, tmp_path / "out")
     assert (passed, "16 answers, none of concern" in said) == (True, True)

@@ -120,6 +120,7 @@ def test_the_shape_can_be_left_unnamed():
     assert name_shape(hidden, "void_rising") == name_shape(text, "void_rising") == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "hidden"), [(0.0, 0), (0.5, 43), (1.0, 90)])
 def test_a_share_of_a_dataset_hides_the_shape(tmp_path, share, hidden):
     card = make_eisv_dataset(tmp_path / "d", min_per_shape=10, hide_shape=share)

@@ -148,6 +148,7 @@ def test_empty_specifications_are_said(command, refused, tmp_path):
     assert "none of the 1 chosen artifacts has a task" in said
 
 
+@pytest.mark.slow
 def test_a_dataset_without_validation_rows_is_said(command, tmp_path):
     store = write_store(tmp_path / "s", [artifact("a1")])
     done = command("data", "traces", "--store", store, "--policy", "all", "--out", tmp_path / "d")

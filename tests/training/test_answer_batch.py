@@ -43,6 +43,7 @@ def together(backend, prompts, samplings, apart=2):
     return [found[number] for number in numbers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "nemotron_h"])
 def test_an_answer_in_a_running_batch_is_the_one_alone(architecture, name):
     backend = load(architecture(name))

@@ -122,6 +122,7 @@ def test_the_best_state_is_the_one_whose_worst_part_is_best(mixed, monkeypatch, 
     assert events(out, "evaluation")[-1]["losses"]["0002"] == 3.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["balance_batches", "keep_best_by"])
 def test_the_two_keys_decide_what_is_learned(refused, arguments, undisturbed, key):
     other = {"balance_batches": "false", "keep_best_by": "mean"}[key]

@@ -64,11 +64,13 @@ def test_other_weights_of_the_same_shapes(command, refused, eisv_data, run, base
     assert said in report["warnings"][0]
 
 
+@pytest.mark.slow
 def test_the_same_weights_elsewhere(command, eisv_data, run, base, tmp_path):
     shutil.copytree(base, tmp_path / "copy")
     train(command, eisv_data, tmp_path / "copy", tmp_path / "b", "--set", f"init_adapter={run}")
 
 
+@pytest.mark.slow
 def test_an_adapter_that_names_no_base_is_taken(command, eisv_data, run, base, tmp_path):
     for name in ("run.json", "adapter_config.json"):
         content = json.loads((run / name).read_text())

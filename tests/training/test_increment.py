@@ -64,6 +64,7 @@ def test_rounds_go_on_from_each_other(command, dataset, tmp_path):
     assert answer.returncode == 0, answer.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_round_goes_on_and_is_marked_when_complete(command, dataset, tmp_path):
     out, data = tmp_path / "live", dataset("one", range(12))
     arguments = ("train", "--increment", *SETTINGS, "--data", data, "--out", out, "--json")
@@ -81,6 +82,7 @@ def test_examples_without_an_id_are_refused(refused, eisv_data, tmp_path):
     assert "example 1 has no item_id or experience_id" in sentence
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_shape_cannot_be_started_from(command, refused, dataset, tmp_path):
     data = dataset("one", range(12))
     command("train", *SETTINGS, "--data", data, "--out", tmp_path / "a")

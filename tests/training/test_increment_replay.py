@@ -92,6 +92,7 @@ def test_an_epoch_is_still_each_new_example_once(dataset, increment, tmp_path):
     assert (done["steps"], done["replayed"]) == (8, 20)
 
 
+@pytest.mark.slow
 def test_without_replay_the_second_round_says_what_it_costs(command, dataset, increment, tmp_path):
     out = tmp_path / "live"
     first = increment(dataset("one", chats(range(12))), out)

@@ -89,6 +89,7 @@ def test_quantized_weights_stay():
     assert {name: value.dtype for name, value in tree_flatten(layer.parameters())} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["generate", "dry-run"])
 def test_commands_say_so(command, narrow, eisv_data, name):
     ask = ("generate", "--target", narrow, "--prompt", "shape: convergence", "--max-tokens", "2")

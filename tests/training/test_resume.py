@@ -329,6 +329,7 @@ def test_files_without_a_format_are_of_the_first(command, arguments, undisturbed
     assert_same_adapter(undisturbed, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["state.json", "run.json"])
 def test_a_later_format_is_a_sentence_and_stays(refused, arguments, stopped, name):
     out, state = stopped

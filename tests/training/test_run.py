@@ -142,6 +142,7 @@ def test_generating_by_hand(run, command):
     assert sampled[0] == sampled[1] != sampled[2]
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_measurements(command, eisv_data, tmp_path):
     settings = ("--config", "quickstart", "--set", "max_steps=2", "--set", "log_steps=1", "--set", "tensorboard=true")
     assert command("train", *settings, "--data", eisv_data, "--out", tmp_path / "a").returncode == 0
@@ -150,6 +151,7 @@ def test_tensorboard_has_the_measurements(command, eisv_data, tmp_path):
         assert name in written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("span", "touched"), [((3, 8), 1), ((0, 1), 0)])
 def test_a_run_says_what_its_spans_touch(command, tmp_path, span, touched):
     answer = "\n  quiet here"

@@ -99,6 +99,7 @@ def test_other_targets_have_no_telemetry(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_earlier_version_has_no_telemetry(command, eisv_data, tmp_path):
     out = tmp_path / "run"
     given = arguments(eisv_data, out)

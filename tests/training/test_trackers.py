@@ -56,6 +56,7 @@ def curve(rows, name: str) -> list[tuple[int, float]]:
     return [(step, value) for step, measurement, value in rows if measurement == name]
 
 
+@pytest.mark.slow
 def test_each_step_is_in_each_tracker_once_after_a_kill(command, eisv_data, tmp_path, surroundings):
     from mlflow import MlflowClient
 
