@@ -35,6 +35,7 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Path(dir_okay=False, path_type=Path),
             help="File with the token; made if absent. By default STATE/token.",
         ),
+        click.option("--index", type=DIRECTORY, help='Index that chat with "retrieval": true is answered from.'),
         click.option("--models", type=DIRECTORY, default=".", show_default=True, help="Bases and runs to chat with."),
         click.option(
             "--state", type=DIRECTORY, default="mlx-lora-state", show_default=True, help="Database, files and jobs."
@@ -57,6 +58,7 @@ def settings_of(options: Mapping[str, Any]) -> tuple[ServerSettings, Path | None
     settings = ServerSettings(
         state=options["state"].absolute(),
         models=options["models"].absolute(),
+        index=None if options["index"] is None else options["index"].absolute(),
         host=options["host"],
         port=options["port"],
         token=None if file is None else read_token(file),

@@ -22,6 +22,7 @@ from .engine import Engine
 from .predictors import Predictors
 from .prompts import Tokenizers, encode_conversation, encode_raw
 from .settings import ServerSettings
+from .sources import Sources
 from .state import State
 
 # Answers that grow at a time; beyond them, one of each model that has none.
@@ -49,6 +50,7 @@ class ChatService:
         self.settings, self.catalogue = settings, Catalogue(settings, state)
         self.predictors = Predictors(self.catalogue.directory_of)
         self.tokenizers = Tokenizers()
+        self.sources = Sources(settings.index)
         self._changed = threading.Condition()
         self._waiting: list[Answering] = []
         # The engine's thread alone uses what follows.

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from ..backends.answering import Sampling
 from .answering import Answering, Options
 from .api import Lenient
+from .sources import Source
 
 # OpenAI's limits.
 MOST_STOPS, MOST_TOP = 4, 20
@@ -93,6 +94,7 @@ class ChatRequest(Drawing):
     tools: list[dict[str, Any]] | None = None
     tool_choice: Literal["auto", "none"] | None = None
     response_format: ResponseFormat | None = None
+    retrieval: bool | None = None
 
 
 class CompletionRequest(Drawing):
@@ -166,7 +168,10 @@ class ChatChoice(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-    """Answer of POST /v1/chat/completions; in a stream, its choices have ``delta`` in place of ``message``."""
+    """Answer of POST /v1/chat/completions; in a stream, its choices have ``delta`` in place of ``message``.
+
+    ``sources`` are those of a request with ``retrieval``; a stream has them in its first part.
+    """
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -174,6 +179,7 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    sources: list[Source] | None = None
 
 
 class CompletionLogprobs(BaseModel):

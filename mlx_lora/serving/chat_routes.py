@@ -16,6 +16,7 @@ from .chat_models import ChatChoice, ChatCompletion, ChatMessage, ChatRequest, U
 from .event_stream import AnswerStream
 from .logprobs import chat_logprobs
 from .records import new_id
+from .sources import Source
 from .token_text import Piece
 
 # Prompts that are encoded at a time; the first one of a model waits for its tokenizer, and must not hold up others.
@@ -38,13 +39,16 @@ async def create_chat_completion(call: Call) -> ChatCompletion | Response:
     wanted = body.max_completion_tokens or body.max_tokens or chat.settings.most_tokens
     options = body.options(wanted, (body.top_logprobs or 0) if body.logprobs else None)
     tools = None if body.tool_choice == "none" else body.tools
-    answering = await ask(call, body.model, body.messages, options, tools=tools)
+    messages, sources = body.messages, None
+    if body.retrieval:
+        messages, sources = await to_thread.run_sync(chat.sources.before, messages, limiter=_encoding)
+    answering = await ask(call, body.model, messages, options, tools=tools)
     pieces = answering.stream(call.http.is_disconnected)
     about: dict[str, Any] = {"id": new_id("chatcmpl"), "created": int(time.time()), "model": body.model}
     if body.stream:
         # An error before the first token has a status of its own.
         first = await anext(pieces)
-        return AnswerStream(_chunks(body, answering, first, pieces, about), [answering])
+        return AnswerStream(_chunks(body, answering, first, pieces, about, sources), [answering])
     found = [piece async for piece in pieces]
     assert answering.finish_reason is not None
     choice = ChatChoice(
@@ -52,11 +56,16 @@ async def create_chat_completion(call: Call) -> ChatCompletion | Response:
         logprobs=chat_logprobs(answering.tokenizer, found) if body.logprobs else None,
         finish_reason=answering.finish_reason,
     )
-    return ChatCompletion(**about, choices=[choice], usage=Usage.of([answering]))
+    return ChatCompletion(**about, choices=[choice], usage=Usage.of([answering]), sources=sources)
 
 
 async def _chunks(
-    body: ChatRequest, answering: Answering, first: Piece, pieces: AsyncIterator[Piece], about: dict[str, Any]
+    body: ChatRequest,
+    answering: Answering,
+    first: Piece,
+    pieces: AsyncIterator[Piece],
+    about: dict[str, Any],
+    sources: list[Source] | None,
 ) -> AsyncIterator[dict[str, Any]]:
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     about = {**about, "object": "chat.completion.chunk", **({"usage": None} if with_usage else {})}
@@ -65,7 +74,8 @@ async def _chunks(
         logprobs = chat_logprobs(answering.tokenizer, [piece]).model_dump() if piece and body.logprobs else None
         return {**about, "choices": [{"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]}
 
-    yield chunk({"role": "assistant", "content": "", "refusal": None})
+    found = {} if sources is None else {"sources": [source.model_dump() for source in sources]}
+    yield {**chunk({"role": "assistant", "content": "", "refusal": None}), **found}
     piece: Piece | None = first
     while piece is not None:
         if piece.text or (piece.tokens and body.logprobs):
@@ -84,7 +94,7 @@ ROUTES = [
         create_chat_completion,
         body=ChatRequest,
         answer=ChatCompletion,
-        errors=(404, 409, 429, 503),
+        errors=(400, 404, 409, 429, 503),
         streams=True,
     ),
 ]

@@ -49,6 +49,8 @@ def serve(settings: ServerSettings, *, verbose: bool = False, ready: Callable[[s
         stack.callback(state.close)
         scheduler = Scheduler(state, settings)
         chat = ChatService(settings, state)
+        chat.sources.check()
+        stack.callback(chat.sources.close)
         app = make_app(Services(settings, state, scheduler, chat))
         scheduler.start()
         stack.callback(scheduler.stop)

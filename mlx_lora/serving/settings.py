@@ -15,6 +15,7 @@ class ServerSettings:
     Attributes:
         state: directory of the database, the uploaded files and the jobs.
         models: directory below which bases, runs and datasets are found by their relative paths.
+        index: directory of the index that chat requests with ``retrieval`` are answered from.
         token: bearer token; ``None`` asks for none, which only loopback addresses may.
         allowed_hosts: values of the Host header, without port, beside the loopback ones.
         most_body_bytes: longest request body, uploads aside.
@@ -30,6 +31,7 @@ class ServerSettings:
     models: Path = field(default_factory=Path)
     host: str = "127.0.0.1"
     port: int = 8080
+    index: Path | None = None
     token: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     backend: str = "auto"
