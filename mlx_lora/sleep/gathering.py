@@ -22,7 +22,7 @@ NEW, STORES = "new.jsonl", "stores"
 
 
 def gathered(config: SleepConfig, nights: Nights, cycle: Path) -> dict[str, Any]:
-    """Read the stores, write the rows that were never trained on or indexed to ``cycle/new.jsonl``, and return the counts.
+    """Read the stores, write the rows that were never learned or indexed to ``cycle/new.jsonl``, and return the counts.
 
     ``too_few`` is a sentence where there is too little.
 

@@ -1,4 +1,4 @@
-"""The night's index: what is looked up is indexed in the evening; what is learned is buffered, then moved to history."""
+"""Index of the night: what is looked up is indexed; what is learned is buffered, and moved to history when live."""
 
 from __future__ import annotations
 

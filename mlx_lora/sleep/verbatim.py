@@ -48,6 +48,7 @@ _FUNCTION = _words(
     """
 )
 _PUNCTUATION = ".,;:!?()[]{}<>\"'`*“”‘’"
+_FIELD = re.compile(r"[A-Za-z][\w ]{0,40}: ")
 _CODE_LINE = re.compile(r"[{};]\s*$|^\s*(?:def|class|import|return|const|let)\s", re.M)
 
 
@@ -77,13 +78,16 @@ def fact_share(prompt: str, answer: str) -> float:
 
 
 def _is_form(answer: str) -> bool:
-    """Return True for JSON, such as a tool call, and for several lines of code: their form is what is learned."""
+    """Return True for JSON, such as a tool call, lines of ``NAME: value``, and code: their form is what is learned."""
     text = answer.strip()
     if text[:1] in ("{", "["):
         try:
             return isinstance(json.loads(text), (dict, list))
         except (ValueError, RecursionError):
             return False
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and all(map(_FIELD.match, lines)):
+        return True
     blocks = re.findall(r"```[^\n]*\n(.*?)```", text, re.S)
     return any(block.count("\n") > MOST_CODE_LINES for block in blocks) or (
         len(_CODE_LINE.findall(text)) > MOST_CODE_LINES
