@@ -136,7 +136,7 @@ def _run(cycle: Cycle) -> None:
     kept = step("curate", lambda: curated(config, nights, record.directory))
     indexed = step("index", lambda: index_night(cycle)) if config.index else {}
     if kept["too_few"]:
-        also = f"; {indexed['indexed']} were indexed" if indexed.get("indexed") else ""
+        also = f"; {indexed['indexed']} indexed instead" if indexed.get("indexed") else ""
         raise Ended("skipped", kept["too_few"] + also)
     replayed = step("replay", lambda: replay(config, nights.learned, live, record.directory, notes=around.notes))
     record.content["replayed"] = replayed["own"] + replayed["stored"]
