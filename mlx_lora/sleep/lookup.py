@@ -49,7 +49,8 @@ def decide(rows: Iterable[Row], index: IndexConfig | None) -> Decided:
     for row in rows:
         governance = governance_of(row.example.meta)
         text = text_of(row.example)
-        if index is not None and (secret := find_secret(text)):
+        # The index looks at the text without addresses.
+        if index is not None and (secret := find_secret(text) or find_secret(redact(text)[0])):
             # The question may hold the secret, and is not quoted.
             add_name(decided.left_out, row.store, REFUSED, f"{row.id}: {secret[1]}")
             decided.refused.append(row.id)
@@ -82,7 +83,7 @@ def _reason(row: Row, text: str, governance: Governance, index: IndexConfig) -> 
 
 def text_of(example: Example) -> str:
     """Return the text of a row's document: the prompt without the system prompt, then the answer."""
-    return f"{question_of(example)}\n\n{_answer_of(example)}".strip()
+    return f"{question_of(example)}\n\n{_answer_of(example)}".replace("\0", "").strip()
 
 
 def _answer_of(example: Example) -> str:

@@ -42,6 +42,7 @@ def fate(one, index):
         (row("8443", ok_to_retrieve=False), "learn", "learn", "learn"),
         (row("Ask mira@lumen.io."), "learn", PERSONAL, PERSONAL),
         (row(f"It is {KEY}"), "learn", REFUSED, REFUSED),
+        (row("It is " + KEY.replace("en =", "e\0n =")), "learn", REFUSED, REFUSED),
         (row(f"It is {KEY}", verbatim=True), "learn", REFUSED, REFUSED),
     ],
 )

@@ -20,7 +20,7 @@ from mlx_lora.retrieval.index import Index
 from mlx_lora.runs.generations import Generations
 from mlx_lora.sleep import cycle
 from mlx_lora.sleep.config import sleep_config
-from mlx_lora.sleep.lookup import LIKELY, MARKED, PERSONAL, REFUSED
+from mlx_lora.sleep.lookup import FORBIDDEN, LIKELY, MARKED, PERSONAL, REFUSED
 from mlx_lora.sleep.record import read_cycles
 from mlx_lora.sleep.rehearsal import rehearse
 from mlx_lora.sleep.status import status_of
@@ -186,12 +186,34 @@ def test_a_dry_run_says_how_many_and_writes_nothing(name, tmp_path, place):
     assert not name.exists()
 
 
+def test_an_index_in_use_fails_the_night_before_it_learns(name, tmp_path, place, no_probe):
+    content = indexed_night(name, write_store(tmp_path / "day", facts()), place)
+    place.mkdir()
+    with file_lock(place / DIRECTORY_LOCK, "in use"):
+        ended = run(content)
+    assert (ended.status, ended.summary["decision"]) == (2, "failed")
+    assert ended.summary["reason"].startswith("in the step index: ")
+    assert ended.summary["reason"].endswith("another process is writing to this index; wait for it")
+    # The rows are as new as before.
+    assert run(content).summary["reason"].endswith("11 indexed instead")
+
+
+def test_what_must_not_be_trained_on_is_left_out_without_an_index(name, tmp_path, place):
+    rows = [*facts()[:9], said("Who sleeps?", "Everybody does.", ok_to_train=False), said("Who wakes?", "Mira.")]
+    content = {**indexed_night(name, write_store(tmp_path / "day", rows), place), "index": None}
+    found = rehearse(sleep_config(content, "test"), if_due=False)
+    assert found["curate"]["left_out"][0]["reason"] == FORBIDDEN
+    assert [row.partition(": ")[2] for row in found["curate"]["left_out"][0]["rows"]] == ["Who sleeps?"]
+    assert found["curate"]["looked_up"] == 0
+    assert not place.exists()
+
+
 @pytest.mark.slow
 def test_what_is_learned_moves_to_history_when_it_is_live(name, tmp_path, place, rows):
     marked = [Example(row.messages, meta={**row.meta, "verbatim": True}) for row in rows[SHAPES[2]][:5]]
     store = write_store(tmp_path / "day", rows[SHAPES[0]] + rows[SHAPES[1]] + marked)
     # A night that fails leaves the day in the buffer.
-    content = indexed_night(name, store, place, retries=9)
+    content = indexed_night(name, store, place, retries=9, merge=[])
     diverging = {**content, "train": {**content["train"], "learning_rate": 10, "max_steps": 40, "lora_alpha": 1e6}}
     failed = run(diverging)
     assert failed.summary["decision"] == "failed"
