@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Chunk:
 
 @dataclass
 class Document:
-    """A file as it was read: text (with what it says about itself), chunks, and the lines that could not be used."""
+    """A file as it was read: text, what it says about itself or its store knows, chunks, and lines without use."""
 
     path: str
     sha256: str
@@ -63,6 +63,7 @@ class Document:
     chunks: list[Chunk]
     front_matter: dict[str, Any] = field(default_factory=dict)
     unusable: list[tuple[int, str]] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def find_documents(paths: Iterable[str | Path]) -> list[Path]:
@@ -138,15 +139,23 @@ def split_document(path: Path, content: bytes, count: Counter) -> Document:
     return document
 
 
-def document_of(path: str, parts: Sequence[tuple[str, dict[str, Any]]], count: Counter) -> Document:
+def document_of(
+    path: str,
+    parts: Sequence[tuple[str, dict[str, Any]]],
+    count: Counter,
+    metadata: Mapping[str, Any] | None = None,
+) -> Document:
     """Make a document of texts with metadata that another store holds; what is too long is split.
 
     Args:
         path: the name under which the document is listed.
+        metadata: of the document; as front matter does, it may hold flags of governance.
     """
     cleaned = [(redact(text.replace("\0", ""))[0], metadata) for text, metadata in parts]
-    content = json.dumps([path, *parts], ensure_ascii=False, default=str, sort_keys=True).encode("utf-8", "replace")
+    known = [path, *parts, *([dict(metadata)] if metadata else [])]
+    content = json.dumps(known, ensure_ascii=False, default=str, sort_keys=True).encode("utf-8", "replace")
     document = Document(path, hashlib.sha256(content).hexdigest(), "\n".join(text for text, _ in cleaned), [])
+    document.front_matter, document.metadata = dict(metadata or {}), dict(metadata or {})
     document.chunks = list(_fitting([Chunk(text, metadata=dict(metadata)) for text, metadata in cleaned], count))
     for number, chunk in enumerate(document.chunks):
         chunk.metadata["chunk_index"] = number

@@ -57,12 +57,17 @@ def check_secrets(path: Path, text: str) -> None:
     Raises:
         UserError: which line holds what; the secret itself is not quoted.
     """
+    if found := find_secret(text):
+        line, said = found
+        raise UserError(f"{path}, line {line}: {said}; remove it and import again (nothing of this import was written)")
+
+
+def find_secret(text: str) -> tuple[int, str] | None:
+    """Return (line, name) of the first likely secret of a text, which the name does not quote."""
     for name, secret in _all_secrets(text):
         line = text.count("\n", 0, text.index(secret)) + 1
-        raise UserError(
-            f"{path}, line {line}: {name} ({secret[:4]}…, {len(secret)} characters); remove it and import again "
-            "(nothing of this import was written)"
-        )
+        return line, f"{name} ({secret[:4]}…, {len(secret)} characters)"
+    return None
 
 
 def _all_secrets(text: str) -> Iterator[tuple[str, str]]:

@@ -146,7 +146,7 @@ class Importer:
         check_secrets(Path(document.path), document.text)
         check_secrets(Path(document.path), "\n".join(chunk.text for chunk in document.chunks))
         governance = governance_of(document.front_matter).to_metadata()
-        metadata = {**redact_values(add_metadata(document, collection)), **governance}
+        metadata = {**redact_values({**add_metadata(document, collection), **document.metadata}), **governance}
         personal = [_redact_chunk(chunk) for chunk in document.chunks]
         if any(personal):
             metadata |= _PERSONAL

@@ -152,12 +152,15 @@ class Index:
         """Move what was trained on from daily_buffer to pdca_historical, with its batch and date; return how many.
 
         Args:
-            documents: the paths; the whole buffer by default. What must not be trained on stays where it is.
+            documents: the paths or names; the whole buffer by default. What must not be trained on stays where it is.
 
         Raises:
             UserError: another process writes to the index.
         """
-        names = None if documents is None else {str(Path(document).absolute()) for document in documents}
+        names = None
+        if documents is not None:
+            # What was added as a document has a name that is no path.
+            names = {name for given in documents for name in (str(given), str(Path(given).absolute()))}
         with self._store.transaction():
             rows = [row for row in self._store.documents() if row[2] == BUFFER]
         chosen = [(row[0], row[4]) for row in rows if (names is None or row[1] in names) and row[4]["ok_to_train"]]

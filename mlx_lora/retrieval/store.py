@@ -49,6 +49,16 @@ END;
 """
 
 
+def check_place(directory: Path) -> None:
+    """Raise UserError if a directory holds files that are not an index's."""
+    if not directory.is_dir():
+        return
+    with writing(directory):
+        others = [entry.name for entry in os.scandir(directory) if not entry.name.startswith((".", DATABASE))]
+    if others:
+        raise UserError(f"{directory}: this holds other files ({others[0][:60]}) and is not an index; choose another")
+
+
 class Store:
     """The database of an index; one object may be used from several threads, one at a time."""
 
@@ -58,7 +68,9 @@ class Store:
         if not self.file.is_file():
             if not create:
                 raise UserError(f"{directory}: this is not an index; `mlx-lora index add` makes one")
-            self._check_place()
+            check_place(directory)
+            with writing(directory):
+                directory.mkdir(parents=True, exist_ok=True)
         with self._sentences():
             self._connection = self._connect(readonly)
             # No table: another process has created the file and not filled it yet.
@@ -67,15 +79,6 @@ class Store:
             raise UserError(f"{directory}: this index is empty; `mlx-lora index add` fills it")
         with self._sentences():
             check_format(self.settings(), self.file)
-
-    def _check_place(self) -> None:
-        with writing(self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
-        others = [entry.name for entry in os.scandir(self.directory) if not entry.name.startswith((".", DATABASE))]
-        if others:
-            raise UserError(
-                f"{self.directory}: this holds other files ({others[0][:60]}) and is not an index; choose another"
-            )
 
     def _connect(self, readonly: bool) -> sqlite3.Connection:
         mode = "ro" if readonly else "rwc"

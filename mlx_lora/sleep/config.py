@@ -14,6 +14,7 @@ from ..config import TrainingConfig
 from ..config.loading import find_config, read_mapping
 from ..data.schema import is_text
 from ..errors import UserError, nearest, shortened
+from ..retrieval.collections import BUFFER, check_collection
 
 Share = Annotated[float, Interval(ge=0, le=1)]
 Kind = Literal["salience", "traces", "eisv", "claims", "instructions", "data"]
@@ -89,6 +90,21 @@ class ExportConfig:
 
 
 @dataclass
+class IndexConfig:
+    """Index of what is looked up instead of learned.
+
+    Attributes:
+        path: directory of the index, created if absent.
+        facts: ``marked``: rows whose owner says so; ``likely``: answers that mostly are verbatim facts, too.
+        collection: of the rows that are looked up.
+    """
+
+    path: Annotated[str, Len(1)]
+    facts: Literal["marked", "likely"] = "marked"
+    collection: str = BUFFER
+
+
+@dataclass
 class SleepConfig:
     """All settings of a cycle; paths are relative to the working directory.
 
@@ -102,6 +118,7 @@ class SleepConfig:
         suites: judged on base, live, best and candidate; by default no suite but the held-out rows.
         trial: suites that a promoted generation must pass; it is rolled back otherwise.
         merge: milder adapters that are tried where the candidate fails: shares of its change.
+        index: where facts are looked up; by default all rows are learned.
         retries: failed nights after which a row is set aside.
         keep: last generations that are kept.
         notify: show a notification on macOS.
@@ -124,6 +141,7 @@ class SleepConfig:
     retries: Annotated[int, Interval(ge=1, le=1000)] = 2
     keep: Annotated[int, Interval(ge=1, le=10**6)] = 5
     export: ExportConfig = field(default_factory=ExportConfig)
+    index: IndexConfig | None = None
     max_minutes: Annotated[float, Interval(gt=0, le=10**6)] | None = None
     until: str | None = None
     notify: bool = False
@@ -181,7 +199,12 @@ def sleep_config(settings: Mapping[str, Any], where: str) -> SleepConfig:
         raise UserError(f"{where}: this is not a config of the night: it has no {missing}; see configs/sleep.yaml")
     settings["stores"] = _stores(settings["stores"], where)
     _check_keys(settings, SleepConfig, where)
-    for key, kind in (("replay", ReplayConfig), ("guards", GuardsConfig), ("export", ExportConfig)):
+    for key, kind in (
+        ("replay", ReplayConfig),
+        ("guards", GuardsConfig),
+        ("export", ExportConfig),
+        ("index", IndexConfig),
+    ):
         if isinstance(inner := settings.get(key), Mapping):
             if key == "replay" and "from" in inner:
                 inner = {("source" if name == "from" else name): value for name, value in inner.items()}
@@ -197,6 +220,11 @@ def sleep_config(settings: Mapping[str, Any], where: str) -> SleepConfig:
         place = ".".join(map(str, detail["loc"]))
         raise UserError(f"{where}: {place}: {detail['msg'].lower()}, not {shortened(detail['input'])}") from None
     validated(where, {"until": config.until})
+    if config.index is not None:
+        try:
+            check_collection(config.index.collection)
+        except UserError as error:
+            raise UserError(f"{where}: index: {error}") from None
     decided = [key for key in DECIDED if key in config.train]
     if decided:
         raise UserError(f"{where}: train: {decided[0]} is decided by the cycle; leave it out here")

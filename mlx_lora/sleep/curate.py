@@ -18,7 +18,7 @@ from ..data.formats import DataRow
 from ..data.patterns import pattern_limit
 from ..data.split import place_of
 from ..sources.salience.filters import TRIMMED
-from .stores import HELD_OUT_MARK, LeftOut, Row, digest, question_of, row_name
+from .stores import HELD_OUT_MARK, LeftOut, Row, add_name, digest, question_of, row_name
 
 # A night of so many rows has at least so many that judge, where its groups permit.
 SMALL_NIGHT, FEWEST_HELD_OUT = 10, 2
@@ -87,23 +87,14 @@ def curate(
     for row in ordered:
         (curated.valid if sides[row.id] else curated.train).append(row.example)
         if cut := row.example.meta.get("trimmed"):
-            _name(curated.changed, row, TRIMMED, f"{row.id} ({cut} characters)")
+            add_name(curated.changed, row.store, TRIMMED, f"{row.id} ({cut} characters)")
     curated.notes += _warnings(ordered, sides, tokenizer, max_seq_length)
     return curated
 
 
-def _name(named: list[LeftOut], row: Row, reason: str, name: str) -> None:
-    """Add a row's name to those of its store and reason."""
-    for entry in named:
-        if (entry.store, entry.reason) == (row.store, reason):
-            entry.rows.append(name)
-            return
-    named.append(LeftOut(row.store, reason, [name]))
-
-
 def _leave_out(curated: Curated, row: Row, reason: str, why: str = "") -> None:
     name = row_name(row.id, row.example) if not why else why if why.startswith(row.id) else f"{row.id}: {why}"
-    _name(curated.left_out, row, reason, name)
+    add_name(curated.left_out, row.store, reason, name)
 
 
 def _owner_side(example: Example) -> bool | None:

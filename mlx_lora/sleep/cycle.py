@@ -16,11 +16,12 @@ from .context import Cycle, Surroundings
 from .due import not_due
 from .gathering import curated, gathered
 from .guards import check_guards
+from .indexing import index_night, mark_trained
 from .inputs import check_inputs
 from .judging import choose
 from .learning import RUN, learn, replay
 from .lock import night_lock
-from .nights import read_nights
+from .nights import looked_up_in, read_nights
 from .notification import notify
 from .promotion import catch_up, confirm_or_roll_back, export, promote
 from .record import CYCLES, CycleRecord, Decision, Ended, read_cycles
@@ -103,10 +104,10 @@ def _as_settings(config: dict[str, Any]) -> dict[str, Any]:
 def _begin(
     directory: Path, cycles: list[CycleRecord], config: SleepConfig, generations: Generations
 ) -> tuple[CycleRecord, list[CycleRecord]]:
-    """Return the record of a new cycle and those before it; one that was skipped gives its number away."""
+    """Return the record of a new cycle and those before it; one that was skipped, and indexed nothing, gives way."""
     before = cycles
     number = int(cycles[-1].key) + 1 if cycles else 1
-    if cycles and cycles[-1].content["decision"] == "skipped":
+    if cycles and cycles[-1].content["decision"] == "skipped" and not looked_up_in(cycles[-1]):
         number, before = int(cycles[-1].key), cycles[:-1]
         shutil.rmtree(cycles[-1].directory)
     place = directory / CYCLES / f"{number:04d}"
@@ -133,8 +134,10 @@ def _run(cycle: Cycle) -> None:
     if found["too_few"]:
         raise Ended("skipped", found["too_few"])
     kept = step("curate", lambda: curated(config, nights, record.directory))
+    indexed = step("index", lambda: index_night(cycle)) if config.index else {}
     if kept["too_few"]:
-        raise Ended("skipped", kept["too_few"])
+        also = f"; {indexed['indexed']} indexed instead" if indexed.get("indexed") else ""
+        raise Ended("skipped", kept["too_few"] + also)
     replayed = step("replay", lambda: replay(config, nights.learned, live, record.directory, notes=around.notes))
     record.content["replayed"] = replayed["own"] + replayed["stored"]
     step("train", lambda: learn(config, live, record.directory, quiet=around.quiet))
@@ -150,6 +153,8 @@ def _run(cycle: Cycle) -> None:
     tried = step("trial", lambda: confirm_or_roll_back(cycle, nights, candidate, promoted["generation"]))
     if not tried["passed"]:
         raise Ended("failed", f"generation {promoted['generation']} was rolled back: {tried['said']}")
+    if config.index:
+        step("mark_trained", lambda: mark_trained(cycle, promoted["generation"]))
     step("export", lambda: export(cycle, promoted["generation"]))
     alpha = "" if judged["chosen"] == 1 else f" at {judged['chosen']:g} of its change"
     record.end("promoted", f"generation {promoted['generation']} is live{alpha}: {'; '.join(candidate['reasons'])}")

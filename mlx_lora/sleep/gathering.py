@@ -14,6 +14,7 @@ from ..files import write_atomic
 from .config import SleepConfig
 from .curate import curate
 from .learning import base_tokenizer
+from .lookup import decide
 from .nights import DATA, Nights, rows_of
 from .stores import LeftOut, Row, gather
 
@@ -21,7 +22,7 @@ NEW, STORES = "new.jsonl", "stores"
 
 
 def gathered(config: SleepConfig, nights: Nights, cycle: Path) -> dict[str, Any]:
-    """Read the stores, write the rows that were never trained on to ``cycle/new.jsonl``, and return the counts.
+    """Read the stores, write the rows that were never learned or indexed to ``cycle/new.jsonl``, and return the counts.
 
     ``too_few`` is a sentence where there is too little.
 
@@ -30,7 +31,7 @@ def gathered(config: SleepConfig, nights: Nights, cycle: Path) -> dict[str, Any]
     """
     shutil.rmtree(cycle / STORES, ignore_errors=True)
     found = gather(config.stores, cycle / STORES)
-    new = [row for row in found.rows if row.id not in nights.trained]
+    new = [row for row in found.rows if row.id not in nights.trained and row.id not in nights.looked_up]
     aside = [row for row in new if nights.failed[row.id] >= config.retries]
     new = [row for row in new if nights.failed[row.id] < config.retries]
     left_out = [asdict(each) for each in found.left_out]
@@ -52,11 +53,11 @@ def curated(config: SleepConfig, nights: Nights, cycle: Path) -> dict[str, Any]:
 
     ``too_few`` is a sentence where too few of them can be learned; nothing is written then.
     """
-    rows = _read_rows(cycle / NEW)
+    decided = decide(read_rows(cycle / NEW), config.index)
     training = config.training()
     earlier = [e for data in nights.learned.values() for split in ("train", "valid") for e in rows_of(data, split)]
     found = curate(
-        rows,
+        decided.learn,
         held_out=config.held_out,
         pattern_share=config.pattern_share,
         known=nights.sides,
@@ -76,13 +77,15 @@ def curated(config: SleepConfig, nights: Nights, cycle: Path) -> dict[str, Any]:
         "train": len(found.train),
         "held_out": len(found.valid),
         "too_few": few,
-        "left_out": [asdict(each) for each in found.left_out],
+        "looked_up": len(decided.look_up),
+        "left_out": [asdict(each) for each in [*decided.left_out, *found.left_out]],
         "changed": [asdict(each) for each in found.changed],
         "notes": list(found.notes),
     }
 
 
-def _read_rows(file: Path) -> list[Row]:
+def read_rows(file: Path) -> list[Row]:
+    """Return the new rows of a night."""
     return [
         Row(row["id"], row["store"], row["group"], parse_example(where, row["example"]))
         for where, row in read_jsonl(file)

@@ -29,6 +29,8 @@ def cards(night: Night) -> list[tuple[str, str, str]]:
         found.append(("new", f"{gathered['new']:,}", f"of {gathered.get('total', 0):,} in the stores"))
     if "train" in curated:
         found.append(("to train on", f"{curated['train']:,}", f"and {curated.get('held_out', 0):,} held out"))
+    if indexed := night.result("index"):
+        found.append(("indexed", f"{indexed.get('indexed') or 0:,}", "instead of learned"))
     if replayed:
         nights = replayed.get("nights") or {}
         found.append(("replayed", f"{sum(nights.values()):,}", f"of {_count_of(len(nights), 'earlier night')}"))
@@ -54,7 +56,7 @@ def warnings(night: Night) -> list[str]:
     for step in night.steps:
         name = str(step.get("step"))
         result = night.result(name)
-        failed = result.get("failed") if name == "export" else None
+        failed = result.get("failed") if name in ("export", "mark_trained") else None
         if said := step.get("error") or result.get("error") or failed:
             found.append(f"{name}: {said}")
     return found
@@ -166,7 +168,15 @@ def _check(check: Content) -> dict[str, Any]:
 
 def left_out_of(night: Night, key: str = "left_out") -> list[dict[str, Any]]:
     """Return the rows that were left out (or ``changed``) with the reason, of gathering and of curating."""
-    groups = [group for step in ("gather", "curate") for group in night.result(step).get(key) or []]
+    return _named_rows([group for step in ("gather", "curate") for group in night.result(step).get(key) or []])
+
+
+def indexed_of(night: Night) -> list[dict[str, Any]]:
+    """Return the rows that were indexed instead of learned with the reason."""
+    return _named_rows(night.result("index").get("rows") or [])
+
+
+def _named_rows(groups: Sequence[Content]) -> list[dict[str, Any]]:
     return [
         {
             "store": group.get("store") or "",
@@ -222,6 +232,10 @@ def _said(step: Any, result: Content) -> str:
         return f"{result.get('new') or 0:,} new of {result.get('total') or 0:,}"
     if step == "curate":
         return f"{result.get('train') or 0:,} to train on, {result.get('held_out') or 0:,} held out"
+    if step == "index":
+        return f"{result.get('indexed') or 0:,} indexed, {result.get('buffered') or 0:,} in the daily buffer"
+    if step == "mark_trained":
+        return f"{result.get('moved') or 0:,} in the history, as batch {result.get('batch')}"
     if step == "replay":
         nights = result.get("nights") or {}
         return f"{sum(nights.values()):,} of {_count_of(len(nights), 'earlier night')}"

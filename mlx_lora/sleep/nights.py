@@ -23,12 +23,15 @@ class Nights:
         learned: key → dataset directory of each night that the live generation descends from, in order; rounds of
             ``train --increment`` too.
         trained: ids of their examples, held-out ones included.
+        looked_up: ids of the rows that were indexed instead of learned, or refused by the index, whatever became of
+            their night.
         sides: id of an example, or what must be on one side with it (``sleep_group``) → True if it was held out.
         failed: id → nights with it whose candidate failed, or whose generation was rolled back.
     """
 
     learned: dict[str, Path] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
+    looked_up: set[str] = field(default_factory=set)
     sides: dict[str, bool] = field(default_factory=dict)
     failed: Counter[str] = field(default_factory=Counter)
 
@@ -48,6 +51,7 @@ def read_nights(directory: Path, cycles: Sequence[CycleRecord], live: int | None
                 nights.learned[f"round-{place.name}"] = place / DATA
         nights.trained |= read_state(state_path(directory)).trained
     for cycle in cycles:
+        nights.looked_up |= looked_up_in(cycle)
         data = cycle.directory / DATA
         if not data.is_dir():
             continue
@@ -60,6 +64,11 @@ def read_nights(directory: Path, cycles: Sequence[CycleRecord], live: int | None
         elif cycle.content["decision"] in ("failed", "promoted") and cycle.content.get("could_run", True):
             nights.failed.update(ids)
     return nights
+
+
+def looked_up_in(cycle: CycleRecord) -> set[str]:
+    """Return the ids of the rows that a night has indexed instead of learned, or that the index refused."""
+    return set((cycle.result("index") or {}).get("ids") or ())
 
 
 def rows_of(data: Path, split: str) -> list[Example]:

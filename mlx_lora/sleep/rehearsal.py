@@ -41,6 +41,8 @@ def rehearse(config: SleepConfig, if_due: bool) -> dict[str, Any]:
             result["curate"] = kept = curated(config, nights, Path(place))
             few = kept["too_few"]
             begin = "the base" if live is None else f"generation {live}"
+            if kept["looked_up"]:
+                said.append(f"{kept['looked_up']} rows would be indexed instead of learned")
             said.append(
                 f"{found['new']} new of {found['total']} examples: {kept['train']} to train on, {kept['held_out']} "
                 f"held out, from {begin}"

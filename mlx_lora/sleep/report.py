@@ -130,6 +130,7 @@ def _values(name: Path, night: Night, nights: list[Night], live: int | None) -> 
         "training": views.training_of(night),
         "left_out": views.left_out_of(night),
         "changed": views.left_out_of(night, "changed"),
+        "indexed": views.indexed_of(night),
         "guards": views.guards_of(night),
         "steps": views.steps_of(night),
         "export": views.export_of(night),

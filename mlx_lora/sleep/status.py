@@ -34,6 +34,8 @@ def status_of(name: Path) -> dict[str, Any]:
     if shown is not None and shown["decision"] is None:
         current = (last.content["current"] or {}).get("step") if last else None
         shown |= {"decision": "unfinished", "reason": f"in the step {current}; the next run resumes it"}
+    if shown is not None and last is not None and (indexed := last.result("index")):
+        shown["indexed"] = {"count": indexed["indexed"], "buffered": indexed["buffered"], "rows": indexed["rows"]}
     return {
         **{ref: getattr(generations, ref) for ref in ("live", "previous", "best", "trial")},
         "pinned": sorted(generations.pinned),

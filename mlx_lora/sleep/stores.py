@@ -54,6 +54,15 @@ class LeftOut:
     rows: list[str]
 
 
+def add_name(named: list[LeftOut], store: str, reason: str, name: str) -> None:
+    """Add a row's name to those of its store and reason."""
+    for entry in named:
+        if (entry.store, entry.reason) == (store, reason):
+            entry.rows.append(name)
+            return
+    named.append(LeftOut(store, reason, [name]))
+
+
 @dataclass
 class Gathered:
     """The rows of all stores.

@@ -19,6 +19,7 @@ from embedders import HashedWords
 from mlx_lora.errors import UserError
 from mlx_lora.processes import python_environment
 from mlx_lora.retrieval import importer
+from mlx_lora.retrieval.documents import document_of
 from mlx_lora.retrieval.importer import Importer
 from mlx_lora.retrieval.index import Index
 from mlx_lora.retrieval.snapshot import Snapshot
@@ -275,6 +276,7 @@ import sys
 from pathlib import Path
 from embedders import HashedWords
 from mlx_lora.retrieval import importer
+from mlx_lora.retrieval.documents import document_of
 from mlx_lora.retrieval.index import Index
 importer.BATCH_CHUNKS = 8
 with Index.open(sys.argv[1], embedder=HashedWords(**eval(sys.argv[3]))) as index:
@@ -486,3 +488,32 @@ class TestDamage:
         for step in steps:
             with suppress(UserError), Index.open(tmp_path / "index", embedder=HashedWords()) as index:
                 step(index)
+
+
+class TestDocumentsOfOtherStores:
+    def test_their_metadata_and_flags_are_kept_and_a_change_of_them_replaces(self, make_index):
+        index = make_index()
+
+        def add(**metadata):
+            document = document_of("sleep:a/b", [("The tide turns.", {})], index.embedder.count_tokens, metadata)
+            return index.add_documents([(document, "daily_buffer")])
+
+        assert add(night="0001", who="mira@lumen.io", ok_to_train=False).documents == 1
+        assert add(night="0001", who="mira@lumen.io", ok_to_train=False).unchanged == 1
+        found = index.list()[0].metadata
+        assert (found["night"], found["who"]) == ("0001", "[e-mail address]")
+        assert (found["ok_to_train"], found["ok_to_retrieve"]) == (False, True)
+        assert index.mark_trained("a@1", "2026-11-27", ["sleep:a/b"]) == 0
+        assert add(night="0002", ok_to_train=True).documents == 1
+        assert [listed.metadata["night"] for listed in index.list()] == ["0002"]
+        # Its name is not a path, and is found as it is.
+        assert index.mark_trained("a@1", "2026-11-27", ["sleep:a/c"]) == 0
+        assert index.mark_trained("a@1", "2026-11-27", ["sleep:a/b"]) == 1
+        assert index.list()[0].collection == "pdca_historical"
+
+    def test_what_must_not_be_retrieved_is_not_found(self, make_index):
+        index = make_index()
+        parts = [("The tide turns.", {})]
+        document = document_of("sleep:a/b", parts, index.embedder.count_tokens, {"ok_to_retrieve": False})
+        index.add_documents([(document, "daily_buffer")])
+        assert index.search("tide") == []

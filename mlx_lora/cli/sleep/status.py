@@ -30,4 +30,7 @@ def status(name: Path, as_json: bool) -> None:
     rows.append(("installed", found["installed"]["at"] if found["installed"] else "no: `mlx-lora sleep install`"))
     rows.append(("next night", found["next_due"] or "–"))
     rows.append(("last night", f"{last['cycle']}: {last['decision']}, {last['reason']}" if last else "none yet"))
+    if last and (indexed := last.get("indexed")):
+        for group in indexed["rows"]:
+            rows.append(("indexed", f"{len(group['rows'])} of {group['store']}: {group['reason']}"))
     print_table(str(name), ("", ""), rows)
