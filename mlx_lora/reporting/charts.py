@@ -31,6 +31,8 @@ CHART_STYLE = (
 MARKS = {"checkpoint": "l5 -9 5 9z", "warning": "m0 -4h12"}
 # Approximate width of a letter.
 LETTER = 6
+# Height of a row of names above a chart.
+LEGEND_ROW = 16
 # More points than this on one line cannot be told apart.
 MOST_POINTS = 400
 
@@ -110,13 +112,15 @@ def line_chart(
     x_range = (low, high) if high > low else (low - 0.5, low + 0.5)
     x_ticks = [t for t in nice_ticks(*x_range, count=max(3, width // 110)) if x_range[0] <= t <= x_range[1]]
     labels = [rounded(tick) for tick in y_ticks]
-    box = (8 + 7 * max(map(len, labels)), 34, width - 14, height - 34)
+    legend, rows = _legend(lines, unit, width)
+    height += LEGEND_ROW * (rows - 1)
+    box = (8 + 7 * max(map(len, labels)), 34 + LEGEND_ROW * (rows - 1), width - 14, height - 34)
     scale = _Scale(x_range, (y_ticks[0], y_ticks[-1]), box, log)
     marks = [mark for mark in marks if x_range[0] <= mark.x <= x_range[1]]
     parts = [
         *_y_axis(scale, y_ticks, labels),
         *_x_axis(scale, x_ticks, x_label),
-        *_legend(lines, unit),
+        *legend,
         *_marks_legend(marks, bottom=height - 4),
         *_marks(marks, scale),
         *(part for number, line in enumerate(lines) for part in _line(line, number, scale)),
@@ -171,18 +175,27 @@ def _x_axis(scale: _Scale, ticks: Sequence[float], label: str) -> Iterable[Marku
     yield Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(right, bottom + 31, label)
 
 
-def _legend(lines: Sequence[Line], unit: str) -> Iterable[Markup]:
-    x = 8
+def _legend(lines: Sequence[Line], unit: str, width: int) -> tuple[list[Markup], int]:
+    """Return the unit and the names of the lines, and how many rows they take."""
+    x, row, found = 8, 0, []
     if unit:
-        yield Markup('<text x="{}" y="16">{}</text>').format(x, unit)
+        found.append(Markup('<text x="{}" y="16">{}</text>').format(x, unit))
         x += LETTER * len(unit) + 14
     if len(lines) == 1 and lines[0].name == unit:
-        return
+        return found, 1
+    longest = (width - 8 - 18) // LETTER
     for number, line in enumerate(lines):
-        yield Markup('<path class="line s{}" d="M{} 12h14"/><text x="{}" y="16">{}</text>').format(
-            number % len(SERIES), x, x + 18, line.name
+        name = line.name if len(line.name) <= longest else "…" + line.name[1 - longest :]
+        if x > 8 and x + 18 + LETTER * len(name) > width:
+            x, row = 8, row + 1
+        y = 16 + LEGEND_ROW * row
+        found.append(
+            Markup('<path class="line s{}" d="M{} {}h14"/><text x="{}" y="{}">{}</text>').format(
+                number % len(SERIES), x, y - 4, x + 18, y, name
+            )
         )
-        x += 18 + LETTER * len(line.name) + 10
+        x += 18 + LETTER * len(name) + 10
+    return found, row + 1
 
 
 def _marks_legend(marks: Sequence[Mark], bottom: int) -> Iterable[Markup]:

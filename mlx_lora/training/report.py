@@ -122,7 +122,18 @@ def _parts(events: Sequence[Event]) -> list[Line]:
     evaluations = of_kind(events, Evaluation)
     names = list(dict.fromkeys(name for event in evaluations for name in event.losses))
     points = ([(event.step, event.losses[name]) for event in evaluations if name in event.losses] for name in names)
-    return [Line(name, part, dots=True) for name, part in zip(names, points, strict=True)] if len(names) > 1 else []
+    shown = _distinct_ends(names)
+    return [Line(name, part, dots=True) for name, part in zip(shown, points, strict=True)] if len(names) > 1 else []
+
+
+def _distinct_ends(names: Sequence[str]) -> list[str]:
+    """Return the last parts of paths, as many as keep them apart."""
+    parts = [name.split("/") for name in names]
+    for length in range(1, max(map(len, parts), default=1)):
+        ends = ["/".join(part[-length:]) for part in parts]
+        if len(set(ends)) == len(names):
+            return ends
+    return list(names)
 
 
 def charts(events: Sequence[Event]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_lora.reporting import Line, Mark, line_chart
-from mlx_lora.reporting.charts import MOST_POINTS
+from mlx_lora.reporting.charts import LETTER, MOST_POINTS
 from mlx_lora.reporting.numbers import duration, nice_ticks, rounded
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -102,3 +102,19 @@ def test_nothing_to_draw_and_a_single_point():
 def test_a_file_of_its_own_has_its_style():
     chart = str(line_chart("Loss", [Line("a", [(1, 2.0), (2, 3.0)])], standalone=True))
     assert re.search(r"<style>svg\.chart\{[^<]*prefers-color-scheme:dark", chart)
+
+
+def test_names_that_do_not_fit_beside_each_other_stand_below_each_other():
+    lines = [Line(f"a long name of part {number}", [(0, 1), (1, 2)]) for number in range(5)]
+    lines.append(Line("x" * 500, [(0, 1), (1, 2)]))
+    chart = str(line_chart("Loss", lines, unit="nats a token", width=360))
+    places = [
+        (int(x), int(y), text)
+        for x, y, text in re.findall(r'<text x="(\d+)" y="(\d+)">((?:a long|…x)[^<]*)</text>', chart)
+    ]
+    assert len(places) == 6
+    assert all(x + LETTER * len(text) <= 360 for x, _, text in places)
+    assert len({y for _, y, _ in places}) > 3
+    # The drawing begins below the last of them.
+    top = min(float(y) for points in re.findall(r'points="([^"]+)"', chart) for y in re.findall(r",([\d.]+)", points))
+    assert top > max(y for _, y, _ in places)
