@@ -110,6 +110,7 @@ def test_a_base_with_a_pipe(refused, tmp_path, name):
     assert name in refused("data", "show", rows, "--base", base, timeout=SECONDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run.json", "adapter_config.json", "adapters.safetensors"])
 def test_a_run_with_a_pipe(refused, tmp_path, name):
     run = tmp_path / "run"

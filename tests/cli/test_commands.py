@@ -174,6 +174,7 @@ def test_bad_training_data(refused, tmp_path, kind):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_bad_models(refused, tmp_path, eisv_data):
     def said(path):
         arguments = ("--data", eisv_data, "--out", tmp_path / "run", "--set", f"model_name={path}")

@@ -45,6 +45,7 @@ def written(command, tmp_path):
     return tmp_path / "out"
 
 
+@pytest.mark.slow
 def test_the_log_opens_with_the_same_accuracy(written):
     from inspect_ai.log import read_eval_log
 

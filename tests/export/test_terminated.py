@@ -44,6 +44,7 @@ def test_nothing_is_left_behind(tmp_path, number, status):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_a_kill_leaves_is_swept_by_the_next(command, tmp_path):
     process = started(tmp_path, "--type", "q8_0")
     process.kill()

@@ -108,6 +108,7 @@ def test_an_unknown_ecosystem_is_refused(index):
         build_tool_prompt(index, REQUEST, "cursr")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["llama3", "qwen2-from-gguf"])
 @pytest.mark.parametrize("ecosystem", ECOSYSTEMS)
 def test_300_tokens_of_real_tokenizers(index, realdata, tokenizer, ecosystem):

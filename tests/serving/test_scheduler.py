@@ -86,6 +86,7 @@ def check_checkpoints(desk, job, best):
     open_target(str(directory)).close()
 
 
+@pytest.mark.slow
 def test_pause_resume_and_another_server_change_nothing_of_the_adapter(desk):
     """A second server adopts the worker of the first, and pauses it; a third one resumes the job."""
     undisturbed = desk.job()

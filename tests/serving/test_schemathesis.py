@@ -118,6 +118,7 @@ def with_known(server, known, label: str):
     return send
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [label for label in KNOWN if label in OPERATIONS])
 def test_a_sample_of_requests_for_what_is_there(server, known, label):
     check(label, GenerationMode.POSITIVE, 5, True, with_known(server, known, label))

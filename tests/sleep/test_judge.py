@@ -159,6 +159,7 @@ def _recording(answer, asked, limit=None):
     return record
 
 
+@pytest.mark.slow
 def test_nights_without_held_out_rows(sketch, nights, tmp_path):
     rows = read_split(nights / "0001", "train")
     write_dataset(tmp_path / "empty", {"train": rows, "valid": []}, {})
