@@ -5,13 +5,11 @@ from __future__ import annotations
 import openai
 import pytest
 from chat_helpers import user
+from contract_requests import SMALL, upload, wait_for
 from server import running_server
 
 from mlx_lora.evaluation.suite import Generation
 from mlx_lora.evaluation.targets import load_target
-
-pytest.importorskip("mlx_lora.serving.fine_tuning_routes")
-from contract_requests import SMALL, upload, wait_for
 
 BASE = "builtin/tiny-lumen"
 QUESTION = user("TRAJECTORY: shape: convergence")
