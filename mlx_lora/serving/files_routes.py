@@ -159,7 +159,7 @@ ROUTES = [
         answer=FileObject,
         errors=(507,),
     ),
-    Route("GET", "/v1/files", "List the files", list_files, query=FileQuery, answer=FileList, errors=(404,)),
+    Route("GET", "/v1/files", "List the files", list_files, query=FileQuery, answer=FileList, errors=(400,)),
     Route("GET", "/v1/files/{file_id}", "Describe a file", get_file, answer=FileObject),
     Route("DELETE", "/v1/files/{file_id}", "Delete a file", delete_file, answer=DeletedFile, errors=(409, 507)),
     Route(

@@ -370,12 +370,13 @@ def test_fresh_removes_nothing_but_a_run(refused, arguments, tmp_path):
 @pytest.mark.slow
 def test_samples_cannot_undo_a_finished_run(arguments, tmp_path, monkeypatch):
     from mlx_lora.config import load_config
+    from mlx_lora.training import samples
     from mlx_lora.training import train as run
 
     def fails(ready):
         raise MemoryError("no room for <answers>")
 
-    monkeypatch.setattr(run, "samples", fails)
+    monkeypatch.setattr(samples, "_answers", fails)
     out = tmp_path / "run"
     config = load_config(arguments[2], [f"output_dir={out}"])
     run.train(config, quiet=True)
@@ -385,7 +386,7 @@ def test_samples_cannot_undo_a_finished_run(arguments, tmp_path, monkeypatch):
     def interrupted(ready):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "samples", interrupted)
+    monkeypatch.setattr(run, "write_after", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.train(config, fresh=True, quiet=True)
     assert json.loads((out / "run.json").read_text())["result"]["stopped"] is None
