@@ -389,7 +389,8 @@ def post_job(server, rows: int = 40, **settings):
 
 
 def test_a_job_is_followed_paused_resumed_and_cancelled(browser, server):
-    job = post_job(server, max_steps=100_000, batch_size=4, log_steps=5)
+    # Longer than the test takes.
+    job = post_job(server, num_epochs=100_000, batch_size=4, log_steps=5)
     with opened(browser, server, f"#/run?name={job}") as page:
         title = page.locator(".title")
         expect(title.get_by_text("running")).to_be_visible(timeout=120_000)
