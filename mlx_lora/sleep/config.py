@@ -14,7 +14,6 @@ from ..config import TrainingConfig
 from ..config.loading import find_config, read_mapping
 from ..data.schema import is_text
 from ..errors import UserError, nearest, shortened
-from ..retrieval.collections import BUFFER, check_collection
 
 Share = Annotated[float, Interval(ge=0, le=1)]
 Kind = Literal["salience", "traces", "eisv", "claims", "instructions", "data"]
@@ -101,7 +100,8 @@ class IndexConfig:
 
     path: Annotated[str, Len(1)]
     facts: Literal["marked", "likely"] = "marked"
-    collection: str = BUFFER
+    # retrieval.collections.BUFFER, which brings the checks of data, and NumPy with them.
+    collection: str = "daily_buffer"
 
 
 @dataclass
@@ -222,6 +222,8 @@ def sleep_config(settings: Mapping[str, Any], where: str) -> SleepConfig:
     validated(where, {"until": config.until})
     if config.index is not None:
         try:
+            from ..retrieval.collections import check_collection
+
             check_collection(config.index.collection)
         except UserError as error:
             raise UserError(f"{where}: index: {error}") from None
