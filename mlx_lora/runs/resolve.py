@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from ..backends.adapter_format import ADAPTER_FILE, LIVE, has_generations
+from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE, LIVE, has_generations, read_description
+from ..backends.errors import fitting_its_base
 from ..errors import UserError
 from ..models.resolve import BUILT_IN, ResolvedModel, check_safetensors, is_local, resolve_model
 from .directory import RUN_FILE, base_of, check_exists, is_run, other_base, read_run, read_trained
@@ -112,6 +113,10 @@ def _run(name: str, directory: Path) -> Reference:
     run = read_trained(directory)
     model = base_of(run, directory)
     check_safetensors(directory / ADAPTER_FILE)
+    if (directory / ADAPTER_CONFIG).exists():
+        # Now, before a command has asked another model for an hour.
+        with fitting_its_base(directory):
+            read_description(directory)
     return Reference(name, "run", model, directory, run, other_base(run, directory, model))
 
 
