@@ -21,7 +21,7 @@ from .job_files import JobDirectory, Phase, job_directory
 from .records import ENDED, Job, NewEvent, Status, UploadedFile
 from .settings import ServerSettings
 from .state import State
-from .worker_process import PATIENCE, WorkerProcess, existing_worker, start_worker
+from .worker_process import PATIENCE, WorkerProcess, start_worker
 
 log = logging.getLogger(__name__)
 PHASE_OF: dict[Status, Phase] = {"validating_files": "validate", "queued": "train"}
@@ -57,10 +57,10 @@ class Scheduler:
                 continue
             directory = job_directory(self.settings, job.id)
             phase: Phase = "validate" if job.status == "validating_files" else "train"
-            worker = existing_worker(directory, phase)
-            if worker is not None or job.status == "running":
+            worker = WorkerProcess(directory, phase)
+            if worker.alive() or job.status == "running":
                 # Of a dead worker the first look settles what it left.
-                self._followed[job.id] = _Followed(worker or WorkerProcess(directory, phase))
+                self._followed[job.id] = _Followed(worker)
             elif job.status == "cancelled":
                 self.state.update_job(job.id, wish=None)
         self._ending = False

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 from ..errors import LONGEST
@@ -122,8 +121,3 @@ def start_worker(directory: JobDirectory, phase: Phase, task: dict[str, Any]) ->
     finally:
         os.close(lock)
     return WorkerProcess(directory, phase, process)
-
-
-def existing_worker(directory: JobDirectory, phase: Phase) -> WorkerProcess | None:
-    """Return the living worker of an earlier server."""
-    return WorkerProcess(directory, phase) if Path(directory.lock).exists() and is_locked(directory.lock) else None

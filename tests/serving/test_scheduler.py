@@ -17,7 +17,7 @@ from mlx_lora.evaluation.targets import open_target
 from mlx_lora.serving import scheduler as scheduler_module
 from mlx_lora.serving.api import ApiError
 from mlx_lora.serving.job_files import checkpoint_adapter, job_checkpoints, job_directory, read_outcome
-from mlx_lora.serving.worker_process import existing_worker
+from mlx_lora.serving.worker_process import WorkerProcess
 
 
 @pytest.fixture
@@ -242,11 +242,11 @@ def test_cancelled_while_no_server_runs_is_ended_by_the_next(desk):
     directory = job_directory(desk.settings, job.id)
     desk.scheduler.stop()
     desk.scheduler.cancel(job.id)
-    assert existing_worker(directory, "train") is not None
+    assert WorkerProcess(directory, "train").alive()
     desk.restart()
     # The next one trains when the worker has ended.
     desk.wait(desk.job(), "running")
-    assert existing_worker(directory, "train") is None
+    assert not WorkerProcess(directory, "train").alive()
     assert read_outcome(directory).status == "interrupted"
     assert desk.state.find_job(job.id).wish is None
 

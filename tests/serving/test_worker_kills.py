@@ -18,7 +18,7 @@ from job_helpers import HANG, Desk
 from mlx_lora.processes import python_environment
 from mlx_lora.serving.job_files import JobDirectory
 from mlx_lora.serving.records import ENDED
-from mlx_lora.serving.worker_process import existing_worker
+from mlx_lora.serving.worker_process import WorkerProcess
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,7 @@ class Server:
 def kill_worker(desk) -> bool:
     """Kill a worker that lives, with its session; returns whether there was one."""
     for job in desk.state.list_jobs(["validating_files", "running"]):
-        worker = existing_worker(JobDirectory(desk.directory(job)), "train")
-        pid = worker and worker._pid()
+        pid = WorkerProcess(JobDirectory(desk.directory(job)), "train")._pid()
         if pid:
             os.killpg(pid, signal.SIGKILL)
             return True
@@ -115,7 +114,7 @@ def check(desk, jobs, undisturbed):
         assert adapter(desk, job) == undisturbed
         assert desk.steps(job) == list(range(1, 25))
         assert json.loads((desk.directory(job) / "outcome.json").read_text())["status"] == "done"
-        assert existing_worker(JobDirectory(desk.directory(job)), "train") is None
+        assert not WorkerProcess(JobDirectory(desk.directory(job)), "train").alive()
     assert {job.status for job in desk.state.list_jobs()} <= set(ENDED)
     assert len(desk.state.list_jobs()) == len(jobs)
 
