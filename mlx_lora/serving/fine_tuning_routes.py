@@ -30,7 +30,7 @@ from .job_objects import (
     job_object,
 )
 from .listing import ListQuery, page
-from .records import Job, UploadedFile, new_id
+from .records import Job, NewEvent, UploadedFile, new_id
 from .training_start import find_start
 
 PURPOSE = "fine-tune"
@@ -94,7 +94,7 @@ def create_job(call: Call) -> JobObject:
     job = call.services.scheduler.submit(job)
     if body.integrations:
         said = f'integrations are not used here; {{"{EXTENSION}": {{"report_to": [...]}}}} names the loggers of a job'
-        call.services.state.add_event(job.id, said, key="integrations", level="warn")
+        call.services.state.add_events(job.id, [NewEvent(said, "integrations", "warn")])
     return job_object(job, call.services)
 
 

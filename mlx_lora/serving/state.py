@@ -11,7 +11,6 @@ import json
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 
 from ..errors import UserError
 from ..files import FORMAT, writing
-from .records import Job, JobEvent, Level, NewEvent, Status, UploadedFile, new_id
+from .records import Job, JobEvent, NewEvent, Status, UploadedFile, new_id
 
 DATABASE = "state.db"
 SCHEMA = """
@@ -170,20 +169,6 @@ class State:
             return job
 
     # Events
-
-    def add_event(
-        self,
-        job_id: str,
-        message: str,
-        *,
-        key: str,
-        level: Level = "info",
-        data: dict[str, Any] | None = None,
-        created_at: float | None = None,
-    ) -> bool:
-        """Record an event of a job, of type ``metrics`` where it has data; False: one of this key is there already."""
-        when = time.time() if created_at is None else created_at
-        return self.add_events(job_id, [NewEvent(message, key, level, data, when)]) > 0
 
     def add_events(self, job_id: str, events: Sequence[NewEvent]) -> int:
         """Record events of a job, and return the number of those that were not there already."""

@@ -17,7 +17,7 @@ from ..sources.claims import citation_spans
 from .api import ApiError, Call, Route
 from .fine_tuning_routes import PURPOSE, find_job, start_config
 from .job_config import StrictTypes, checked_config, name_part
-from .records import Job, UploadedFile, new_id
+from .records import Job, NewEvent, UploadedFile, new_id
 
 CITATION_WEIGHT = "citation_validity_weight"
 
@@ -172,17 +172,19 @@ def _store(call: Call, filename: str, rows: list[dict[str, Any]]) -> UploadedFil
 
 def _tell(call: Call, job: Job, loss: LossConfig, rows: list[dict[str, Any]]) -> None:
     """Record events on the effect of the request's ``loss_config``."""
-    add_event = call.services.state.add_event
+    events = []
     if others := sorted(loss.model_extra or {}):
         said = f"loss_config: {', '.join(others)[:300]} has no effect here; it is recorded with the job"
-        add_event(job.id, said, key="loss_config", level="warn")
+        events.append(NewEvent(said, "loss_config", "warn"))
     weight = loss.citation_validity_weight
     if weight is not None and weight != 1:
         spans = sum(len(row.get("spans", ())) for row in rows)
         said = f"loss_config: {CITATION_WEIGHT} {weight:g} is on {spans} document ids of valid citations"
         if not spans:
             said = f"loss_config: {CITATION_WEIGHT} {weight:g} touches nothing, since no row has a valid citation"
-        add_event(job.id, said, key=CITATION_WEIGHT, level="info" if spans else "warn")
+        events.append(NewEvent(said, CITATION_WEIGHT, "info" if spans else "warn"))
+    if events:
+        call.services.state.add_events(job.id, events)
 
 
 def poll_training(call: Call) -> JobStatus:

@@ -64,9 +64,9 @@ def test_jobs_by_status_and_in_the_order_they_came(state):
 def test_an_event_of_a_key_is_recorded_once(state):
     job = make_job()
     state.add_job(job)
-    assert state.add_event(job.id, "step 1", key="progress:1", data={"step": 1}, created_at=5.0)
-    assert not state.add_event(job.id, "step 1 again", key="progress:1", data={"step": 1})
-    assert state.add_event("ftjob-other", "step 1", key="progress:1")
+    assert state.add_events(job.id, [NewEvent("step 1", "progress:1", data={"step": 1}, created_at=5.0)]) == 1
+    assert state.add_events(job.id, [NewEvent("step 1 again", "progress:1", data={"step": 1})]) == 0
+    assert state.add_events("ftjob-other", [NewEvent("step 1", "progress:1")]) == 1
     assert state.add_events(job.id, [NewEvent("step 1", "progress:1"), NewEvent("step 2", "progress:2", "warn")]) == 1
     first, second = state.list_events(job.id)
     assert (first.type, first.message, first.data, first.created_at) == ("metrics", "step 1", {"step": 1}, 5.0)
@@ -81,7 +81,7 @@ def test_from_many_threads(state):
     state.add_job(job)
 
     def work(number):
-        state.add_event(job.id, str(number), key=str(number % 50))
+        state.add_events(job.id, [NewEvent(str(number), str(number % 50))])
         state.update_job(job.id, progress={"step": number})
         return state.find_job(job.id).progress["step"] in range(200)
 
