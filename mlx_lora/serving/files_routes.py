@@ -14,11 +14,10 @@ from ..files import fsync_path
 from ..user_files import open_regular
 from .api import ApiError, Call, Route
 from .listing import Listing, ListQuery, page
-from .records import ENDED, UploadedFile, new_id
+from .records import ENDED, PURPOSE, UploadedFile, new_id
 from .uploads import Upload, receive_upload
 
 CHUNK = 2**16
-PURPOSE = "fine-tune"
 
 
 class FileForm(BaseModel):

@@ -30,10 +30,9 @@ from .job_objects import (
     job_object,
 )
 from .listing import ListQuery, page
-from .records import Job, NewEvent, UploadedFile, new_id
+from .records import PURPOSE, Job, NewEvent, new_id
 from .training_start import find_start
 
-PURPOSE = "fine-tune"
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
@@ -133,7 +132,7 @@ def _hyperparameters(body: JobRequest) -> dict[str, Any]:
     return {**outer, **inner}
 
 
-def _check_file(call: Call, identity: str, param: str) -> UploadedFile:
+def _check_file(call: Call, identity: str, param: str) -> None:
     file = call.services.state.find_file(identity)
     if file is None:
         raise ApiError(400, f"{param}: there is no file {identity!r}; upload one first", "invalid_file", param)
@@ -144,7 +143,6 @@ def _check_file(call: Call, identity: str, param: str) -> UploadedFile:
             "invalid_file",
             param,
         )
-    return file
 
 
 def find_job(call: Call) -> Job:

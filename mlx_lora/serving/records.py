@@ -12,6 +12,8 @@ Status = Literal["validating_files", "queued", "running", "paused", "succeeded",
 ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
 Level = Literal["info", "warn", "error"]
 EventType = Literal["message", "metrics"]
+# Purpose of every uploaded file.
+PURPOSE = "fine-tune"
 
 
 def new_id(prefix: str) -> str:

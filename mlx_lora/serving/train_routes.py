@@ -15,9 +15,9 @@ from ..data.schema import MOST_WEIGHT
 from ..files import remove_any, write_atomic, writing
 from ..sources.claims import citation_spans
 from .api import ApiError, Call, Route
-from .fine_tuning_routes import PURPOSE, find_job, start_config
+from .fine_tuning_routes import find_job, start_config
 from .job_config import StrictTypes, checked_config, name_part
-from .records import Job, NewEvent, UploadedFile, new_id
+from .records import PURPOSE, Job, NewEvent, UploadedFile, new_id
 
 CITATION_WEIGHT = "citation_validity_weight"
 
