@@ -18,7 +18,7 @@ from .api import ApiError
 from .job_endings import Endings
 from .job_events import Tail, finding_event, metrics_event
 from .job_files import JobDirectory, Phase, job_directory
-from .records import ENDED, Job, NewEvent, Status, UploadedFile
+from .records import ENDED, Job, NewEvent, Status
 from .settings import ServerSettings
 from .state import State
 from .worker_process import PATIENCE, WorkerProcess, start_worker
@@ -229,10 +229,11 @@ class Scheduler:
             ("validation_file", "valid", job.validation_file),
         ):
             if identity is not None:
-                known = self.state.find_file(identity) or UploadedFile(identity, identity, 0, "fine-tune", "")
-                place = directory.data_file(split, known.filename)
+                known = self.state.find_file(identity)
+                name = identity if known is None else known.filename
+                place = directory.data_file(split, name)
                 source = (self.settings.files / identity).absolute()
-                files[param] = {"source": str(source), "place": str(place), "name": known.filename}
+                files[param] = {"source": str(source), "place": str(place), "name": name}
         config = {"backend": self.settings.backend, "seed": job.seed, "model": job.model, "config": job.config}
         return {**config, "files": files, "most_bytes": self.settings.most_upload_bytes}
 
