@@ -26,7 +26,7 @@ class Endings:
             return
         outcome = None if worker.failure else read_outcome(worker.directory)
         if outcome is None or outcome.phase != worker.phase:
-            self.retry_or_fail(job, worker.ending())
+            self._retry_or_fail(job, worker.ending())
         elif outcome.status == "failed":
             self._fail(job, outcome.error or {})
         elif outcome.status == "interrupted":
@@ -88,7 +88,7 @@ class Endings:
             error={**known, "message": message},
         )
 
-    def retry_or_fail(self, job: Job, why: str) -> None:
+    def _retry_or_fail(self, job: Job, why: str) -> None:
         """Start a job's worker again when its turn comes, unless it has got nowhere too often."""
         if job.attempts >= self.settings.most_attempts and job.wish != "pause":
             what = f"the worker was started {job.attempts} times without getting further: {why}"

@@ -11,7 +11,7 @@ from .api import Services
 from .fine_tuned import model_id
 from .job_config import Hyperparameters, hyperparameters_of
 from .listing import Listing
-from .records import Job, JobEvent, Level, Status
+from .records import EventType, Job, JobEvent, Level, Status
 
 if TYPE_CHECKING:
     from .job_files import JobCheckpoint
@@ -90,7 +90,7 @@ class EventObject(BaseModel):
     created_at: int
     level: Level
     message: str
-    type: Literal["message", "metrics"]
+    type: EventType
     data: dict[str, Any]
 
 
