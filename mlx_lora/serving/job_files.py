@@ -17,6 +17,7 @@ from ..files import FORMAT, new_directory, set_aside, write_json
 from ..models.parameters import data_start, read_header
 from ..models.resolve import check_safetensors
 from ..runs.directory import CONFIG_FILE, METRICS_FILE, RUN_FILE, TEMPLATE_FILE, read_run
+from ..training.checkpoints import ARRAYS, STATE, Checkpoints
 from ..user_files import read_text
 from .records import Job
 from .settings import ServerSettings
@@ -26,7 +27,6 @@ Phase = Literal["validate", "train"]
 TRAINED = "model."
 # Endings of file names by which the readers tell the kinds of files apart.
 KINDS = (".csv", ".tsv", ".json", ".parquet")
-STATE, ARRAYS = "state.json", "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -160,19 +160,21 @@ class JobCheckpoint:
 def job_checkpoints(settings: ServerSettings, job: Job) -> list[JobCheckpoint]:
     """Return the checkpoints of a job that are whole, the newest first; older ones are rotated away."""
     found = []
-    for directory in (job_directory(settings, job.id).run / "checkpoints").glob("step-" + "[0-9]" * 8):
+    checkpoints = Checkpoints(job_directory(settings, job.id).run / "checkpoints", 0, writes=False)
+    for step in reversed(checkpoints.steps()):
+        directory = checkpoints.path(step)
         try:
             content = json.loads(read_text(directory / STATE))
-            step, loss, valid = content["step"], content.get("loss"), content.get("last_validation")
+            same, loss, valid = content["step"] == step, content.get("loss"), content.get("last_validation")
             created = (directory / STATE).stat().st_mtime
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        if step == int(directory.name[5:]) and step > 0 and (directory / ARRAYS).exists():
+        if same and step > 0 and (directory / ARRAYS).exists():
             measured = {"step": step, "train_loss": loss, "valid_loss": valid}
             metrics = {name: float(value) for name, value in measured.items() if isinstance(value, int | float)}
             identity = f"ftckpt-{job.id.removeprefix('ftjob-')}-{step}"
             found.append(JobCheckpoint(identity, step, directory, metrics, created))
-    return sorted(found, key=lambda checkpoint: -checkpoint.step)
+    return found
 
 
 def checkpoint_adapter(settings: ServerSettings, job: Job, step: int) -> Path:

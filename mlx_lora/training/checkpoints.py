@@ -61,10 +61,12 @@ class Checkpoints:
     def __init__(self, directory: Path, limit: int, writes: bool = True) -> None:
         self.directory, self.limit, self.writes = directory, limit, writes
 
-    def _path(self, step: int) -> Path:
+    def path(self, step: int) -> Path:
+        """Return the directory of the checkpoint of a step."""
         return self.directory / f"step-{step:08d}"
 
-    def _steps(self) -> list[int]:
+    def steps(self) -> list[int]:
+        """Return the steps of the checkpoints, ascending."""
         return sorted(int(path.name[5:]) for path in self.directory.glob("step-" + "[0-9]" * 8))
 
     def save(self, backend: Backend, state: TrainerState) -> None:
@@ -76,13 +78,13 @@ class Checkpoints:
         if not self.writes:
             return
         self._clean()
-        with new_directory(self._path(state.step)) as directory:
+        with new_directory(self.path(state.step)) as directory:
             backend.save_state(directory / ARRAYS)
             content = {KEYS.get(name, name): value for name, value in asdict(state).items()}
             write_json(directory / STATE, {"format": FORMAT, **content, "sha256": sha256_of(directory / ARRAYS)})
-        others = [step for step in self._steps() if step not in (state.step, state.best_step)]
+        others = [step for step in self.steps() if step not in (state.step, state.best_step)]
         for step in others[: max(0, len(others) + 1 - self.limit)]:
-            shutil.rmtree(self._path(step))
+            shutil.rmtree(self.path(step))
 
     def _clean(self) -> None:
         """Remove half-written files of a killed process."""
@@ -95,7 +97,7 @@ class Checkpoints:
         Raises:
             UserError: a later version's format.
         """
-        path = self._path(step)
+        path = self.path(step)
         try:
             content = json.loads(read_text(path / STATE))
             check_format(content, path / STATE)
@@ -110,12 +112,12 @@ class Checkpoints:
 
     def newest(self) -> Iterator[tuple[int, TrainerState | None]]:
         """Yield (step, state) from the newest on; ``None`` for a checkpoint that is damaged."""
-        for step in reversed(self._steps()):
+        for step in reversed(self.steps()):
             yield step, self._read(step)
 
     def load(self, backend: Backend, step: int) -> None:
         """Load the arrays of an intact checkpoint onto the device."""
-        backend.load_state(self._path(step) / ARRAYS)
+        backend.load_state(self.path(step) / ARRAYS)
 
     def intact(self, step: int) -> bool:
         """Return True if there is a checkpoint of this step, undamaged."""
@@ -126,7 +128,7 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> Path:
         """Rename an unreadable checkpoint, so that training does not find it again, and return its new path."""
-        return set_aside(self._path(step))
+        return set_aside(self.path(step))
 
 
 def _fits(value: Any, default: Any) -> bool:
