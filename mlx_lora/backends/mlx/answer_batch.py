@@ -18,7 +18,7 @@ from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import apply_top_p, greedy_sampler
 
-from ..answering import NewToken, Sampling, TokenScore, last_token, token_score
+from ..answering import NewToken, Sampling, TokenScore, last_token, token_scores
 from ..loss_plan import agrees
 from .generation import (
     PREFILL_TOKENS,
@@ -172,11 +172,7 @@ def _scores(logits: mx.array, tokens: Sequence[int], top: int) -> list[TokenScor
     top = min(top, logprobs.shape[-1])
     best = mx.argpartition(-logprobs, max(0, top - 1), axis=-1)[:, :top]
     own = np.array(mx.take_along_axis(logprobs, mx.array(list(tokens))[:, None], axis=-1)[:, 0])
-    ranked = zip(np.array(best), np.array(mx.take_along_axis(logprobs, best, axis=-1)), strict=True)
-    return [
-        token_score(token, logprob, zip(*row, strict=True))
-        for token, logprob, row in zip(tokens, own, ranked, strict=True)
-    ]
+    return token_scores(tokens, own, np.array(best), np.array(mx.take_along_axis(logprobs, best, axis=-1)))
 
 
 def score_tokens(
