@@ -76,10 +76,22 @@ class AnswerBatch(Protocol):
         """Return the next token of each answer."""
 
 
-def token_score(token: int, logprob: float, best: Iterable[tuple[int, float]]) -> TokenScore:
-    """Return the score of a token, with the most likely ones in any order."""
-    ranked = sorted(((int(other), float(value)) for other, value in best), key=lambda one: (-one[1], one[0]))
-    return TokenScore(token, float(logprob), tuple(ranked))
+def token_scores(
+    tokens: Sequence[int], logprobs: Iterable[Any], best: Iterable[Any], values: Iterable[Any]
+) -> list[TokenScore]:
+    """Return the scores of tokens.
+
+    Args:
+        logprobs: [tokens], the tokens' own.
+        best: [tokens, top], the most likely tokens in any order.
+        values: [tokens, top], their log-probabilities.
+    """
+    scores = []
+    for token, logprob, others, theirs in zip(tokens, logprobs, best, values, strict=True):
+        pairs = zip(map(int, others), map(float, theirs), strict=True)
+        ranked = sorted(pairs, key=lambda one: (-one[1], one[0]))
+        scores.append(TokenScore(token, float(logprob), tuple(ranked)))
+    return scores
 
 
 def last_token(row: int, token: int, score: TokenScore | None, count: int, sampling: Sampling, ends: Any) -> NewToken:

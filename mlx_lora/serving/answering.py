@@ -1,10 +1,10 @@
-"""Answer to a request while it grows: tokens come from the engine's thread, text is read in another one or a task."""
+"""Answer to a request while it grows: tokens come from the engine's thread, text is read in a task."""
 
 from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,6 @@ from .token_text import AnswerText, Piece
 
 # Seconds after which a client that waits is looked at again: it may have gone.
 LOOK = 0.5
-# Seconds without a sign of the engine's thread after which a request ends: it is dead.
-SILENCE = 3600.0
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,7 @@ Item = NewToken | PromptScores | ApiError | None
 class Answering:
     """Answer to one request.
 
-    Iterating over it gives its text in pieces, from any thread; :meth:`stream` does so in a task. The last piece has
-    ``finish`` set.
+    :meth:`stream` yields its text in pieces, the last of which has ``finish`` set.
 
     Attributes:
         prompt: token ids.
@@ -82,14 +79,6 @@ class Answering:
         if not self.cancelled:
             self.cancelled = True
             self._wake_engine()
-
-    def __iter__(self) -> Iterator[Piece]:
-        try:
-            while self.finish_reason is None:
-                if (piece := self._piece(self._items.get(timeout=SILENCE))) is not None:
-                    yield piece
-        finally:
-            self.cancel()
 
     async def stream(self, gone: Callable[[], Awaitable[bool]]) -> AsyncIterator[Piece]:
         """Yield the pieces; the answer is cancelled when the iteration ends, or the client is gone.

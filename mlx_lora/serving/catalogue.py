@@ -27,6 +27,8 @@ DEPTH, MOST_DIRECTORIES = 4, 5000
 # Directories within which no model of its own is looked for.
 INNER = {"checkpoints", "generations", "refs", "tensorboard", "__pycache__", "node_modules"}
 MOST_LENGTH, MOST_PART = 500, 200
+# References that are kept.
+MOST_RESOLVED = 500
 
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -70,7 +72,7 @@ class Catalogue:
     def __init__(self, settings: ServerSettings, state: State) -> None:
         self._settings, self._state = settings, state
         # Fingerprints of large bases take their time: what was resolved holds while the files are the same.
-        self._resolved: dict[str, tuple[Stamp, Path, Stamp, Reference]] = {}
+        self._resolved: dict[tuple[str, Path], tuple[Stamp, Path, Stamp, Reference]] = {}
 
     def find(self, identity: str) -> ServedModel:
         """Return the model of a name; ``NAME@live`` is the generation that is live now.
@@ -166,14 +168,14 @@ class Catalogue:
 
     def _resolve(self, name: str, directory: Path) -> Reference:
         now = stamp(directory, RUN_FILE, ADAPTER_FILE, ADAPTER_CONFIG, TEMPLATE_FILE, "config.json")
-        known = self._resolved.get(f"{name} {directory}")
+        known = self._resolved.get((name, directory))
         if known and known[0] == now and now and base_stamp(known[1]) == known[2]:
             return known[3]
         reference = resolve_model_or_run(name)
         path = reference.base.path
-        if len(self._resolved) > MOST_LENGTH:
+        if len(self._resolved) > MOST_RESOLVED:
             self._resolved.clear()
-        self._resolved[f"{name} {directory}"] = (now, path, base_stamp(path), reference)
+        self._resolved[name, directory] = (now, path, base_stamp(path), reference)
         return reference
 
     # Lists

@@ -86,7 +86,7 @@ class ChatService:
         """
         found = self.catalogue.find(model)
         try:
-            tokenizer = self.tokenizers.of(found.base)
+            tokenizer = self.tokenizers.of(found)
         except UserError as error:
             raise ApiError(404, f"{error}.", "model_not_found", "model") from error
         raw = isinstance(prompt, str) or not prompt or isinstance(prompt[0], int)

@@ -21,7 +21,7 @@ from .responses import LOG, error_answer
 KEEP_ALIVE = 75
 # Seconds that open streams have after SIGTERM; jobs go on without the server.
 GRACE = 3
-# More than the chat requests that may wait, each in a thread.
+# Handlers that are plain functions, such as predictions, which wait for one another, take one each.
 THREADS = 200
 
 

@@ -12,10 +12,9 @@ from ..data.chat_template import check_ids, encode_prompt
 from ..data.messages import parse_messages
 from ..errors import UserError
 from ..evaluation.likelihood import encode
-from ..models.resolve import ResolvedModel
 from ..models.tokenizer import open_tokenizer
 from .api import ApiError
-from .catalogue import ServedModel, base_stamp
+from .catalogue import ServedModel
 
 # Tokenizers that are kept: a base has another one for each chat template that its runs have.
 MOST_TOKENIZERS = 8
@@ -28,13 +27,14 @@ class Tokenizers:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Any, Any] = OrderedDict()
 
-    def of(self, base: ResolvedModel) -> Any:
-        """Return the tokenizer of a base.
+    def of(self, model: ServedModel) -> Any:
+        """Return the tokenizer of a model's base.
 
         Raises:
             UserError: see ``open_tokenizer``.
         """
-        key = (str(base.path), base_stamp(base.path), base.chat_template, base.system_role)
+        base, (path, _, stamp) = model.base, model.base_key
+        key = (path, stamp, base.chat_template, base.system_role)
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = open_tokenizer(base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager
 
 from mlx_lora.backends.answering import Sampling
@@ -19,8 +20,24 @@ def user(text: str) -> list[dict]:
     return [{"role": "user", "content": text}]
 
 
+def pieces_of(answering):
+    """The pieces of an answer, read as a request's task reads them."""
+
+    async def gone():
+        return False
+
+    stream = answering.stream(gone)
+
+    async def following():
+        return await anext(stream, None)
+
+    with asyncio.Runner() as runner:
+        while (piece := runner.run(following())) is not None:
+            yield piece
+
+
 def text_of(answering) -> str:
-    return "".join(piece.text for piece in answering)
+    return "".join(piece.text for piece in pieces_of(answering))
 
 
 @contextmanager

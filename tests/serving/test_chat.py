@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from chat_helpers import chat_service, greedy, text_of, user
+from chat_helpers import chat_service, greedy, pieces_of, text_of, user
 from run_fixtures import SEVEN, make_run, sharpen
 
 from mlx_lora.backends.answering import Sampling
@@ -143,7 +143,7 @@ def test_an_answer_that_nobody_waits_for_frees_its_row(chat, monkeypatch):
 
     monkeypatch.setattr(engine_module.Engine, "use", using)
     answering = chat.ask("base", user("a"), Options(Sampling(4000, temperature=1.0, seed=1)))
-    pieces = iter(answering)
+    pieces = pieces_of(answering)
     next(pieces)
     assert len(seen[0]) == 1
     pieces.close()
@@ -228,10 +228,10 @@ def test_a_defect_is_answered_and_the_next_request_works(chat, expected, monkeyp
 def test_requests_end_with_the_service(models, tmp_path):
     with chat_service(tmp_path, models) as chat:
         answering = chat.ask("base", user("a"), Options(Sampling(4000, temperature=1.0)))
-        next(iter(answering.__iter__()))
+        next(pieces_of(answering))
         waiting = chat.ask("other", user("a"), Options(Sampling(4000, temperature=1.0)))
     with pytest.raises(ApiError, match="stopping"):
-        list(waiting)
+        text_of(waiting)
     with pytest.raises(ApiError, match="stopping"):
         chat.ask("base", user("a"), greedy())
     assert threading.active_count() < 50

@@ -18,10 +18,19 @@ from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import apply_top_p, greedy_sampler
 
-from ..answering import NewToken, Sampling, TokenScore, last_token, token_score
+from ..answering import NewToken, Sampling, TokenScore, last_token, token_scores
 from ..loss_plan import agrees
-from .generation import PREFILL_TOKENS, PROBE_ANSWER, PROBE_OWN, Generation, Prefix, Sampler, logits_in_turn, numbers
-from .prefix import arrays_of, fresh_copies
+from .generation import (
+    PREFILL_TOKENS,
+    PROBE_ANSWER,
+    PROBE_OWN,
+    Generation,
+    Sampler,
+    after_prefix,
+    forced,
+    logits_in_turn,
+    numbers,
+)
 from .trunk import UNFIT
 
 # Tokens that the first row of a probe is ahead when the second one joins it.
@@ -48,19 +57,10 @@ def make_row_sampler(sampling: Sampling) -> Sampler:
     return draw
 
 
-def caches_before_last(model: nn.Module, prompt: Sequence[int], prefix: Prefix | None) -> list[Any]:
-    """Return the model's KV caches after all tokens of a prompt but the last."""
-    caches = fresh_copies(prefix.caches) if prefix else make_prompt_cache(model)
-    for start in range(len(prefix.tokens) if prefix else 0, len(prompt) - 1, PREFILL_TOKENS):
-        model(mx.array([prompt[start : min(start + PREFILL_TOKENS, len(prompt) - 1)]]), cache=caches)
-        mx.eval(arrays_of(caches))
-    return caches
-
-
-def _logits_joined(model: nn.Module, prompts: Sequence[list[int]], prefix: Prefix | None) -> np.ndarray:
+def _logits_joined(model: nn.Module, prompts: Sequence[list[int]]) -> np.ndarray:
     """Return the log-probabilities [rows, answer, vocabulary] of forced answers, each row joining those before it."""
     rows: dict[int, list[mx.array]] = {}
-    generator = BatchGenerator(model, sampler=lambda logprobs: mx.ones(logprobs.shape[:1], mx.uint32))
+    generator = BatchGenerator(model, sampler=forced)
 
     def step() -> bool:
         responses = generator.next_generated()
@@ -69,7 +69,7 @@ def _logits_joined(model: nn.Module, prompts: Sequence[list[int]], prefix: Prefi
         return bool(responses)
 
     for prompt in prompts:
-        caches = caches_before_last(model, prompt, prefix)
+        caches = after_prefix(model, prompt[:-1]).caches
         (number,) = generator.insert([prompt[-1:]], [PROBE_ANSWER + AHEAD], [caches])
         rows[number] = []
         for _ in range(AHEAD):
@@ -111,7 +111,7 @@ class MLXAnswerBatch:
         prompt, number, sampler = list(prompt), self._joined, make_row_sampler(sampling)
         if scores is None:
             prefix = self._generation.prefix_before(prompt, sampling.max_tokens)
-            caches = caches_before_last(self._model, prompt, prefix)
+            caches = after_prefix(self._model, prompt[:-1], prefix).caches
         else:
             caches = make_prompt_cache(self._model)
             scores += score_tokens(self._model, prompt, sampling.top or 0, caches)
@@ -172,11 +172,7 @@ def _scores(logits: mx.array, tokens: Sequence[int], top: int) -> list[TokenScor
     top = min(top, logprobs.shape[-1])
     best = mx.argpartition(-logprobs, max(0, top - 1), axis=-1)[:, :top]
     own = np.array(mx.take_along_axis(logprobs, mx.array(list(tokens))[:, None], axis=-1)[:, 0])
-    ranked = zip(np.array(best), np.array(mx.take_along_axis(logprobs, best, axis=-1)), strict=True)
-    return [
-        token_score(token, logprob, zip(*row, strict=True))
-        for token, logprob, row in zip(tokens, own, ranked, strict=True)
-    ]
+    return token_scores(tokens, own, np.array(best), np.array(mx.take_along_axis(logprobs, best, axis=-1)))
 
 
 def score_tokens(
@@ -211,5 +207,5 @@ def _joins_after(generation: Generation, prefix_length: int, length: int) -> boo
     exact = model(mx.array([tokens[:1]])).dtype == mx.float32
     with suppress(*UNFIT):
         expected = logits_in_turn(model, prompts, None)
-        return agrees(lambda: _logits_joined(model, prompts, None), expected, exact)
+        return agrees(lambda: _logits_joined(model, prompts), expected, exact)
     return False

@@ -107,7 +107,7 @@ def _steps(
     return generate_step(mx.array(prompt), model, max_tokens=max_tokens, sampler=sampler, prompt_cache=caches)
 
 
-def _forced(logprobs: mx.array) -> mx.array:
+def forced(logprobs: mx.array) -> mx.array:
     """Return the same token in every row, so that answers cannot part where two tokens are nearly equal."""
     return mx.ones(logprobs.shape[:1], mx.uint32)
 
@@ -116,13 +116,13 @@ def logits_in_turn(model: nn.Module, prompts: Prompts, prefix: Prefix | None) ->
     """Return the log-probabilities [rows, answer, vocabulary] of forced answers, one by one."""
     rows = []
     for prompt in _own(prompts, prefix):
-        rows.append([logprobs for _, logprobs in _steps(model, prompt, PROBE_ANSWER, _forced, prefix)])
+        rows.append([logprobs for _, logprobs in _steps(model, prompt, PROBE_ANSWER, forced, prefix)])
     return numbers(rows)
 
 
 def _logits_together(model: nn.Module, prompts: Prompts, prefix: Prefix | None) -> np.ndarray:
     """Return the log-probabilities [rows, answer, vocabulary] of forced answers, in a batch."""
-    generator = BatchGenerator(model, sampler=_forced)
+    generator = BatchGenerator(model, sampler=forced)
     caches = [prefix.caches] * len(prompts) if prefix else None
     uids = generator.insert(_own(prompts, prefix), [PROBE_ANSWER] * len(prompts), caches)
     rows: dict[int, list[mx.array]] = {uid: [] for uid in uids}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache
 
-from ..answering import NewToken, Sampling, TokenScore, last_token, token_score
+from ..answering import NewToken, Sampling, TokenScore, last_token, token_scores
 from .device import explained
 from .loss import cache_name, in_base_dtype
 
@@ -40,11 +40,7 @@ def _scores(logits: torch.Tensor, tokens: Sequence[int], top: int) -> list[Token
     logprobs = torch.log_softmax(logits, dim=-1)
     own = logprobs[torch.arange(len(tokens)), torch.tensor(list(tokens))].tolist()
     best = logprobs.topk(min(top, logprobs.shape[-1]), dim=-1)
-    ranked = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [
-        token_score(token, logprob, zip(*row, strict=True))
-        for token, logprob, row in zip(tokens, own, ranked, strict=True)
-    ]
+    return token_scores(tokens, own, best.indices.tolist(), best.values.tolist())
 
 
 class TorchAnswerBatch:
