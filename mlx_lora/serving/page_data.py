@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,15 @@ from ..files import is_locked
 from ..reporting import line_chart
 from ..runs.directory import CONFIG_FILE, LOCK_FILE, METRICS_FILE, RUN_FILE, SAMPLES_FILE, read_run
 from ..runs.events import (
-    EVENTS,
     Evaluation,
     Event,
-    Kind,
     Progress,
     Start,
     TrainingResult,
     TrainingWarning,
-    from_keys,
+    last_of_kind,
     of_kind,
+    parse_events,
     read_events,
 )
 from ..runs.samples import Sample, read_samples
@@ -75,7 +73,7 @@ class Runs:
         row, run = found
         record, config, events = _record(run), _config(run), self.events(run)
         criterion = str(config.get("keep_best_by") or "mean")
-        complete = _last(events, TrainingResult)
+        complete = last_of_kind(events, TrainingResult)
         hashes = record.get("data_sha256") or {}
         return {
             "run": row,
@@ -189,7 +187,11 @@ def _row_of(run: Path) -> dict[str, Any]:
     """Return the figures of a run's row from the ends of its files."""
     record, metrics = _record(run), run / METRICS_FILE
     events = _ends(metrics)
-    start, progress, evaluation = _last(events, Start), _last(events, Progress), _last(events, Evaluation)
+    start, progress, evaluation = (
+        last_of_kind(events, Start),
+        last_of_kind(events, Progress),
+        last_of_kind(events, Evaluation),
+    )
     result = record.get("result") if isinstance(record.get("result"), dict) else None
     step = max((event.step for event in (start, progress, evaluation) if event is not None), default=0)
     return {
@@ -206,10 +208,6 @@ def _row_of(run: Path) -> dict[str, Any]:
     }
 
 
-def _last(events: Sequence[Event], kind: type[Kind]) -> Kind | None:
-    return next(iter(of_kind(events, kind)[-1:]), None)
-
-
 def _ends(file: Path) -> list[Event]:
     """Return the events at the start and at the end of a ``metrics.jsonl``."""
     try:
@@ -222,14 +220,7 @@ def _ends(file: Path) -> list[Event]:
     except OSError:
         return []
     # A line that was cut at one of the ends is no JSON, and left out.
-    found = []
-    for line in [*head.split(b"\n"), *tail.split(b"\n")]:
-        try:
-            content = json.loads(line)
-            found.append(from_keys(EVENTS[content["event"]], content))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-    return found
+    return parse_events([*head.split(b"\n"), *tail.split(b"\n")])
 
 
 def _events(file: Path) -> list[Event]:

@@ -22,6 +22,7 @@ from ..runs.events import (
     Start,
     TrainingResult,
     TrainingWarning,
+    last_of_kind,
     of_kind,
     read_events,
 )
@@ -41,7 +42,7 @@ def write_report(
         missing: the reason that there are none.
     """
     events = read_events(out / METRICS_FILE)
-    complete = next(iter(of_kind(events, TrainingResult)[-1:]), None)
+    complete = last_of_kind(events, TrainingResult)
     write_page(
         out / REPORT_FILE,
         "run.html",
@@ -86,7 +87,7 @@ def key_figures(
         cards.append(("time", duration(complete.seconds), speed))
     if progress:
         cards.append(("peak memory", f"{rounded(max(event.peak_memory_gb for event in progress), 3)} GB", ""))
-    for start in of_kind(events, Start)[-1:]:
+    if start := last_of_kind(events, Start):
         cards.append(("examples", f"{start.train_examples:,}", f"and {start.valid_examples:,} for validation"))
         cards.append(("trained parameters", f"{start.trainable_parameters:,}", start.trained_modules))
     return cards
