@@ -136,6 +136,11 @@ class TrainingResult(Event):
     seconds: float
     stopped: str | None = None
 
+    @property
+    def finished(self) -> bool:
+        """True unless the time budget ended the run, which then resumes."""
+        return self.stopped != "time budget"
+
 
 EVENTS: dict[str, type[Event]] = {
     kind.event: kind for kind in (Start, Progress, Evaluation, Checkpoint, TrainingWarning, TrainingResult)

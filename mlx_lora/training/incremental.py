@@ -84,7 +84,7 @@ def train_increment(
             quiet=quiet,
             notes=notes,
         )
-        if trained is None or trained[1].stopped == "time budget":
+        if trained is None or not trained[1].finished:
             return trained
         _publish(trained[0], out, rounds + 1)
         finish_round(state, examples)
