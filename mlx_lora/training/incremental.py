@@ -16,11 +16,20 @@ from ..files import set_aside, writing
 from ..runs.directory import RUN_FILE, locked, read_run
 from ..runs.events import TrainingResult
 from ..runs.generations import Generations
-from ..runs.incremental_state import Round, abandon_round, finish_round, item_id, read_state, start_round, state_path
+from ..runs.incremental_state import (
+    ROUNDS,
+    Round,
+    abandon_round,
+    finish_round,
+    item_id,
+    read_state,
+    start_round,
+    state_path,
+)
 from .round_replay import FORGETS, held_out_before, with_replay, without
 from .train import train
 
-ROUNDS, DATA = "rounds", "data"
+DATA = "data"
 
 
 def train_increment(
