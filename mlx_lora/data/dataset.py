@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import FORMAT, new_directory, sha256_of, write_atomic, write_json
+from ..user_files import read_text
 from .containers import SUFFIXES
 from .formats import Reader, parse_example, read_rows, stem_of
 from .hub import hub_hash, is_hub, parse_hub, split_names
@@ -32,6 +33,7 @@ __all__ = [
     "is_text",
     "parse_example",
     "parse_spans",
+    "read_card",
     "read_examples",
     "read_jsonl",
     "read_split",
@@ -226,3 +228,12 @@ def write_dataset(
             write_json(directory / "report.json", report.to_dict(every=True))
             write_atomic(directory / "report.md", report.to_markdown())
     return full
+
+
+def read_card(directory: Path) -> dict[str, Any]:
+    """Return the card of a dataset directory; empty where there is none, or it cannot be read."""
+    try:
+        card = json.loads(read_text(directory / CARD))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return card if isinstance(card, dict) else {}

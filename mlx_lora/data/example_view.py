@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..user_files import read_text
-from .dataset import CARD, split_files
+from .dataset import read_card, split_files
 from .formats import DataRow, read_rows
 from .tokenize import EncodedExample, Segment, encode_example, segments
 
@@ -101,8 +99,5 @@ def find_row(path: Path, number: int, split: str | None) -> tuple[str, DataRow]:
 
 def card_base(path: Path) -> str | None:
     """Return the model that the dataset's card names, or None."""
-    try:
-        card = json.loads(read_text(path / CARD))
-        return next((card[key] for key in ("base", "base_model", "model_name") if isinstance(card.get(key), str)), None)
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
+    card = read_card(path)
+    return next((card[key] for key in ("base", "base_model", "model_name") if isinstance(card.get(key), str)), None)

@@ -136,6 +136,11 @@ class TrainingResult(Event):
     seconds: float
     stopped: str | None = None
 
+    @property
+    def finished(self) -> bool:
+        """True unless the time budget ended the run, which then resumes."""
+        return self.stopped != "time budget"
+
 
 EVENTS: dict[str, type[Event]] = {
     kind.event: kind for kind in (Start, Progress, Evaluation, Checkpoint, TrainingWarning, TrainingResult)
@@ -158,8 +163,13 @@ def read_events(file: Path) -> list[Event]:
 
     A line truncated by a power cut is left out, and so are kinds and keys of later versions.
     """
+    return parse_events(read_text(file, 2**30).splitlines())
+
+
+def parse_events(lines: Iterable[str | bytes]) -> list[Event]:
+    """Return the events of the lines that hold one; others are left out."""
     found = []
-    for line in read_text(file, 2**30).splitlines():
+    for line in lines:
         try:
             content = json.loads(line)
             found.append(from_keys(EVENTS[content["event"]], content))
@@ -197,3 +207,8 @@ def _types(hint: Any) -> tuple[type, ...]:
 def of_kind(events: Iterable[Event], kind: type[Kind]) -> list[Kind]:
     """Return the events of one kind, in order."""
     return [event for event in events if isinstance(event, kind)]
+
+
+def last_of_kind(events: Iterable[Event], kind: type[Kind]) -> Kind | None:
+    """Return the last event of one kind, ``None`` if there is none."""
+    return next(iter(of_kind(events, kind)[-1:]), None)

@@ -20,6 +20,8 @@ from ..files import FORMAT, check_format, write_json
 from ..user_files import read_bytes
 
 STATE_FILE = "increment.json"
+# Directory of the rounds, beside it.
+ROUNDS = "rounds"
 ID_KEYS = ("item_id", "experience_id")
 TIME_KEYS = ("created_at", "timestamp")
 MINIMUM = 10

@@ -9,6 +9,7 @@ from ..errors import UserError, visible
 from ..runs.generations import Generations
 from ..runs.history import HISTORY, History
 from ..runs.manifest import read_manifest
+from ..runs.refs import Refs
 from ..sleep.lock import is_running
 from ..sleep.night_record import decided, local_time, number_of, read_nights
 from ..sleep.r_matrix import matrices
@@ -53,7 +54,7 @@ def adapter_detail(name: str, path: Path) -> dict[str, Any]:
         "running": is_running(path),
         "next_due": _next_due(path),
         "broken": history.broken,
-        "generations": [_generation(generations, number, refs.named()) for number in reversed(generations.numbers())],
+        "generations": [_generation(generations, number, refs) for number in reversed(generations.numbers())],
         "nights": [{key: _shown(value) for key, value in row.items()} for row in night_rows(nights, refs.live)],
         "history": [_event(line) for line in reversed(history.lines)],
         "matrices": [
@@ -62,7 +63,7 @@ def adapter_detail(name: str, path: Path) -> dict[str, Any]:
     }
 
 
-def _generation(generations: Generations, number: int, refs: dict[str, int | None]) -> dict[str, Any]:
+def _generation(generations: Generations, number: int, refs: Refs) -> dict[str, Any]:
     path = generations.path(number)
     try:
         manifest, broken = read_manifest(path), None
@@ -73,8 +74,8 @@ def _generation(generations: Generations, number: int, refs: dict[str, int | Non
     cycle = manifest.get("cycle")
     return {
         "number": number,
-        "refs": [ref for ref, named in refs.items() if named == number],
-        "pinned": number in generations.pinned,
+        "refs": [ref for ref, named in refs.named().items() if named == number],
+        "pinned": number in refs.pinned,
         "parent": manifest.get("parent"),
         "night": number_of(cycle) if isinstance(cycle, str) and cycle else None,
         "cycle": cycle if isinstance(cycle, str) else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,15 @@ from ..files import is_locked
 from ..reporting import line_chart
 from ..runs.directory import CONFIG_FILE, LOCK_FILE, METRICS_FILE, RUN_FILE, SAMPLES_FILE, read_run
 from ..runs.events import (
-    EVENTS,
     Evaluation,
     Event,
-    Kind,
     Progress,
     Start,
     TrainingResult,
     TrainingWarning,
-    from_keys,
+    last_of_kind,
     of_kind,
+    parse_events,
     read_events,
 )
 from ..runs.samples import Sample, read_samples
@@ -75,7 +74,7 @@ class Runs:
         row, run = found
         record, config, events = _record(run), _config(run), self.events(run)
         criterion = str(config.get("keep_best_by") or "mean")
-        complete = _last(events, TrainingResult)
+        complete = last_of_kind(events, TrainingResult)
         hashes = record.get("data_sha256") or {}
         return {
             "run": row,
@@ -111,15 +110,14 @@ class Runs:
         return self._events.get(str(run), stamp(file), lambda: _events(file))
 
     def _row(self, name: str, run: Path) -> dict[str, Any]:
-        marks = (stamp(run / RUN_FILE), stamp(run / METRICS_FILE))
-        row = self._rows.get(name, marks, lambda: _row_of(run))
+        row = self._figures(name, run)
         kind = "night" if name.endswith("/run") and "/cycles/" in name else "round" if "/rounds/" in name else "run"
         status = row["status"] if row["status"] == "finished" or not is_locked(run / LOCK_FILE) else "running"
         return {**row, "name": name, "label": name, "kind": kind, "status": status, "job": None}
 
     def _job_row(self, job: Job) -> dict[str, Any]:
         run = self._run_of(job)
-        row = self._rows.get(job.id, (stamp(run / RUN_FILE), stamp(run / METRICS_FILE)), lambda: _row_of(run))
+        row = self._figures(job.id, run)
         told = {key: value for key, value in job.progress.items() if key in ("step", "total_steps", "epoch", "loss")}
         row = row if row["step"] else {**row, **told}
         changed = max(row["changed"], job.finished_at or job.started_at or job.created_at)
@@ -135,14 +133,19 @@ class Runs:
             "changed": changed,
         }
 
+    def _figures(self, name: str, run: Path) -> dict[str, Any]:
+        """Return the figures of a run's row, read again when its files have changed."""
+        marks = (stamp(run / RUN_FILE), stamp(run / METRICS_FILE))
+        return self._rows.get(name, marks, lambda: _row_of(run))
+
     def _run_of(self, job: Job) -> Path:
         return self.settings.jobs / job.id / "run"
 
     def _gate(self, run: Path) -> dict[str, Any] | None:
         """Return the decision on the newest report of each suite that a run was measured on; ``None``: none was."""
         newest: dict[str, dict[str, Any]] = {}
-        for file in _reports_of(run, self.models.find()):
-            report = self._reports.get(str(file), stamp(file), lambda file=file: _report(file))  # type: ignore[misc]
+        for mark, file in _reports_of(run, self.models.find()):
+            report = self._reports.get(str(file), mark, partial(_report, file))
             if report and _is_of(report, run, self.models.directory):
                 newest[report["test_name"]] = report
         if not newest:
@@ -161,10 +164,10 @@ def _marked(sample: Sample) -> dict[str, Any]:
     return {**texts, "sides": sides and {"before": sides[0], "after": sides[1]}}
 
 
-def _reports_of(run: Path, found: Found) -> list[Path]:
-    own = sorted(run.glob("*.json"))
-    files = {file for file in [*found.reports, *own] if 0 < stamp(file)[1] <= MOST_REPORT_BYTES}
-    return sorted(files, key=lambda file: stamp(file))
+def _reports_of(run: Path, found: Found) -> list[tuple[tuple[int, int], Path]]:
+    """Return the stamps and the files that may be reports on a run, the newest last."""
+    files = [(stamp(file), file) for file in {*found.reports, *run.glob("*.json")}]
+    return sorted((mark, file) for mark, file in files if 0 < mark[1] <= MOST_REPORT_BYTES)
 
 
 def _report(file: Path) -> dict[str, Any]:
@@ -189,7 +192,11 @@ def _row_of(run: Path) -> dict[str, Any]:
     """Return the figures of a run's row from the ends of its files."""
     record, metrics = _record(run), run / METRICS_FILE
     events = _ends(metrics)
-    start, progress, evaluation = _last(events, Start), _last(events, Progress), _last(events, Evaluation)
+    start, progress, evaluation = (
+        last_of_kind(events, Start),
+        last_of_kind(events, Progress),
+        last_of_kind(events, Evaluation),
+    )
     result = record.get("result") if isinstance(record.get("result"), dict) else None
     step = max((event.step for event in (start, progress, evaluation) if event is not None), default=0)
     return {
@@ -206,10 +213,6 @@ def _row_of(run: Path) -> dict[str, Any]:
     }
 
 
-def _last(events: Sequence[Event], kind: type[Kind]) -> Kind | None:
-    return next(iter(of_kind(events, kind)[-1:]), None)
-
-
 def _ends(file: Path) -> list[Event]:
     """Return the events at the start and at the end of a ``metrics.jsonl``."""
     try:
@@ -222,14 +225,7 @@ def _ends(file: Path) -> list[Event]:
     except OSError:
         return []
     # A line that was cut at one of the ends is no JSON, and left out.
-    found = []
-    for line in [*head.split(b"\n"), *tail.split(b"\n")]:
-        try:
-            content = json.loads(line)
-            found.append(from_keys(EVENTS[content["event"]], content))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-    return found
+    return parse_events([*head.split(b"\n"), *tail.split(b"\n")])
 
 
 def _events(file: Path) -> list[Event]:

@@ -9,11 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..data.dataset import CARD, split_files
+from ..data.dataset import read_card, split_files
 from ..data.formats import DataRow, read_rows
 from ..errors import UserError, visible
 from ..processes import last_lines, python_command, run_captured
-from ..user_files import read_text
 from .api import ApiError
 from .page_files import Models, Remembered, is_dataset, stamp
 from .settings import ServerSettings
@@ -84,7 +83,8 @@ class Datasets:
             for split, file in splits
         ]
         changed = max((stamp(file)[0] for _, file in splits), default=0) / 1e9
-        return {"name": name, "files": files, "source": _source(path), "changed": changed}
+        source = visible(str(read_card(path).get("source") or ""))
+        return {"name": name, "files": files, "source": source, "changed": changed}
 
     def _count(self, file: Path) -> int | None:
         """Return the number of lines of a JSONL file; ``None`` for other files and for very long ones."""
@@ -103,14 +103,6 @@ def _lines_of(file: Path) -> int | None:
             return sum(1 for line in opened if line.strip())
     except OSError:
         return None
-
-
-def _source(path: Path) -> str:
-    try:
-        card = json.loads(read_text(path / CARD))
-        return visible(str(card.get("source") or ""))
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return ""
 
 
 def _example(row: DataRow) -> dict[str, Any]:

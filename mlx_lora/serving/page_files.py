@@ -19,13 +19,13 @@ from ..backends.adapter_format import has_generations
 from ..data.containers import SUFFIXES
 from ..data.formats import stem_of
 from ..runs.directory import RUN_FILE
+from ..runs.incremental_state import ROUNDS
 from ..sleep.record import CYCLES
 
 # Directories that are looked into: a models directory may be somebody's home.
 MOST_DIRECTORIES, MOST_DEPTH = 20_000, 8
 # Seconds for which what was found is taken as it was.
 FRESH = 2.0
-ROUNDS = "rounds"
 SKIPPED = {"node_modules", "site-packages", "__pycache__", "checkpoints", "venv"}
 # Reports of `mlx-lora eval --out`, by the names that people and the suites give them.
 REPORT = re.compile(r"report_.*\.json|.*(eval|result|gate)[^/]*\.json", re.IGNORECASE)

@@ -58,7 +58,7 @@ MOST_JOBS = 500
 
 
 class Page:
-    """What the page shows of one server."""
+    """The directories that the page shows of one server, with what it remembers of them."""
 
     def __init__(self, call: Call) -> None:
         settings, state = call.services.settings, call.services.state

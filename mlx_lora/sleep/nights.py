@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.dataset import Example, read_split
-from ..runs.incremental_state import item_id, read_state, state_path
+from ..runs.incremental_state import ROUNDS, item_id, read_state, state_path
 from .record import CycleRecord
 
 DATA = "data"
@@ -46,7 +46,7 @@ def read_nights(directory: Path, cycles: Sequence[CycleRecord], live: int | None
     nights = Nights()
     lineage = _lineage(cycles, live)
     if live is not None:
-        for place in sorted((directory / "rounds").glob("[0-9]" * 4)):
+        for place in sorted((directory / ROUNDS).glob("[0-9]" * 4)):
             if (place / DATA).is_dir():
                 nights.learned[f"round-{place.name}"] = place / DATA
         nights.trained |= read_state(state_path(directory)).trained

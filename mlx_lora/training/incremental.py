@@ -16,11 +16,20 @@ from ..files import set_aside, writing
 from ..runs.directory import RUN_FILE, locked, read_run
 from ..runs.events import TrainingResult
 from ..runs.generations import Generations
-from ..runs.incremental_state import Round, abandon_round, finish_round, item_id, read_state, start_round, state_path
+from ..runs.incremental_state import (
+    ROUNDS,
+    Round,
+    abandon_round,
+    finish_round,
+    item_id,
+    read_state,
+    start_round,
+    state_path,
+)
 from .round_replay import FORGETS, held_out_before, with_replay, without
 from .train import train
 
-ROUNDS, DATA = "rounds", "data"
+DATA = "data"
 
 
 def train_increment(
@@ -84,7 +93,7 @@ def train_increment(
             quiet=quiet,
             notes=notes,
         )
-        if trained is None or trained[1].stopped == "time budget":
+        if trained is None or not trained[1].finished:
             return trained
         _publish(trained[0], out, rounds + 1)
         finish_round(state, examples)

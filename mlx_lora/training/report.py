@@ -22,6 +22,7 @@ from ..runs.events import (
     Start,
     TrainingResult,
     TrainingWarning,
+    last_of_kind,
     of_kind,
     read_events,
 )
@@ -41,7 +42,7 @@ def write_report(
         missing: the reason that there are none.
     """
     events = read_events(out / METRICS_FILE)
-    complete = next(iter(of_kind(events, TrainingResult)[-1:]), None)
+    complete = last_of_kind(events, TrainingResult)
     write_page(
         out / REPORT_FILE,
         "run.html",
@@ -86,7 +87,7 @@ def key_figures(
         cards.append(("time", duration(complete.seconds), speed))
     if progress:
         cards.append(("peak memory", f"{rounded(max(event.peak_memory_gb for event in progress), 3)} GB", ""))
-    for start in of_kind(events, Start)[-1:]:
+    if start := last_of_kind(events, Start):
         cards.append(("examples", f"{start.train_examples:,}", f"and {start.valid_examples:,} for validation"))
         cards.append(("trained parameters", f"{start.trainable_parameters:,}", start.trained_modules))
     return cards
@@ -94,27 +95,27 @@ def key_figures(
 
 def draw_loss(out: Path) -> Markup:
     """Return the loss of a run as an SVG file of its own."""
-    losses, marks = _losses(read_events(out / METRICS_FILE))
-    return line_chart("Loss", losses, unit="nats a token", marks=marks, standalone=True)
+    return line_chart(**_losses(read_events(out / METRICS_FILE)), standalone=True)
 
 
 def _line(events: Sequence[Event], name: str, key: str) -> Line:
     return Line(name, [(event.step, getattr(event, key)) for event in of_kind(events, Progress)])
 
 
-def _losses(events: Sequence[Event]) -> tuple[list[Line], list[Mark]]:
+def _losses(events: Sequence[Event]) -> dict[str, Any]:
+    """Return the arguments of the chart of training and validation loss."""
     validation = [(event.step, event.validation_loss) for event in of_kind(events, Evaluation)]
     marks = [
         *(Mark(event.step, f"checkpoint of step {event.step}") for event in of_kind(events, Checkpoint)),
         *(Mark(event.step, event.message, "warning") for event in of_kind(events, TrainingWarning) if event.step),
     ]
-    return [_line(events, "training", "loss"), Line("validation", validation, dots=True)], marks
+    lines = [_line(events, "training", "loss"), Line("validation", validation, dots=True)]
+    return {"title": "Loss", "lines": lines, "unit": "nats a token", "marks": marks}
 
 
 def loss_figure(events: Sequence[Event]) -> Markup:
     """Return the chart of training and validation loss for a page; empty without measurements."""
-    losses, marks = _losses(events)
-    return responsive_chart("Loss", losses, unit="nats a token", marks=marks)
+    return responsive_chart(**_losses(events))
 
 
 def _parts(events: Sequence[Event]) -> list[Line]:
@@ -139,10 +140,9 @@ def _distinct_ends(names: Sequence[str]) -> list[str]:
 def charts(events: Sequence[Event]) -> list[dict[str, Any]]:
     """Return the arguments of each chart of a run, the loss first, then what explains it."""
     line = partial(_line, events)
-    losses, marks = _losses(events)
     speeds = [line("all", "tokens_per_second"), line("supervised", "supervised_tokens_per_second")]
     return [
-        {"title": "Loss", "lines": losses, "unit": "nats a token", "marks": marks},
+        _losses(events),
         {"title": "Validation loss by part", "lines": _parts(events), "unit": "nats a token"},
         {"title": "Gradient norm", "lines": [line("largest since the last report", "grad_norm")]},
         {"title": "Learning rate", "lines": [line("learning rate", "learning_rate")], "unit": "learning rate"},

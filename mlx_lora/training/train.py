@@ -109,8 +109,8 @@ def train(
             local = [*to_user, telemetry(out / TELEMETRY_FILE, run_id, config, name), *board]
             with tracking(trackers, tracked, to_user) as others:
                 result = _run_rank0(ready, trainable, [*local, *others])
-        ended = result.stopped != "time budget"
-        write_json(out / RUN_FILE, {**record(ready), RUN_ID: run_id, "result": asdict(result) if ended else None})
+        ended = asdict(result) if result.finished else None
+        write_json(out / RUN_FILE, {**record(ready), RUN_ID: run_id, "result": ended})
         _report(ready)
     return out, result
 

@@ -101,8 +101,8 @@ export const night = {
   ],
   after(main, data) {
     const place = main.querySelector("#report");
-    if (place.dataset.mark === String(data.html.length)) return;
-    place.dataset.mark = String(data.html.length);
+    if (place.shown === data.html) return;
+    place.shown = data.html;
     place.replaceChildren(...parsed(data.html));
     place.querySelectorAll("svg[data-chart]").forEach(globalThis.watchChart);
   },

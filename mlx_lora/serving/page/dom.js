@@ -82,7 +82,7 @@ export function table(caption, columns, rows, options = {}) {
 
 const empty = (cell) => cell === null || cell === undefined || cell === "" || (Array.isArray(cell) && cell.length === 0);
 
-export const GOOD = ["finished", "succeeded", "passed", "live", "better", "not worse", "PASSED"];
+const GOOD = ["finished", "succeeded", "passed", "live", "better", "not worse", "PASSED"];
 const BAD = ["failed", "error", "worse", "FAILED", "BLOCKED"];
 const BUSY = ["running", "validating_files"];
 

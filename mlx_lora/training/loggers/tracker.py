@@ -100,7 +100,7 @@ class BackgroundTracker:
         elif self._thread is not None and self._thread.is_alive():
             self._events.put(event)
         if isinstance(event, TrainingResult):
-            self._finished = event.stopped != "time budget"
+            self._finished = event.finished
         self._step = getattr(event, "step", self._step)
         if not isinstance(event, TrainingWarning):
             self._tell()
