@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ from record import record
 from mlx_lora.memory import peak_resident
 from mlx_lora.processes import python_environment
 
+REPO = Path(__file__).parent.parent
+TEXTS = Path(os.environ.get("MLX_LORA_REALDATA", REPO.parent / "shared" / "realdata")) / "pdca"
 DIMENSION, QUERIES, K, PER_DOCUMENT, CLUSTERS = 384, 200, 10, 100, 500
 WORDS = np.array([f"w{n}" for n in range(20_000)])
 ZIPF = 1 / (np.arange(20_000) + 10)
@@ -154,6 +157,8 @@ def measure_chroma(chunks: int, folder: Path) -> dict[str, object]:
 
 def measure_embedding(number: int, source: Path) -> dict[str, object]:
     """Import real documents with the real model."""
+    if not source.is_dir():
+        return {"failed": [f"{source}: there is no such folder; name one with documents by --texts"]}
     from mlx_lora.retrieval.embedding import default_embedder
     from mlx_lora.retrieval.index import Index
 
@@ -186,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chunks", type=int, default=100_000)
     parser.add_argument("--embed", type=int, default=200, help="chunks to embed with the real model; 0 leaves it out")
-    parser.add_argument("--texts", type=Path, default=Path("../shared/realdata/pdca"))
+    parser.add_argument("--texts", type=Path, default=TEXTS, help="documents to embed")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -196,7 +201,7 @@ def main() -> None:
         return
     sides = [side for side in SIDES if side == "ours" or importlib.util.find_spec("chromadb")]
     measured: dict[str, object] = {side: in_process(side, options.chunks) for side in sides}
-    if options.embed and options.texts.is_dir():
+    if options.embed:
         measured["embedding"] = measure_embedding(options.embed, options.texts)
     record(options.out, chunks=options.chunks, dimension=DIMENSION, queries=QUERIES, **measured)
 

@@ -125,13 +125,13 @@ def chunk_type(chunk: Chunk) -> str:
 
 
 def component_metadata(document: Document) -> dict[str, Any]:
-    """Return layer, patterns and kind of a source file; the layer by its path, its own comment, or its imports."""
+    """Return layer, patterns and kind of a source file; the layer by its path, its own comment, or its name."""
     path, text = Path(document.path), document.text
     own = re.search(r"layer[ _-]?([235])\b", f"{document.path}\n{_comment(text)}", re.I)
     if own:
         layer = f"layer{own[1]}"
     else:
-        # A file imports relative to its own folder: "../layer3/X" is of a sibling, "./X" says nothing.
+        # Imports do not tell it: "../layer3/X" is of a sibling, "./X" says nothing.
         layer = "unknown"
         if re.search(r"(?m)CLI\.\w+$|View\.\w+$", path.name):
             layer = "layer5"
@@ -143,7 +143,7 @@ def component_metadata(document: Document) -> dict[str, Any]:
         "file_path": document.path,
         "layer": layer,
         "patterns": [name for name, pattern in _PATTERNS.items() if re.search(pattern, text, re.M)],
-        "file_type": path.suffix.lstrip(".").lower() or "unknown",
+        **_file_type(document),
     }
 
 

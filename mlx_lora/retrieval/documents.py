@@ -134,8 +134,6 @@ def split_document(path: Path, content: bytes, count: Counter) -> Document:
     else:
         sections = [Chunk(document.text)]
     document.chunks = list(_fitting(sections, count))
-    for number, chunk in enumerate(document.chunks):
-        chunk.metadata["chunk_index"] = number
     return document
 
 
@@ -156,9 +154,7 @@ def document_of(
     content = json.dumps(known, ensure_ascii=False, default=str, sort_keys=True).encode("utf-8", "replace")
     document = Document(path, hashlib.sha256(content).hexdigest(), "\n".join(text for text, _ in cleaned), [])
     document.front_matter, document.metadata = dict(metadata or {}), dict(metadata or {})
-    document.chunks = list(_fitting([Chunk(text, metadata=dict(metadata)) for text, metadata in cleaned], count))
-    for number, chunk in enumerate(document.chunks):
-        chunk.metadata["chunk_index"] = number
+    document.chunks = list(_fitting([Chunk(text, metadata=metadata) for text, metadata in cleaned], count))
     return document
 
 
@@ -216,7 +212,8 @@ def _code_sections(text: str) -> Iterator[Chunk]:
 
 
 def _fitting(sections: Iterable[Chunk], count: Counter) -> Iterator[Chunk]:
-    """Yield the sections that hold text, long ones in parts that end at paragraphs, else at lines, else at words."""
+    """Yield numbered sections that hold text, long ones in parts that end at paragraphs, else at lines or words."""
+    number = 0
     for section in sections:
         if not section.text.strip():
             continue
@@ -224,7 +221,8 @@ def _fitting(sections: Iterable[Chunk], count: Counter) -> Iterator[Chunk]:
         most = MOST_TOKENS - (count([" > ".join(section.headings)])[0] if section.headings else 0)
         # Each line number stays with its text, since a citation names it.
         for line, text in _parts(section.text, section.line, count, most):
-            yield Chunk(text, section.headings, line, dict(section.metadata))
+            yield Chunk(text, section.headings, line, {**section.metadata, "chunk_index": number})
+            number += 1
 
 
 def _short_headings(headings: tuple[str, ...], count: Counter) -> tuple[str, ...]:

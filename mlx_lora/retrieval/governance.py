@@ -26,7 +26,7 @@ _URL = re.compile(r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@]{1,80}:(?P<value>[^\s/@]{
 
 @dataclass(frozen=True)
 class Governance:
-    """Flags of a document, each of which its front matter may set."""
+    """Flags of a document; its front matter may set all but ``pii_flags``."""
 
     ok_to_train: bool = True
     ok_to_retrieve: bool = True

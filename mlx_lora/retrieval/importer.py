@@ -159,8 +159,7 @@ class Importer:
         """Embed and write documents in one transaction."""
         if not pending:
             return
-        with self._store.lock:
-            settings = self._store.settings()
+        settings = self._store.settings()
         begin = row = settings["rows"]
         file = self._store.vector_file(settings["vectors"])
         texts = [chunk.searchable for prepared in pending for chunk in prepared.document.chunks]
@@ -183,8 +182,7 @@ class Importer:
     def _update_embeddings(self) -> None:
         """Embed everything again if the embedder has changed, or the vector file is missing or short."""
         assert self._embedder is not None
-        with self._store.lock:
-            settings = self._store.settings()
+        settings = self._store.settings()
         changed = (settings["embedder"], settings["dimension"]) != (self._embedder.name, self._embedder.dimension)
         try:
             damaged = settings["rows"] and not has_rows(
@@ -208,12 +206,11 @@ class Importer:
 
     def _rewrite(self, vectors_of: Callable[[list[tuple[int, int, str, str]]], np.ndarray]) -> None:
         """Write a new vector file, then point to it in one transaction; the old one is removed after that."""
-        with self._store.lock:
-            settings = self._store.settings()
+        settings = self._store.settings()
         number, last = settings["vectors"] + 1, 0
         places: list[tuple[int, int]] = []
         dimension = self._embedder.dimension if self._embedder else settings["dimension"]
-        while chunks := self._chunks_after(last):
+        while chunks := self._store.chunks_with_text(last, BATCH_CHUNKS):
             append_rows(self._store.vector_file(number), len(places), vectors_of(chunks))
             places += [(len(places) + n, chunk[0]) for n, chunk in enumerate(chunks)]
             last = chunks[-1][0]
@@ -223,10 +220,6 @@ class Importer:
             if self._embedder:
                 self._store.change_settings(embedder=self._embedder.name)
         self._store.remove_stale_vectors(number)
-
-    def _chunks_after(self, last: int) -> list[tuple[int, int, str, str]]:
-        with self._store.lock:
-            return self._store.chunks_with_text(last, BATCH_CHUNKS)
 
 
 def _searchable(headings: str, text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..engines.reply import Reply
 from ..errors import UserError, shortened
@@ -20,11 +20,8 @@ from ..evaluation.suite import Generation, find_suites
 from ..evaluation.target import Messages, Target
 from ..evaluation.targets import open_target
 from .answering import PASSAGES, check_reads_context, search, with_context
+from .index import MODES, Index
 
-if TYPE_CHECKING:
-    from .index import Index
-
-MODES = ("hybrid", "vector", "text")
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -140,8 +137,6 @@ def judge_suites(
     Raises:
         UserError: see ``find_suites``, ``prepare_suites``, ``Index.open``, ``open_target`` and ``judge_retrieval``.
     """
-    from .index import Index
-
     if ecosystem is not None or collections:
         raise UserError("--ecosystem and --collection are for one question; suites are judged on the whole index")
     evaluations = prepare_suites(find_suites(suites), cases, generation)

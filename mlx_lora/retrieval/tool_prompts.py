@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..data.checks.dataset_table import NEGATIVE_BUCKET
+from ..data.checks.dataset_table import NEGATIVE_BUCKET, TRUE
 from ..evaluation.scorers.answer_text import json_values
 from ..evaluation.scorers.tool_call import Call, read_calls
 from ..evaluation.target import Messages
@@ -29,7 +29,6 @@ EXAMPLES, MOST_EXAMPLES = 2, 3
 MOST_TOKENS = 300
 # A parameter's value in an example is shortened: a file's whole content shows no more than its beginning.
 LONGEST_VALUE, LONGEST_REQUEST = 60, 120
-TRUE = (True, 1, "true", "True", "yes", "1")
 # Hits that are read at first, and at most: copies and unwanted calls may stand before the wanted ones.
 FIRST_HITS, MOST_HITS = 16, 1024
 _PIECE = re.compile(r"_?[A-Za-z]{1,7}|[!-/:-@\[-`{-~]{1,2}|[^\x00-\x7f]|\d|\n")

@@ -25,7 +25,6 @@ FILE = re.compile(
 )
 PATH = re.compile(rf"(?<![\w./])(?:\.{{0,2}}/|~/)?(?:(?:{FOLDERS})/[\w./*-]*|[\w.-]+/[\w.-]+/[\w./*-]+)", re.IGNORECASE)
 KIND_OF_FILE = re.compile(rf"\b(?:an?|any|every|typical|good)\s+(?:\w+\s+)?{WELL_KNOWN}", re.IGNORECASE)
-ONLY_WELL_KNOWN = re.compile(rf"{WELL_KNOWN}", re.IGNORECASE)
 ADDRESS = re.compile(
     r"\bhttps?://\S+|\bwww\.\S+|(?<![\w.-])[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|io|dev|rs|ai|de)/\S+", re.IGNORECASE
 )

@@ -8,7 +8,7 @@ import json
 import pytest
 from completions_server import completions_server
 from embedders import HashedWords
-from small_index import PDCAS, make_index, open_index, write_documents
+from small_index import PDCAS, write_documents
 
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.suite import Generation
@@ -18,17 +18,6 @@ from mlx_lora.retrieval.index import Hit, Index
 
 pytest.importorskip("httpx", reason="the package httpx is not installed: pip install '.[servers]'")
 QUESTION = "How many zombie processes were counted?"
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    return make_index(tmp_path_factory.mktemp("answers"))
-
-
-@pytest.fixture
-def index(directory):
-    with open_index(directory) as opened:
-        yield opened
 
 
 @pytest.fixture

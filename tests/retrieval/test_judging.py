@@ -10,7 +10,7 @@ import pytest
 import yaml
 from completions_server import completions_server
 from embedders import HashedWords
-from small_index import PDCAS, make_index, open_index
+from small_index import PDCAS
 
 from mlx_lora.cli.output import progress
 from mlx_lora.errors import UserError
@@ -37,12 +37,6 @@ def from_context(messages):
     """A model that knows what its sources say, and repeats the question where it has none."""
     text = messages[-1]["content"]
     return " ".join(re.findall(r"\d\d+ (?:zombie|files)", text)) or text
-
-
-@pytest.fixture
-def index(tmp_path):
-    with open_index(make_index(tmp_path)) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 from completions_server import completions_server
 from embedders import HashedWords
 from ollama_server import Answer, Model, ollama_server
-from small_index import make_index, open_index
 
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.suite import Generation
@@ -30,17 +29,6 @@ def good(prompt):
     if prompt.startswith("Answer the question from the numbered sources"):
         return "The zombies were counted [1]."
     return "The Constructor is empty, and init(scenario) sets the object up."
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    return make_index(tmp_path_factory.mktemp("smoke"))
-
-
-@pytest.fixture
-def index(directory):
-    with open_index(directory) as opened:
-        yield opened
 
 
 @pytest.fixture

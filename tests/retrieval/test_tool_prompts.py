@@ -6,7 +6,7 @@ import json
 
 import pytest
 from embedders import HashedWords
-from small_index import EXAMPLES, example, make_index, open_index
+from small_index import EXAMPLES, example
 
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.scorers.answer_text import json_values
@@ -16,12 +16,6 @@ from mlx_lora.retrieval.index import Index
 from mlx_lora.retrieval.tool_prompts import MOST_TOKENS, PREFIX, add_tools, build_tool_prompt, estimate_tokens
 
 REQUEST = "Read the Button.tsx file"
-
-
-@pytest.fixture(scope="module")
-def index(tmp_path_factory):
-    with open_index(make_index(tmp_path_factory.mktemp("tools"))) as opened:
-        yield opened
 
 
 def test_the_prompt_names_the_tools_and_shows_calls(index):

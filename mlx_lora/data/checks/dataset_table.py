@@ -16,7 +16,7 @@ from ..formats import DataRow, Reader, read_rows, stem_of
 
 __all__ = ["HELD_OUT", "Item", "Table", "read_table", "split_of"]
 
-_TRUE = (True, 1, "true", "True", "yes", "1")
+TRUE = (True, 1, "true", "True", "yes", "1")
 NEGATIVE_BUCKET = re.compile(r"(^|[^a-z])neg(ative)?s?($|[^a-z])")
 
 
@@ -88,7 +88,7 @@ class Item:
     def marked(self, mark: str) -> bool:
         """Return True if the meta has the mark, as ``true`` or as text."""
         value = self.row.meta.get(mark)
-        return isinstance(value, (bool, int, str)) and value in _TRUE
+        return isinstance(value, (bool, int, str)) and value in TRUE
 
     def bucket(self, known: Collection[str]) -> str:
         """Return the row's ``task_type`` or its file's name, whichever is ``known``; the former if neither is."""
