@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..errors import UserError, shortened
 from ..files import FORMAT
+from .statistics import Decision
 
 GATES = ("ship", "quality")
-VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE")
+VERDICTS = get_args(Decision)
 # Lowest mean of the suites' pass rates.
 TARGET_SCORE = 0.90
 FIELDS = ("test_name", "total_tests", "passed", "failed", "pass_rate", "gate", "gate_passed", "results")

@@ -23,8 +23,6 @@ from .lookup import decide, text_of
 from .nights import DATA, id_of, rows_of
 from .record import CycleRecord
 
-STEP, MARK = "index", "mark_trained"
-
 
 def check_index(config: IndexConfig) -> None:
     """Check that the index can be written and its embedding model is installed.
@@ -52,8 +50,7 @@ def index_night(cycle: Cycle) -> dict[str, Any]:
         UserError: the index cannot be written.
     """
     config = cycle.config.index
-    if config is None:
-        return {}
+    assert config is not None
     decided = decide(read_rows(cycle.record.directory / NEW), config)
     facts = [row.example for row in decided.look_up]
     learned = _buffered(cycle.record)
@@ -61,8 +58,10 @@ def index_night(cycle: Cycle) -> dict[str, Any]:
     if facts or learned:
         with Index.open(_place(config)) as index:
             _mark_again(index, cycle)
-            documents = [*_documents(cycle, index, facts, config.collection, learn=False)]
-            documents += _documents(cycle, index, learned, BUFFER, learn=True)
+            documents = [
+                *_documents(cycle, index, facts, config.collection, learn=False),
+                *_documents(cycle, index, learned, BUFFER, learn=True),
+            ]
             index.add_documents(documents)
             _remove_others(index, documents)
     return {
@@ -151,5 +150,5 @@ def _mark(index: Index, record: CycleRecord, generation: int) -> int:
 def _mark_again(index: Index, cycle: Cycle) -> None:
     """Mark the rows of earlier nights where that failed."""
     for record in cycle.before:
-        if record.content["decision"] == "promoted" and "failed" in (record.result(MARK) or {}):
+        if record.content["decision"] == "promoted" and "failed" in (record.result("mark_trained") or {}):
             _mark(index, record, record.content["generation"])

@@ -48,17 +48,21 @@ def decide(rows: Iterable[Row], index: IndexConfig | None) -> Decided:
     decided = Decided()
     for row in rows:
         governance = governance_of(row.example.meta)
-        text = text_of(row.example)
-        # The index looks at the text without addresses.
-        if index is not None and (secret := find_secret(text) or find_secret(redact(text)[0])):
-            # The question may hold the secret, and is not quoted.
-            add_name(decided.left_out, row.store, REFUSED, f"{row.id}: {secret[1]}")
-            decided.refused.append(row.id)
-            continue
-        why = None if index is None else _reason(row, text, governance, index)
+        why = None
+        if index is not None:
+            text = text_of(row.example)
+            redacted, personal = redact(text)
+            # The index looks at the text without addresses.
+            if secret := find_secret(text) or (find_secret(redacted) if personal else None):
+                # The question may hold the secret, and is not quoted.
+                add_name(decided.left_out, row.store, REFUSED, f"{row.id}: {secret[1]}")
+                decided.refused.append(row.id)
+                continue
+            why = _reason(row, personal, governance, index)
         if why is not None and governance.ok_to_retrieve:
-            share = fact_share(question_of(row.example), _answer_of(row.example))
-            name = row_name(row.id, row.example) + (f" ({share:.0%} of its words)" if why == LIKELY else "")
+            name = row_name(row.id, row.example)
+            if why == LIKELY:
+                name += f" ({fact_share(question_of(row.example), _answer_of(row.example)):.0%} of its words)"
             add_name(decided.indexed, row.store, why, redact(name)[0])
             decided.look_up.append(row)
         elif not governance.ok_to_train or (why is not None and why != LIKELY):
@@ -68,13 +72,13 @@ def decide(rows: Iterable[Row], index: IndexConfig | None) -> Decided:
     return decided
 
 
-def _reason(row: Row, text: str, governance: Governance, index: IndexConfig) -> str | None:
+def _reason(row: Row, personal: bool, governance: Governance, index: IndexConfig) -> str | None:
     """Return the reason that a row is to be looked up, None if it is to be learned."""
     if str(row.example.meta.get("verbatim")).lower() in ("true", "yes", "1"):
         return MARKED
     if not governance.ok_to_train:
         return NOT_LEARNED
-    if redact(text)[1]:
+    if personal:
         return PERSONAL
     if index.facts == "likely" and is_verbatim(question_of(row.example), _answer_of(row.example)):
         return LIKELY

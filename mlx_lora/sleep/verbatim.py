@@ -68,12 +68,12 @@ def fact_share(prompt: str, answer: str) -> float:
     asked = [word.strip(_PUNCTUATION).lower() for word in prompt.split()]
     if asked and asked[0] in _WORK:
         return 0.0
-    spans = _SPAN.findall(answer)
+    quoted = sum(len(span.split()) for span in _SPAN.findall(answer))
     words = [word.strip(_PUNCTUATION) for word in _SPAN.sub(" ", answer).split()]
     ignored = _FUNCTION.union(_UNITS, asked)
     added = [word for word in words if re.search(r"\w", word) and word.lower() not in ignored]
-    facts = sum(len(span.split()) for span in spans) + sum(_FACT.search(word) is not None for word in added)
-    counted = sum(len(span.split()) for span in spans) + len(added)
+    facts = quoted + sum(_FACT.search(word) is not None for word in added)
+    counted = quoted + len(added)
     return facts / counted if counted else 0.0
 
 
