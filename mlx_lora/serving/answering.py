@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..backends.answering import Finish, NewToken, Sampling, TokenScore
-from .api import ApiError
+from .api_error import ApiError
 from .catalogue import ServedModel
 from .token_text import AnswerText, Piece
 

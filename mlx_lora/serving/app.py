@@ -32,7 +32,8 @@ from . import (
     train_routes,
     ui_routes,
 )
-from .api import ApiError, Call, Method, Route, Services
+from .api import Call, Method, Route, Services
+from .api_error import ApiError
 from .openapi import IDENTITY, document_route
 from .security import Gate, RouteTable
 

@@ -15,7 +15,7 @@ from ..runs.directory import RUN_FILE, TEMPLATE_FILE
 from ..runs.generations import Generations
 from ..runs.names import ADAPTERS
 from ..runs.resolve import Reference, resolve_model_or_run
-from .api import ApiError
+from .api_error import ApiError
 from .fine_tuned import PREFIX, model_id, trained_directory
 from .job_files import job_checkpoints
 from .records import Job

@@ -16,7 +16,7 @@ from typing import Any
 from ..backends.answering import TokenScore
 from ..errors import UserError
 from .answering import Answering, Options, PromptScores
-from .api import ApiError
+from .api_error import ApiError
 from .catalogue import Catalogue, ServedModel
 from .engine import Engine
 from .predictors import Predictors

@@ -6,7 +6,8 @@ import json
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from .api import ApiError, Call, Route
+from .api import Call, Route
+from .api_error import ApiError
 from .fine_tuning_routes import find_job
 from .job_objects import event_object
 from .records import ENDED, JobEvent

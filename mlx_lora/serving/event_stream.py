@@ -10,7 +10,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from .answering import Answering
-from .api import ApiError
+from .api_error import ApiError
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 

@@ -14,7 +14,7 @@ from anyio import to_thread
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .api import ApiError
+from .api_error import ApiError
 from .responses import LOG, error_answer
 
 # Longer than clients poll: one that asks every five seconds keeps its connection.

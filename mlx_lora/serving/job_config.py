@@ -12,7 +12,8 @@ from pydantic import ConfigDict, Field
 from ..config import TrainingConfig
 from ..config.validation import validated
 from ..errors import UserError, shortened
-from .api import ApiError, Strict
+from .api import Strict
+from .api_error import ApiError
 
 EXTENSION = "mlx_lora"
 # Keys of the config that have other names in a request, that name places on this machine, or that would end a job

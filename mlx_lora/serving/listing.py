@@ -7,7 +7,8 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 
-from .api import ApiError, Lenient
+from .api import Lenient
+from .api_error import ApiError
 
 
 class _Identified(Protocol):

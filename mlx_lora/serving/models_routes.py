@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from .api import ApiError, Call, Route
+from .api import Call, Route
+from .api_error import ApiError
 
 
 class Model(BaseModel):

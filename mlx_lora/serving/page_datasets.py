@@ -13,7 +13,7 @@ from ..data.dataset import read_card, split_files
 from ..data.formats import DataRow, read_rows
 from ..errors import UserError, visible
 from ..processes import last_lines, python_command, run_captured
-from .api import ApiError
+from .api_error import ApiError
 from .page_files import Models, Remembered, is_dataset, stamp
 from .settings import ServerSettings
 from .state import State

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from ..errors import UserError
-from .api import ApiError, Call, Route, Strict
+from .api import Call, Route, Strict
+from .api_error import ApiError
 
 # Most characters of a text.
 MOST = 200_000

@@ -13,7 +13,7 @@ from ..data.messages import parse_messages
 from ..errors import UserError
 from ..evaluation.likelihood import encode
 from ..models.tokenizer import open_tokenizer
-from .api import ApiError
+from .api_error import ApiError
 from .catalogue import ServedModel
 
 # Tokenizers that are kept: a base has another one for each chat template that its runs have.

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from ..errors import UserError
-from .api import ApiError
+from .api_error import ApiError
 
 LOG = logging.getLogger("mlx_lora.serving")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -14,7 +14,8 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .api import ApiError, Method, Route
+from .api import Method, Route
+from .api_error import ApiError
 from .responses import LOG, error_answer, error_of
 from .settings import LOOPBACK, ServerSettings
 

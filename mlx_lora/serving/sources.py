@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from ..errors import UserError
-from .api import ApiError
+from .api_error import ApiError
 
 if TYPE_CHECKING:
     from ..retrieval.index import Index

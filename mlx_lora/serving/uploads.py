@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from ..files import fsync_path
-from .api import ApiError
+from .api_error import ApiError
 
 MOST_FIELDS = 16
 LONGEST_FIELD = 4096

@@ -12,7 +12,8 @@ from pydantic import Field
 from starlette.testclient import TestClient
 
 from mlx_lora.errors import UserError
-from mlx_lora.serving.api import ApiError, Call, Lenient, Route, Services, Strict
+from mlx_lora.serving.api import Call, Lenient, Route, Services, Strict
+from mlx_lora.serving.api_error import ApiError
 from mlx_lora.serving.app import make_app
 from mlx_lora.serving.settings import ServerSettings
 from mlx_lora.serving.state import State

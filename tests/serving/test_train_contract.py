@@ -10,7 +10,8 @@ from contract_requests import TRAIN, until
 from job_helpers import BUILT_IN, Desk
 from server import running_server
 
-from mlx_lora.serving.api import ApiError, Call, Services
+from mlx_lora.serving.api import Call, Services
+from mlx_lora.serving.api_error import ApiError
 from mlx_lora.serving.train_routes import TrainRequest, poll_training, start_training
 
 END = {"completed", "failed"}

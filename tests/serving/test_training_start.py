@@ -10,7 +10,7 @@ from run_fixtures import make_run
 
 from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import BUILT_IN as BASES
-from mlx_lora.serving.api import ApiError
+from mlx_lora.serving.api_error import ApiError
 from mlx_lora.serving.job_config import with_kept
 from mlx_lora.serving.records import Job
 from mlx_lora.serving.settings import ServerSettings
