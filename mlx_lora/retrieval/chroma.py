@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, guarded
+from .chunks import Document
 from .collections import COLLECTIONS, check_collection
-from .documents import Document, document_of
+from .documents import document_of
 from .importer import Added
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest, shortened
-from .documents import CODE, ROWS, Chunk, Document
+from .chunks import Chunk, Document
+from .documents import CODE, ROWS
 
 _FIELD = re.compile(r"^[ \t>-]*\*\*\W{0,6}([A-Za-z][A-Za-z /]{2,40}?):?\*\*:?[ \t]*(\S.*?)[ \t]*$", re.M)
 _DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[-T ](?:UTC-)?(\d\d):?(\d\d))?")

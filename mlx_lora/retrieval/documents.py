@@ -7,12 +7,12 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..user_files import MOST_TEXT, read_bytes
+from .chunks import Chunk, Document
 from .governance import redact
 from .rows import read_rows
 
@@ -36,34 +36,6 @@ _DECLARATION = re.compile(
     r"(?:class|interface|function\*?|enum|type|namespace|const|def|func|fn|struct|impl|trait)\s+(\w{1,80})"
 )
 _DECORATION = re.compile(r"[*_`]{1,3}")
-
-
-@dataclass
-class Chunk:
-    """A part of a document: its text, the headings above it, and metadata of its own."""
-
-    text: str
-    headings: tuple[str, ...] = ()
-    line: int = 1
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def searchable(self) -> str:
-        """The text that is embedded: the headings, then the text."""
-        return f"{' > '.join(self.headings)}\n{self.text}" if self.headings else self.text
-
-
-@dataclass
-class Document:
-    """A file as it was read: text, what it says about itself or its store knows, chunks, and lines without use."""
-
-    path: str
-    sha256: str
-    text: str
-    chunks: list[Chunk]
-    front_matter: dict[str, Any] = field(default_factory=dict)
-    unusable: list[tuple[int, str]] = field(default_factory=list)
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def find_documents(paths: Iterable[str | Path]) -> list[Path]:
@@ -125,7 +97,7 @@ def split_document(path: Path, content: bytes, count: Counter) -> Document:
     document = Document(str(path), hashlib.sha256(content).hexdigest(), redact(decode(content))[0], [])
     kind = path.suffix.lower()
     if kind in ROWS:
-        sections: Iterable[Chunk] = read_rows(document, Chunk)
+        sections: Iterable[Chunk] = read_rows(document)
     elif kind in MARKDOWN:
         body, document.front_matter, skipped = _front_matter(document.text)
         sections = _markdown_sections(body, skipped)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import DIRECTORY_LOCK, file_lock
+from .chunks import Chunk, Document
 from .collections import PDCAS, add_metadata, collection_of
-from .documents import Chunk, Document, decode, find_documents, read_content, split_document
+from .documents import decode, find_documents, read_content, split_document
 from .embedding import Embedder
 from .governance import REDACTED, check_secrets, governance_of, redact, redact_values
 from .store import Store

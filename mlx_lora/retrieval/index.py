@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import UserError, nearest, shortened
+from .chunks import Document
 from .collections import BUFFER, check_collection
-from .documents import Document
 from .embedding import DEFAULT, Embedder, open_embedder
 from .importer import Added, Importer
 from .snapshot import HIDDEN, Snapshot

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..data.jsonl import parse_line
-
-if TYPE_CHECKING:
-    from .documents import Chunk, Document
+from .chunks import Chunk, Document
 
 # Text keys of the known formats, in the order in which a reader would read them.
 _QUESTION = ("instruction", "prompt", "question", "input")
@@ -19,7 +17,7 @@ NEGATIVE = ("is_negative", "is_negative_example")
 NEGATIVE_TASKS = frozenset({"tool_neg"})
 
 
-def read_rows(document: Document, chunk: type[Chunk]) -> Iterator[Chunk]:
+def read_rows(document: Document) -> Iterator[Chunk]:
     """Yield a chunk for each usable row; the others are named in ``document.unusable``."""
     for number, line in enumerate(document.text.split("\n"), 1):
         if not line.strip():
@@ -35,7 +33,7 @@ def read_rows(document: Document, chunk: type[Chunk]) -> Iterator[Chunk]:
                 (number, "it has no text (such as instruction and output, or messages); correct it")
             )
             continue
-        yield chunk(text, (), number, {"row": number, **_metadata_of(row)})
+        yield Chunk(text, (), number, {"row": number, **_metadata_of(row)})
 
 
 def _text_of(row: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import UserError, first_line, shortened
 from ..files import FORMAT, check_format, writing
-from .documents import Document
+from .chunks import Document
 from .text_query import words_of
 
 DATABASE = "index.db"

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..data.dataset import Example
 from ..errors import UserError, first_line
+from ..retrieval.chunks import Document
 from ..retrieval.collections import BUFFER, PDCAS
-from ..retrieval.documents import Document, document_of
+from ..retrieval.documents import document_of
 from ..retrieval.embedding import DEFAULT, open_embedder
 from ..retrieval.governance import governance_of
 from ..retrieval.index import Index

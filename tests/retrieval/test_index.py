@@ -332,7 +332,7 @@ class TestKill:
     @pytest.mark.parametrize("where", ["append_rows", "put_document", "change_settings", "remove_stale_vectors"])
     @pytest.mark.parametrize("salt", ["", "other"])
     def test_death_at_each_step(self, tmp_path, monkeypatch, where, salt):
-        """What a process leaves that dies right after a step: nothing of its transaction."""
+        """A process that dies right after a step leaves nothing of its transaction."""
         files = write_many(tmp_path / "many", 6)
         index = Index.open(tmp_path / "index", embedder=HashedWords())
         index.add(files[:3])
