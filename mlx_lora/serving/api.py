@@ -1,9 +1,10 @@
-"""Routes: what a request and its answer look like, from which the app and the OpenAPI file are made, and errors."""
+"""Routes: what a request and its answer look like, from which the app and the OpenAPI file are made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -11,6 +12,7 @@ from starlette.requests import Request
 
 if TYPE_CHECKING:
     from .chat import ChatService
+    from .page_sources import PageSources
     from .scheduler import Scheduler
     from .settings import ServerSettings
     from .state import State
@@ -30,27 +32,21 @@ class Lenient(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
-class ApiError(Exception):
-    """Error with a status and one sentence.
-
-    Attributes:
-        code: short name for programs, such as ``not_found``.
-        param: the key of the request that is wrong.
-    """
-
-    def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
-
-
 @dataclass
 class Services:
-    """What the routes work on."""
+    """Services that the routes use."""
 
     settings: ServerSettings
     state: State
     scheduler: Scheduler
     chat: ChatService
+
+    @cached_property
+    def page(self) -> PageSources:
+        """Sources of the page, found when it is first looked at."""
+        from .page_sources import PageSources
+
+        return PageSources(self.settings, self.state)
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from starlette.responses import Response
 
@@ -17,12 +16,9 @@ from ..reporting.heat_map import HEAT_STYLE
 from ..sleep.record import CYCLES
 from ..user_files import read_text
 from . import page_adapters as adapters
-from .api import ApiError, Call, Route
-from .page_data import Runs
-from .page_datasets import Datasets
-from .page_files import Models
+from .api import Call, Route
+from .api_error import ApiError
 from .records import ENDED, Job
-from .state import State
 from .ui_models import (
     AdapterDetail,
     AdapterList,
@@ -57,23 +53,6 @@ HEADERS = {
 MOST_JOBS = 500
 
 
-class Page:
-    """The directories that the page shows of one server, with what it remembers of them."""
-
-    def __init__(self, call: Call) -> None:
-        settings, state = call.services.settings, call.services.state
-        self.models = Models(settings.models, settings.state)
-        self.runs = Runs(settings, state, self.models)
-        self.datasets = Datasets(settings, state, self.models)
-
-
-_PAGES: WeakKeyDictionary[State, Page] = WeakKeyDictionary()
-
-
-def _page(call: Call) -> Page:
-    return _PAGES.setdefault(call.services.state, Page(call))
-
-
 def _static(name: str, media_type: str, read: Callable[[], str]) -> Route:
     def handler(call: Call) -> Response:
         return Response(read(), media_type=media_type, headers=HEADERS)
@@ -84,14 +63,14 @@ def _static(name: str, media_type: str, read: Callable[[], str]) -> Route:
 
 def list_runs(call: Call) -> RunList:
     """Return all runs."""
-    rows, whole = _page(call).runs.rows()
+    rows, whole = call.services.page.runs.rows()
     directory = str(call.services.settings.models.absolute())
     return RunList.model_validate({"runs": rows, "whole": whole, "directory": directory})
 
 
 def read_run(call: Call) -> RunDetail:
     """Return one run."""
-    return RunDetail.model_validate(_known(_page(call).runs.detail(call.query.name), "run", call.query.name))
+    return RunDetail.model_validate(_known(call.services.page.runs.detail(call.query.name), "run", call.query.name))
 
 
 def draw_run(call: Call) -> ChartList:
@@ -99,7 +78,7 @@ def draw_run(call: Call) -> ChartList:
     query = call.query
     whole = query.low is None or query.high is None or query.low >= query.high
     within = None if whole else (query.low, query.high)
-    drawn = _page(call).runs.draw(query.name, query.width, query.log, within)
+    drawn = call.services.page.runs.draw(query.name, query.width, query.log, within)
     return ChartList.model_validate({"charts": _known(drawn, "run", query.name)})
 
 
@@ -119,7 +98,7 @@ def _job_row(call: Call, job: Job) -> JobRow:
 
 def list_adapters(call: Call) -> AdapterList:
     """Return the adapters with generations or nights."""
-    return AdapterList(adapters=adapters.adapter_rows(_page(call).models))
+    return AdapterList(adapters=adapters.adapter_rows(call.services.page.models))
 
 
 def read_adapter(call: Call) -> AdapterDetail:
@@ -163,7 +142,7 @@ def _adapter(call: Call, name: str, notes: list[str] | None = None) -> AdapterDe
 
 
 def _adapter_path(call: Call, name: str) -> Path:
-    path = _page(call).models.path(name)
+    path = call.services.page.models.path(name)
     if path is None or not (has_generations(path) or (path / CYCLES).is_dir()):
         raise _unknown("adapter", name)
     return path
@@ -171,19 +150,19 @@ def _adapter_path(call: Call, name: str) -> Path:
 
 def list_datasets(call: Call) -> DatasetList:
     """Return the datasets."""
-    return DatasetList(datasets=_page(call).datasets.rows())
+    return DatasetList(datasets=call.services.page.datasets.rows())
 
 
 def read_dataset(call: Call) -> DatasetDetail:
     """Return one dataset with its first rows."""
-    path = _known(_page(call).datasets.find(call.query.name), "dataset", call.query.name)
-    return DatasetDetail(**_page(call).datasets.detail(call.query.name, path))
+    path = _known(call.services.page.datasets.find(call.query.name), "dataset", call.query.name)
+    return DatasetDetail(**call.services.page.datasets.detail(call.query.name, path))
 
 
 def check_dataset(call: Call) -> Findings:
     """Check a dataset."""
-    path = _known(_page(call).datasets.find(call.body.name), "dataset", call.body.name)
-    return Findings(**_page(call).datasets.check(call.body.name, path))
+    path = _known(call.services.page.datasets.find(call.body.name), "dataset", call.body.name)
+    return Findings(**call.services.page.datasets.check(call.body.name, path))
 
 
 def compare_answers(call: Call) -> Diff:

@@ -33,7 +33,8 @@ from mlx_lora.models.resolve import resolve_model
 from mlx_lora.reporting.charts import MOST_POINTS
 from mlx_lora.runs.generations import Generations
 from mlx_lora.serving import page_data, page_files, ui_routes
-from mlx_lora.serving.api import ApiError, Call, Services
+from mlx_lora.serving.api import Call, Services
+from mlx_lora.serving.api_error import ApiError
 from mlx_lora.serving.records import Job
 from mlx_lora.serving.settings import ServerSettings
 from mlx_lora.serving.state import State
@@ -398,7 +399,7 @@ def test_datasets_and_their_findings(served):
     checked = served.post("check", name="data/chat")
     assert {one["check"]: one["count"] for one in checked["findings"]} == {"leaked_rows": 1, "exact_duplicates": 1}
     # What has not changed is not checked again: the program that does it is gone.
-    page = ui_routes._PAGES[served.state].datasets
+    page = served.services.page.datasets
     monkey = pytest.MonkeyPatch()
     monkey.setattr("mlx_lora.serving.page_datasets.run_captured", None)
     assert served.post("check", name="data/chat") == checked
