@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from ..backends.answering import Finish, NewToken, TokenScore
@@ -120,12 +120,19 @@ def _byte_of() -> dict[str, int]:
     return {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
+@lru_cache(maxsize=16)
+def _vocabulary_of(tokenizer: Any) -> tuple[frozenset[int], bool]:
+    """Return the ids of the added tokens, and True if the others are byte-level; asked for, both are made anew."""
+    return frozenset(tokenizer.added_tokens_decoder), "ByteLevel" in repr(tokenizer.backend_tokenizer.decoder)
+
+
 def token_bytes(tokenizer: Any, token: int) -> bytes:
     """Return the bytes of a token, which may be a part of a character."""
     raw = tokenizer.convert_ids_to_tokens(token)
-    if raw is None or token in tokenizer.added_tokens_decoder:
+    added, byte_level = _vocabulary_of(tokenizer)
+    if raw is None or token in added:
         return (raw or "").encode(errors="replace")
-    if "ByteLevel" in repr(tokenizer.backend_tokenizer.decoder):
+    if byte_level:
         table = _byte_of()
         return b"".join(bytes([table[c]]) if c in table else c.encode(errors="replace") for c in raw)
     found = re.fullmatch("<0x([0-9A-Fa-f]{2})>", raw)
