@@ -12,7 +12,8 @@ from starlette.responses import StreamingResponse
 
 from ..files import fsync_path
 from ..user_files import open_regular
-from .api import ApiError, Call, Route
+from .api import Call, Route, Services
+from .api_error import ApiError
 from .listing import Listing, ListQuery, page
 from .records import ENDED, PURPOSE, UploadedFile, new_id
 from .uploads import Upload, receive_upload
@@ -80,12 +81,17 @@ def _keep(call: Call, upload: Upload) -> FileObject:
     place = call.services.settings.files / file.id
     os.rename(upload.path, place)
     fsync_path(place.parent)
-    try:
-        call.services.state.add_file(file)
-    except BaseException:
-        place.unlink(missing_ok=True)
-        raise
+    record_file(call.services, file)
     return as_object(file)
+
+
+def record_file(services: Services, file: UploadedFile) -> None:
+    """Record a file whose bytes are in place; where that fails, as on a full disk, they go."""
+    try:
+        services.state.add_file(file)
+    except BaseException:
+        (services.settings.files / file.id).unlink(missing_ok=True)
+        raise
 
 
 def list_files(call: Call) -> FileList:

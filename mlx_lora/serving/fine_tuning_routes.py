@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ..errors import UserError
-from .api import ApiError, Call, Route
+from .api import Call, Route
+from .api_error import ApiError
 from .job_config import (
     EXTENSION,
     LONGEST_SUFFIX,
@@ -90,11 +91,9 @@ def create_job(call: Call) -> JobObject:
         seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
         metadata=body.metadata,
     )
-    job = call.services.scheduler.submit(job)
-    if body.integrations:
-        said = f'integrations are not used here; {{"{EXTENSION}": {{"report_to": [...]}}}} names the loggers of a job'
-        call.services.state.add_events(job.id, [NewEvent(said, "integrations", "warn")])
-    return job_object(job, call.services)
+    said = f'integrations are not used here; {{"{EXTENSION}": {{"report_to": [...]}}}} names the loggers of a job'
+    events = [NewEvent(said, "integrations", "warn")] if body.integrations else []
+    return job_object(call.services.scheduler.submit(job, events), call.services)
 
 
 def start_config(call: Call, model: str, config: dict[str, Any], status: int = 400) -> dict[str, Any]:

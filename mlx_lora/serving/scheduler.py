@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from ..errors import UserError, first_line
-from .api import ApiError
+from .api_error import ApiError
 from .job_endings import Endings
 from .job_events import Tail, finding_event, metrics_event
 from .job_files import JobDirectory, Phase, job_directory
@@ -77,8 +77,11 @@ class Scheduler:
 
     # Requests, from any thread
 
-    def submit(self, job: Job) -> Job:
+    def submit(self, job: Job, events: Sequence[NewEvent] = ()) -> Job:
         """Record a new job, whose files are validated next.
+
+        Args:
+            events: further ones that it begins with.
 
         Raises:
             ApiError: 429, too many jobs are waiting.
@@ -87,11 +90,11 @@ class Scheduler:
         with self._submitting:
             if self.state.count_jobs(["validating_files", "queued"]) >= most:
                 raise ApiError(429, f"{most} jobs are waiting already; try again when one has ended", "queue_full")
-            events = [
+            first = [
                 NewEvent(f"Created fine-tuning job: {job.id}", "created"),
                 NewEvent(f"Validating training file: {job.training_file}", "validating"),
             ]
-            self.state.add_job(job, events)
+            self.state.add_job(job, [*first, *events])
         self._wake.set()
         return job
 

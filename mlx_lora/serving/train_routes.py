@@ -12,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from ..config.dialects import printable_name
 from ..data.schema import MOST_WEIGHT
-from ..files import remove_any, write_atomic, writing
+from ..files import remove_any, write_atomic
 from ..sources.claims import citation_spans
-from .api import ApiError, Call, Route
+from .api import Call, Route
+from .api_error import ApiError
+from .files_routes import record_file
 from .fine_tuning_routes import find_job, start_config
 from .job_config import StrictTypes, checked_config, name_part
 from .records import PURPOSE, Job, NewEvent, UploadedFile, new_id
@@ -119,12 +121,11 @@ def start_training(call: Call) -> JobStarted:
         metadata={"experiment_name": body.experiment_name},
     )
     try:
-        call.services.scheduler.submit(job)
+        call.services.scheduler.submit(job, _loss_events(body.loss_config, rows))
     except ApiError:
         call.services.state.delete_file(file.id)
         remove_any(call.services.settings.files / file.id)
         raise
-    _tell(call, job, body.loss_config, rows)
     return JobStarted(job_id=job.id)
 
 
@@ -162,16 +163,13 @@ def _store(call: Call, filename: str, rows: list[dict[str, Any]]) -> UploadedFil
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     sha256 = hashlib.sha256(content).hexdigest()
     file = UploadedFile(new_id("file"), filename, len(content), PURPOSE, sha256)
-    directory = call.services.settings.files
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    write_atomic(directory / file.id, content)
-    call.services.state.add_file(file)
+    write_atomic(call.services.settings.files / file.id, content)
+    record_file(call.services, file)
     return file
 
 
-def _tell(call: Call, job: Job, loss: LossConfig, rows: list[dict[str, Any]]) -> None:
-    """Record events on the effect of the request's ``loss_config``."""
+def _loss_events(loss: LossConfig, rows: list[dict[str, Any]]) -> list[NewEvent]:
+    """Return events on the effect of the request's ``loss_config``."""
     events = []
     if others := sorted(loss.model_extra or {}):
         said = f"loss_config: {', '.join(others)[:300]} has no effect here; it is recorded with the job"
@@ -183,8 +181,7 @@ def _tell(call: Call, job: Job, loss: LossConfig, rows: list[dict[str, Any]]) ->
         if not spans:
             said = f"loss_config: {CITATION_WEIGHT} {weight:g} touches nothing, since no row has a valid citation"
         events.append(NewEvent(said, CITATION_WEIGHT, "info" if spans else "warn"))
-    if events:
-        call.services.state.add_events(job.id, events)
+    return events
 
 
 def poll_training(call: Call) -> JobStatus:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.targets import open_target
 from mlx_lora.serving import scheduler as scheduler_module
-from mlx_lora.serving.api import ApiError
+from mlx_lora.serving.api_error import ApiError
 from mlx_lora.serving.job_files import checkpoint_adapter, job_checkpoints, job_directory, read_outcome
 from mlx_lora.serving.worker_process import WorkerProcess
 
