@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..serving.settings import ServerSettings
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
+EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,7 +37,7 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="File with the token; made if absent. By default STATE/token.",
         ),
         click.option("--index", type=DIRECTORY, help='Index that chat with "retrieval": true is answered from.'),
-        click.option("--models", type=DIRECTORY, default=".", show_default=True, help="Bases and runs to chat with."),
+        click.option("--models", type=EXISTING, default=".", show_default=True, help="Bases and runs to chat with."),
         click.option(
             "--state", type=DIRECTORY, default="mlx-lora-state", show_default=True, help="Database, files and jobs."
         ),

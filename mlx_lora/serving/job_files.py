@@ -37,7 +37,7 @@ class JobDirectory:
 
     @property
     def task(self) -> Path:
-        """What the worker is to do: the phase, the job's settings and the places of its uploaded files."""
+        """Task of a worker: the phase, the job's settings and the places of its uploaded files."""
         return self.path / "task.json"
 
     @property
@@ -73,7 +73,7 @@ class JobDirectory:
 
     @property
     def outcome(self) -> Path:
-        """How the last phase ended."""
+        """End of the last phase."""
         return self.path / "outcome.json"
 
     @property

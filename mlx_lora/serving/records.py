@@ -1,4 +1,4 @@
-"""What the server's database holds: uploaded files, jobs, and the events of jobs."""
+"""Records of the server's database: uploaded files, jobs, and the events of jobs."""
 
 from __future__ import annotations
 

@@ -46,6 +46,19 @@ def test_a_second_server_on_the_same_state_is_refused(tmp_path):
         assert len(client.get("/v1/files").json()["data"]) == 1
 
 
+def test_a_directory_of_models_that_is_not_there_is_refused(tmp_path):
+    done = subprocess.run(
+        [*PROGRAM, "serve", "--port", "0", "--models", "nowhere"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "'--models': Directory 'nowhere' does not exist." in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_server_starts_without_the_libraries_of_models(tmp_path):
     heavy = ("mlx", "mlx_lm", "torch", "transformers", "huggingface_hub")
     code = f"import sys, mlx_lora.serving.server, mlx_lora.serving.app; print([m for m in {heavy} if m in sys.modules])"
