@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..config import DefaultModules, TrainingConfig
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..files import write_json
 from ..models.resolve import ResolvedModel
 from ..user_files import read_text
@@ -124,10 +124,33 @@ def read_description(directory: Path) -> dict[str, Any]:
         OSError, ValueError: it is missing, not JSON, or does not describe an adapter.
     """
     described = json.loads(read_text(directory / ADAPTER_CONFIG))
-    parameters = described.get("lora_parameters", {}) if isinstance(described, dict) else None
-    if not isinstance(parameters, dict) or not isinstance(parameters.get("scale", 1.0), (int, float)):
-        raise ValueError(f"{ADAPTER_CONFIG} describes no adapter of mlx-lm")
+    if not isinstance(described, dict):
+        raise ValueError("it is no object")
+    kind, parameters = described.get("fine_tune_type", "lora"), described.get("lora_parameters", {})
+    if kind not in ("lora", "dora", "full"):
+        raise ValueError("fine_tune_type is none of lora, dora and full")
+    if not isinstance(described.get("num_layers"), int):
+        raise ValueError("num_layers is no whole number")
+    if not isinstance(parameters, dict):
+        raise ValueError("lora_parameters is no object")
+    if not isinstance(parameters.get("scale", 1.0 if kind == "full" else None), (int, float)):
+        raise ValueError("lora_parameters has no scale")
     return described
+
+
+def check_description(directory: Path) -> dict[str, Any]:
+    """Read the ``adapter_config.json`` of a run.
+
+    Raises:
+        UserError: it is missing, not JSON, or does not describe an adapter.
+    """
+    try:
+        return read_description(directory)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{directory / ADAPTER_CONFIG}: this does not describe an adapter of mlx-lm ({first_line(error)}); "
+            "train it again"
+        ) from error
 
 
 def read_ref(directory: Path, name: str) -> int | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import Backend, load_backend
-from ..backends.adapter_format import ADAPTER_CONFIG
-from ..errors import UserError, first_line
+from ..backends.adapter_format import check_description
+from ..errors import UserError
 from ..models.resolve import ResolvedModel
 from ..runs.resolve import resolve_model_or_run
 from ..user_files import read_text
@@ -60,24 +60,9 @@ def read_source(name: str, needs_adapter: bool = False) -> Source:
         return Source(name, model, _config(model), None, {}, {}, reference.directory)
     if reference.other_base is not None:
         raise UserError(f"{name}: {reference.other_base}")
-    adapter_config = _adapter_config(reference.adapter)
+    adapter_config = check_description(reference.adapter)
     return Source(name, model, _config(model), reference.adapter, adapter_config, reference.run, reference.directory)
 
 
 def _config(model: ResolvedModel) -> dict[str, Any]:
     return {**json.loads(read_text(model.path / "config.json")), **model.config_overrides}
-
-
-def _adapter_config(directory: Path) -> dict[str, Any]:
-    file = directory / ADAPTER_CONFIG
-    try:
-        content = json.loads(read_text(file))
-        kind, layers = content.get("fine_tune_type", "lora"), content["num_layers"]
-        known = kind == "full" or isinstance(content["lora_parameters"]["scale"], (int, float))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{file}: this does not describe an adapter of mlx-lm ({first_line(error)}); train it again"
-        ) from error
-    if kind not in ("lora", "dora", "full") or not isinstance(layers, int) or not known:
-        raise UserError(f"{file}: this does not describe an adapter of mlx-lm; train it again")
-    return content

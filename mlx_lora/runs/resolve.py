@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE, LIVE, has_generations, read_description
-from ..backends.errors import fitting_its_base
+from ..backends.adapter_format import ADAPTER_CONFIG, ADAPTER_FILE, LIVE, check_description, has_generations
 from ..errors import UserError
 from ..models.resolve import BUILT_IN, ResolvedModel, check_safetensors, is_local, resolve_model
 from .directory import RUN_FILE, base_of, check_exists, is_run, other_base, read_run, read_trained
@@ -115,8 +114,7 @@ def _run(name: str, directory: Path) -> Reference:
     check_safetensors(directory / ADAPTER_FILE)
     if (directory / ADAPTER_CONFIG).exists():
         # Now, before a command has asked another model for an hour.
-        with fitting_its_base(directory):
-            read_description(directory)
+        check_description(directory)
     return Reference(name, "run", model, directory, run, other_base(run, directory, model))
 
 
