@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 
 if TYPE_CHECKING:
-    from .chat import ChatService
-    from .page_sources import PageSources
-    from .scheduler import Scheduler
+    from .chat.service import ChatService
+    from .jobs.scheduler import Scheduler
+    from .page.sources import PageSources
     from .settings import ServerSettings
     from .state import State
 
@@ -44,7 +44,7 @@ class Services:
     @cached_property
     def page(self) -> PageSources:
         """Sources of the page, found when it is first looked at."""
-        from .page_sources import PageSources
+        from .page.sources import PageSources
 
         return PageSources(self.settings, self.state)
 

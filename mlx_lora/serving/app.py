@@ -21,33 +21,23 @@ from starlette.responses import Response
 from starlette.routing import Route as PathRoute
 
 from ..errors import LONGEST, first_line
-from . import (
-    chat_routes,
-    completion_routes,
-    event_routes,
-    files_routes,
-    fine_tuning_routes,
-    models_routes,
-    predict_routes,
-    train_routes,
-    ui_routes,
-)
 from .api import Call, Method, Route, Services
 from .api_error import ApiError
 from .openapi import IDENTITY, document_route
+from .routes import chat, completions, files, fine_tuning, job_events, models, page, predict, train
 from .security import Gate, RouteTable
 
 # The routes of the server: one line a module.
 ALL: list[Route] = [
-    *files_routes.ROUTES,
-    *train_routes.ROUTES,
-    *fine_tuning_routes.ROUTES,
-    *event_routes.ROUTES,
-    *models_routes.ROUTES,
-    *chat_routes.ROUTES,
-    *completion_routes.ROUTES,
-    *predict_routes.ROUTES,
-    *ui_routes.ROUTES,
+    *files.ROUTES,
+    *train.ROUTES,
+    *fine_tuning.ROUTES,
+    *job_events.ROUTES,
+    *models.ROUTES,
+    *chat.ROUTES,
+    *completions.ROUTES,
+    *predict.ROUTES,
+    *page.ROUTES,
 ]
 # A name below a directory: no empty part, no part of dots alone, no backslash or control character.
 RELATIVE = re.compile(r"(?!/)(?:(?:^|/)(?!\.+(?:/|$))[^/\\\x00-\x1f\x7f]+){1,64}")

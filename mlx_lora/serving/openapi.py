@@ -44,7 +44,7 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
         operations = paths.setdefault(re.sub(r":path\}", "}", route.path), {})
         name = route.handler.__name__
         if names[name] > 1:
-            name = f"{route.handler.__module__.rpartition('.')[2].removesuffix('_routes')}_{name}"
+            name = f"{route.handler.__module__.rpartition('.')[2]}_{name}"
         operations[route.method.lower()] = {"operationId": name, **_operation(route, schemas)}
     return {
         "openapi": "3.1.0",

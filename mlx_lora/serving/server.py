@@ -33,9 +33,9 @@ def serve(settings: ServerSettings, *, verbose: bool = False, ready: Callable[[s
     check_token_needed(settings)
     from .api import Services
     from .app import make_app
-    from .chat import ChatService
+    from .chat.service import ChatService
     from .http_server import run_app
-    from .scheduler import Scheduler
+    from .jobs.scheduler import Scheduler
     from .state import State
 
     held = "another server has this state; stop that one, or choose another --state"

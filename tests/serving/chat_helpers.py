@@ -6,8 +6,8 @@ import asyncio
 from contextlib import contextmanager
 
 from mlx_lora.backends.answering import Sampling
-from mlx_lora.serving.answering import Options
-from mlx_lora.serving.chat import ChatService
+from mlx_lora.serving.chat.answering import Options
+from mlx_lora.serving.chat.service import ChatService
 from mlx_lora.serving.settings import ServerSettings
 from mlx_lora.serving.state import State
 

@@ -6,8 +6,8 @@ import hashlib
 import json
 import time
 
+from mlx_lora.serving.jobs.scheduler import Scheduler
 from mlx_lora.serving.records import ENDED, Job, UploadedFile, new_id
-from mlx_lora.serving.scheduler import Scheduler
 from mlx_lora.serving.settings import ServerSettings
 from mlx_lora.serving.state import State
 

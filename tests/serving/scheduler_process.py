@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from mlx_lora.serving.scheduler import Scheduler
+from mlx_lora.serving.jobs.scheduler import Scheduler
 from mlx_lora.serving.settings import ServerSettings
 from mlx_lora.serving.state import State
 

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 from mlx_lora.files import write_json
 from mlx_lora.runs.generations import Generations
 from mlx_lora.serving.api_error import ApiError
-from mlx_lora.serving.catalogue import Catalogue
-from mlx_lora.serving.job_files import job_directory
+from mlx_lora.serving.chat.catalogue import Catalogue
+from mlx_lora.serving.jobs.files import job_directory
 from mlx_lora.serving.records import Job, new_id
 from mlx_lora.serving.settings import ServerSettings
 from mlx_lora.serving.state import State

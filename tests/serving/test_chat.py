@@ -14,10 +14,10 @@ from mlx_lora.evaluation.cases import with_system
 from mlx_lora.evaluation.suite import Generation
 from mlx_lora.evaluation.targets import load_target
 from mlx_lora.runs.generations import Generations
-from mlx_lora.serving import chat as chat_module
-from mlx_lora.serving import engine as engine_module
-from mlx_lora.serving.answering import Options
 from mlx_lora.serving.api_error import ApiError
+from mlx_lora.serving.chat import engine as engine_module
+from mlx_lora.serving.chat import service as chat_module
+from mlx_lora.serving.chat.answering import Options
 
 QUESTIONS = ["TRAJECTORY: shape: convergence", "Who are you?", "warmth 0.4, clarity 0.9", "1 2 3 4 5 6 7 8"]
 

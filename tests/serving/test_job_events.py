@@ -6,7 +6,7 @@ import json
 import os
 
 from mlx_lora.runs.events import Checkpoint, Evaluation, Progress, Start, TrainingWarning, append_event
-from mlx_lora.serving.job_events import Tail, finding_event, metrics_event
+from mlx_lora.serving.jobs.events import Tail, finding_event, metrics_event
 
 
 def progress(step, loss=2.0, **changes):

@@ -32,16 +32,18 @@ from mlx_lora.files import file_lock
 from mlx_lora.models.resolve import resolve_model
 from mlx_lora.reporting.charts import MOST_POINTS
 from mlx_lora.runs.generations import Generations
-from mlx_lora.serving import page_data, page_files, ui_routes
 from mlx_lora.serving.api import Call, Services
 from mlx_lora.serving.api_error import ApiError
+from mlx_lora.serving.page import data as page_data
+from mlx_lora.serving.page import files as page_files
 from mlx_lora.serving.records import Job
+from mlx_lora.serving.routes import page as page_routes
 from mlx_lora.serving.settings import ServerSettings
 from mlx_lora.serving.state import State
 from mlx_lora.training.samples import SAMPLE_TOKENS
 from mlx_lora.training.train import train
 
-ROUTES = {(route.method, route.path): route for route in ui_routes.ROUTES}
+ROUTES = {(route.method, route.path): route for route in page_routes.ROUTES}
 
 
 class Served:
@@ -301,7 +303,7 @@ def test_jobs_that_have_not_ended_are_always_shown(served, monkeypatch):
     served.queue.append(waiting.id)
     paused = served.job(status="paused", wish=None)
     ended = [served.job(status="succeeded") for _ in range(3)]
-    monkeypatch.setattr(ui_routes, "MOST_JOBS", 3)
+    monkeypatch.setattr(page_routes, "MOST_JOBS", 3)
     found = served.get("jobs")
     assert [(row["id"], row["position"]) for row in found["jobs"]] == [
         (paused.id, None),
@@ -401,7 +403,7 @@ def test_datasets_and_their_findings(served):
     # What has not changed is not checked again: the program that does it is gone.
     page = served.services.page.datasets
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("mlx_lora.serving.page_datasets.run_captured", None)
+    monkey.setattr("mlx_lora.serving.page.datasets.run_captured", None)
     assert served.post("check", name="data/chat") == checked
     monkey.undo()
     (folder / "train.jsonl").write_text("no row\n")
@@ -448,9 +450,9 @@ def test_what_is_not_the_users_is_passed_over(served):
 
 
 def test_the_static_files_need_no_token_and_name_no_other_host():
-    static = [route for route in ui_routes.ROUTES if route.public]
+    static = [route for route in page_routes.ROUTES if route.public]
     assert {route.path for route in static} >= {"/", "/ui/page.css", "/ui/page.js", "/ui/chart.js", "/ui/chart.css"}
-    assert not any(route.public for route in ui_routes.ROUTES if route.path.startswith("/v1"))
+    assert not any(route.public for route in page_routes.ROUTES if route.path.startswith("/v1"))
     for route in static:
         answer = route.handler(Call(None, None))
         text = answer.body.decode().replace("http://www.w3.org/2000/svg", "")

@@ -9,7 +9,7 @@ import pytest
 from chat_helpers import chat_service
 
 from mlx_lora.errors import UserError
-from mlx_lora.serving.predictors import hashed_words
+from mlx_lora.serving.chat.predictors import hashed_words
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from safetensors.numpy import load_file
 
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.targets import open_target
-from mlx_lora.serving import scheduler as scheduler_module
 from mlx_lora.serving.api_error import ApiError
-from mlx_lora.serving.job_files import checkpoint_adapter, job_checkpoints, job_directory, read_outcome
-from mlx_lora.serving.worker_process import WorkerProcess
+from mlx_lora.serving.jobs import scheduler as scheduler_module
+from mlx_lora.serving.jobs.files import checkpoint_adapter, job_checkpoints, job_directory, read_outcome
+from mlx_lora.serving.jobs.worker_process import WorkerProcess
 
 
 @pytest.fixture
@@ -36,7 +36,9 @@ def in_worker(monkeypatch, tmp_path, code: str) -> None:
     """Let every worker run some code first: Python imports ``sitecustomize`` at its start."""
     place = tmp_path / "first"
     place.mkdir()
-    (place / "sitecustomize.py").write_text(f"import sys\nif 'mlx_lora.serving.worker' in sys.orig_argv:\n    {code}\n")
+    (place / "sitecustomize.py").write_text(
+        f"import sys\nif 'mlx_lora.serving.jobs.worker' in sys.orig_argv:\n    {code}\n"
+    )
     monkeypatch.syspath_prepend(str(place))
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from mlx_lora.backends.answering import NewToken, TokenScore
 from mlx_lora.models.tokenizer import load_tokenizer
-from mlx_lora.serving.prompts import encode_raw, text_pieces
-from mlx_lora.serving.token_text import AnswerText, Detokenizer, token_bytes, token_text
+from mlx_lora.serving.chat.prompts import encode_raw, text_pieces
+from mlx_lora.serving.chat.token_text import AnswerText, Detokenizer, token_bytes, token_text
 
 TEXTS = ["warmth 0.4", "Grüße 👩‍👩‍👧 aus Wien – naïve", "  two  spaces\n\ttab ", "日本語のテキスト", "a", "�?"]
 

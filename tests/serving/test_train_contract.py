@@ -12,7 +12,7 @@ from server import running_server
 
 from mlx_lora.serving.api import Call, Services
 from mlx_lora.serving.api_error import ApiError
-from mlx_lora.serving.train_routes import TrainRequest, poll_training, start_training
+from mlx_lora.serving.routes.train import TrainRequest, poll_training, start_training
 
 END = {"completed", "failed"}
 

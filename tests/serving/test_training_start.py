@@ -11,11 +11,11 @@ from run_fixtures import make_run
 from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import BUILT_IN as BASES
 from mlx_lora.serving.api_error import ApiError
-from mlx_lora.serving.job_config import with_kept
 from mlx_lora.serving.records import Job
+from mlx_lora.serving.routes.job_config import with_kept
+from mlx_lora.serving.routes.training_start import TrainingStart, find_start
 from mlx_lora.serving.settings import ServerSettings
 from mlx_lora.serving.state import State
-from mlx_lora.serving.training_start import TrainingStart, find_start
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 from job_helpers import BUILT_IN, Desk, as_jsonl, rows
 
 from mlx_lora.config import load_config
-from mlx_lora.serving.job_files import Outcome, job_directory, read_outcome, write_outcome
-from mlx_lora.serving.job_validation import validate
+from mlx_lora.serving.jobs.files import Outcome, job_directory, read_outcome, write_outcome
+from mlx_lora.serving.jobs.validation import validate
+from mlx_lora.serving.jobs.worker import ended
 from mlx_lora.serving.records import Job, new_id
-from mlx_lora.serving.worker import ended
 
 
 @pytest.fixture

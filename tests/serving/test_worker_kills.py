@@ -16,9 +16,9 @@ import pytest
 from job_helpers import HANG, Desk
 
 from mlx_lora.processes import python_environment
-from mlx_lora.serving.job_files import JobDirectory
+from mlx_lora.serving.jobs.files import JobDirectory
+from mlx_lora.serving.jobs.worker_process import WorkerProcess
 from mlx_lora.serving.records import ENDED
-from mlx_lora.serving.worker_process import WorkerProcess
 
 
 @pytest.fixture(scope="module")
