@@ -52,7 +52,7 @@ from mlx_lora.sleep.context import Surroundings
 from mlx_lora.sleep.cycle import run_cycle
 from mlx_lora.sleep.demo import TRAIN
 from mlx_lora.sleep.record import read_cycles
-from mlx_lora.sleep.stores import gather
+from mlx_lora.sleep.stores.reading import gather
 from mlx_lora.training.train import train
 
 NIGHTS = len(SIZES)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, first_line
-from ..sleep.installation import Scheduler, nights
-from ..sleep.schedule import cycles, installed, nominal_times, read_schedule, said_every, schedule_of
+from ..sleep.scheduling.installation import Scheduler, nights
+from ..sleep.scheduling.schedule import cycles, installed, nominal_times, read_schedule, said_every, schedule_of
 from .machine import NOTE, OK, Finding
 
 INSTALL = "`mlx-lora sleep install --config FILE` writes it anew"

@@ -2,11 +2,11 @@
 
 Reading order: ``config``, ``cycle`` (the steps), then the step at hand:
 
-- gather and curate: ``gathering``, ``stores``, ``store_options``, ``curate``
+- gather and curate: ``gathering``, ``stores``
 - replay and train: ``learning``, ``replay``, ``checks``, ``nights`` (what earlier ones learned)
-- judge: ``judging`` (which candidate), ``judge``, ``measurement``, ``assessment``, the ``*_verdicts``, ``evidence``
+- judge: ``judging`` (which candidate), ``judgement`` (its measurements and verdicts)
 - promote, try, export: ``promotion``, ``trial``, ``publish``, ``undo`` (by hand)
-- report: ``report``, ``night_views``, ``r_matrix``, ``night_record``, ``notification``
-- when: ``schedule``, ``installation``, ``launchd``, ``systemd``, ``due``
-- whether: ``guards``, ``clock``, ``throttle``
+- report: ``night_record``, ``reports``
+- when: ``due``, ``scheduling``
+- whether: ``guards``, ``clock``
 """

@@ -22,12 +22,12 @@ from .judging import choose
 from .learning import RUN, learn, replay
 from .lock import night_lock
 from .nights import looked_up_in, read_nights
-from .notification import notify
 from .promotion import catch_up, confirm_or_roll_back, export, promote
 from .record import CYCLES, CycleRecord, Decision, Ended, read_cycles
-from .report import log_line, write_report
-from .schedule import installed
-from .throttle import rates_tonight, throttle_sentence
+from .reports.notification import notify
+from .reports.report import log_line, write_report
+from .scheduling.schedule import installed
+from .scheduling.throttle import rates_tonight, throttle_sentence
 
 LOG = "sleep.log"
 

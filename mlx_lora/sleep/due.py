@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from .config import SleepConfig
 from .record import CycleRecord
-from .schedule import is_due
+from .scheduling.schedule import is_due
 
 
 def not_due(

@@ -12,11 +12,11 @@ from ..data.dataset import parse_example, write_dataset
 from ..data.jsonl import read_jsonl
 from ..files import write_atomic
 from .config import SleepConfig
-from .curate import curate
 from .learning import base_tokenizer
-from .lookup import decide
 from .nights import DATA, Nights, rows_of
-from .stores import LeftOut, Row, gather
+from .stores.curate import curate
+from .stores.lookup import decide
+from .stores.reading import LeftOut, Row, gather
 
 NEW, STORES = "new.jsonl", "stores"
 

@@ -20,9 +20,9 @@ from ..retrieval.store import DATABASE, check_place
 from .config import IndexConfig
 from .context import Cycle
 from .gathering import NEW, read_rows
-from .lookup import decide, text_of
 from .nights import DATA, id_of, rows_of
 from .record import CycleRecord
+from .stores.lookup import decide, text_of
 
 
 def check_index(config: IndexConfig) -> None:

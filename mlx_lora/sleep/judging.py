@@ -12,7 +12,7 @@ from typing import Any
 from ..export.mixing import mix_adapters
 from .checks import row_checks
 from .context import Cycle
-from .judge import Judgement, judge
+from .judgement.judge import Judgement, judge
 from .learning import RUN
 from .nights import DATA, Nights, evidence
 

@@ -19,10 +19,10 @@ from ..models.tokenizer import load_tokenizer
 from ..training.train import train
 from .checks import row_checks
 from .config import SleepConfig
-from .curate import learnable
 from .nights import DATA, rows_of
 from .record import Ended
 from .replay import make_replay
+from .stores.curate import learnable
 
 REPLAY, RUN = "replay", "run"
 # Tokens that an own answer may have beyond the longest stored one.

@@ -11,7 +11,7 @@ from ..runs.generations import Generations
 from ..runs.names import adapter_directory
 from .lock import is_running, read_owner
 from .record import CYCLES, read_cycles
-from .schedule import SCHEDULE_FILE, installed
+from .scheduling.schedule import SCHEDULE_FILE, installed
 
 
 def _has_nights(place: Path) -> bool:

@@ -13,9 +13,9 @@ from ..evaluation.runner import Evaluation, prepare_suites
 from ..evaluation.suite import Generation, find_suites
 from ..files import locked_directory
 from ..runs.resolve import resolve_model_or_run
-from .evidence import SMALL, counted
-from .heldout_rows import HeldoutNight, mark_stock_phrases, read_nights, score_answers
-from .judge import no_progress, not_finite
+from .judgement.evidence import SMALL, counted
+from .judgement.heldout_rows import HeldoutNight, mark_stock_phrases, read_nights, score_answers
+from .judgement.judge import no_progress, not_finite
 
 # Newest nights whose prompts are asked, and prompts of each.
 NIGHTS, ASKED = 3, 8

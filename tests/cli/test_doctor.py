@@ -23,7 +23,7 @@ from mlx_lora import memory
 from mlx_lora.backends.registry import choose
 from mlx_lora.doctor import machine, nights
 from mlx_lora.files import nearest_existing
-from mlx_lora.sleep import installation, launchd
+from mlx_lora.sleep.scheduling import installation, launchd
 
 REPO = Path(__file__).parents[2]
 SUBJECTS = ["machine", "memory", "disk", "GPU", "MLX", "BLAS", "torch", "backend", "llama.cpp", "converter", "Ollama"]

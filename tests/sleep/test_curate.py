@@ -13,10 +13,10 @@ from trace_stores import artifact, write_store
 from mlx_lora.data.dataset import Example
 from mlx_lora.data.split import place_of
 from mlx_lora.models.resolve import BUILT_IN
-from mlx_lora.sleep import stores
 from mlx_lora.sleep.config import StoreConfig
-from mlx_lora.sleep.curate import Curated, curate
-from mlx_lora.sleep.stores import Row, digest, gather
+from mlx_lora.sleep.stores import reading as stores
+from mlx_lora.sleep.stores.curate import Curated, curate
+from mlx_lora.sleep.stores.reading import Row, digest, gather
 from mlx_lora.sources.salience import experience_id, pattern_of
 
 WORDS = [

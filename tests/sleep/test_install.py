@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mlx_lora.errors import UserError
-from mlx_lora.sleep import installation, launchd, systemd
-from mlx_lora.sleep.schedule import installed, is_due, read_schedule
+from mlx_lora.sleep.scheduling import installation, launchd, systemd
+from mlx_lora.sleep.scheduling.schedule import installed, is_due, read_schedule
 
 CONFIG = "name: adapters/agent\nmodel_name: builtin/tiny-lumen\nstores: [{salience: experiences.json}]\n"
 RATES = {"mlx_small": 10.0, "mlx_large": 100.0}

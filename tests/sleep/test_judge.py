@@ -20,7 +20,7 @@ from mlx_lora.evaluation.targets import ModelTarget
 from mlx_lora.export.mixing import mix_adapters
 from mlx_lora.sleep.checks import row_checks
 from mlx_lora.sleep.config import StoreConfig
-from mlx_lora.sleep.judge import judge
+from mlx_lora.sleep.judgement.judge import judge
 from mlx_lora.sources.eisv import make_eisv_dataset
 from mlx_lora.training.train import train
 
@@ -236,7 +236,7 @@ def kill(file, found):
         os.kill(os.getpid(), signal.SIGKILL)
 
 answers._append = kill
-from mlx_lora.sleep.judge import judge
+from mlx_lora.sleep.judgement.judge import judge
 from mlx_lora.sleep.checks import row_checks
 from mlx_lora.sleep.config import StoreConfig
 place = Path(sys.argv[3])

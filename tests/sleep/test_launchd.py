@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mlx_lora.errors import UserError
-from mlx_lora.sleep import launchd
-from mlx_lora.sleep.schedule import Schedule
+from mlx_lora.sleep.scheduling import launchd
+from mlx_lora.sleep.scheduling.schedule import Schedule
 
 PLACE = Path('/Users/me/My "projects" & more/100 % <ünïcode> $HOME')
 UID = os.getuid()

@@ -6,8 +6,8 @@ import pytest
 
 from mlx_lora.data.dataset import Example
 from mlx_lora.sleep.config import IndexConfig
-from mlx_lora.sleep.lookup import FORBIDDEN, LIKELY, MARKED, NOT_LEARNED, PERSONAL, REFUSED, decide, text_of
-from mlx_lora.sleep.stores import Row
+from mlx_lora.sleep.stores.lookup import FORBIDDEN, LIKELY, MARKED, NOT_LEARNED, PERSONAL, REFUSED, decide, text_of
+from mlx_lora.sleep.stores.reading import Row
 
 INDEX = {facts: IndexConfig("index", facts) for facts in ("marked", "likely")}
 KEY = "token = 'Zx81kQ0vT7pLm4WcR2sD'"

@@ -17,8 +17,8 @@ from mlx_lora.evaluation.scorers import CheckSpec, Score, make_scorer
 from mlx_lora.models.resolve import resolve_model
 from mlx_lora.models.tokenizer import open_tokenizer
 from mlx_lora.sleep.config import ReplayConfig
-from mlx_lora.sleep.curate import learnable
 from mlx_lora.sleep.replay import GROUP, make_replay
+from mlx_lora.sleep.stores.curate import learnable
 
 
 def row(night, number, store="lumen", weight=1.0, **more):

@@ -20,10 +20,10 @@ from mlx_lora.retrieval.index import Index
 from mlx_lora.runs.generations import Generations
 from mlx_lora.sleep import cycle
 from mlx_lora.sleep.config import sleep_config
-from mlx_lora.sleep.lookup import FORBIDDEN, LIKELY, MARKED, PERSONAL, REFUSED
 from mlx_lora.sleep.record import read_cycles
 from mlx_lora.sleep.rehearsal import rehearse
 from mlx_lora.sleep.status import status_of
+from mlx_lora.sleep.stores.lookup import FORBIDDEN, LIKELY, MARKED, PERSONAL, REFUSED
 
 KILLED = Path(__file__).parent.parent / "training" / "killed.py"
 SECRET = "Zx81kQ0vT7pLm4WcR2sD"

@@ -26,10 +26,10 @@ from night_fixtures import (
 
 from mlx_lora.cli.sleep import sleep
 from mlx_lora.errors import UserError
-from mlx_lora.sleep import notification
 from mlx_lora.sleep.night_record import Night, read_nights
-from mlx_lora.sleep.r_matrix import MOST_NIGHTS, matrices
-from mlx_lora.sleep.report import log_line, write_report
+from mlx_lora.sleep.reports import notification
+from mlx_lora.sleep.reports.r_matrix import MOST_NIGHTS, matrices
+from mlx_lora.sleep.reports.report import log_line, write_report
 
 
 class Page(HTMLParser):

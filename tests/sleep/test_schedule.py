@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlx_lora.errors import UserError
-from mlx_lora.sleep.schedule import (
+from mlx_lora.sleep.scheduling.schedule import (
     Schedule,
     installed,
     is_due,

@@ -16,9 +16,9 @@ from trace_stores import artifact, refined, write_store
 
 from mlx_lora.data.dataset import Example, write_dataset
 from mlx_lora.errors import UserError
-from mlx_lora.sleep import stores as module
 from mlx_lora.sleep.config import StoreConfig
-from mlx_lora.sleep.stores import gather
+from mlx_lora.sleep.stores import reading as module
+from mlx_lora.sleep.stores.reading import gather
 from mlx_lora.sources.eisv import anima_db
 from mlx_lora.sources.salience import pattern_of
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mlx_lora.errors import UserError
-from mlx_lora.sleep import systemd
-from mlx_lora.sleep.schedule import Schedule
+from mlx_lora.sleep.scheduling import systemd
+from mlx_lora.sleep.scheduling.schedule import Schedule
 
 ODD = "a \"b\" 'c' %d $HOME \\n ünï;#"
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from mlx_lora.processes import python_environment
-from mlx_lora.sleep import throttle
-from mlx_lora.sleep.throttle import measure_rates, rates_tonight, speed_of, throttle_sentence
+from mlx_lora.sleep.scheduling import throttle
+from mlx_lora.sleep.scheduling.throttle import measure_rates, rates_tonight, speed_of, throttle_sentence
 
 
 def test_the_rates_of_this_machine():
@@ -59,8 +59,9 @@ def test_one_good_run_of_several_is_enough(monkeypatch):
 
 def test_nothing_heavy_is_imported_with_the_modules():
     """The plain side of the night starts fast, and survives an MLX that does not load."""
-    names = ("guards", "clock", "throttle", "schedule", "launchd", "systemd", "installation")
-    code = f"import sys\nfrom mlx_lora.sleep import {', '.join(names)}\n"
+    names = ("schedule", "launchd", "systemd", "installation", "throttle")
+    code = "import sys\nfrom mlx_lora.sleep import guards, clock\n"
+    code += f"from mlx_lora.sleep.scheduling import {', '.join(names)}\n"
     code += "print([name for name in sys.modules if name in {'mlx', 'torch', 'numpy'}])"
     done = subprocess.run([sys.executable, "-c", code], env=python_environment(), capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_lora.sleep.verbatim import MOST_CODE_LINES, MOST_WORDS, THRESHOLD, fact_share, is_verbatim
+from mlx_lora.sleep.stores.verbatim import MOST_CODE_LINES, MOST_WORDS, THRESHOLD, fact_share, is_verbatim
 
 ROWS = [json.loads(line) for line in Path(__file__).with_name("verbatim_rows.jsonl").read_text().splitlines()]
 

@@ -10,10 +10,10 @@ from mlx_lora.evaluation.collapse import CollapseStop
 from mlx_lora.evaluation.comparison import compare
 from mlx_lora.evaluation.non_inferiority import LossDifference
 from mlx_lora.evaluation.scorers import Score
-from mlx_lora.sleep.answer_verdicts import NightAnswers, judge_checks, judge_collapse, judge_suites
-from mlx_lora.sleep.evidence import Evidence, read_evidence
-from mlx_lora.sleep.heldout_rows import ScoredAnswer
-from mlx_lora.sleep.loss_verdicts import NightLosses, judge_losses
+from mlx_lora.sleep.judgement.answer_verdicts import NightAnswers, judge_checks, judge_collapse, judge_suites
+from mlx_lora.sleep.judgement.evidence import Evidence, read_evidence
+from mlx_lora.sleep.judgement.heldout_rows import ScoredAnswer
+from mlx_lora.sleep.judgement.loss_verdicts import NightLosses, judge_losses
 
 
 def night(name, *differences):

@@ -31,8 +31,8 @@ def install(config: str, at: str, every: str, scheduler: str, only_print: bool, 
     mlx-lora sleep install --config configs/sleep.yaml --at 23:30 --every mon,wed,fri --print
     mlx-lora sleep uninstall --config configs/sleep.yaml
     """
-    from ...sleep import installation, throttle
-    from ...sleep.schedule import installed, said_every
+    from ...sleep.scheduling import installation, throttle
+    from ...sleep.scheduling.schedule import installed, said_every
 
     plan = installation.plan(config, at, every, scheduler)
     if not as_json:

@@ -23,7 +23,7 @@ def report(name: Path, cycle: str | None, show: bool, as_json: bool) -> None:
     mlx-lora sleep report adapters/agent 7 --open
     """
     from ...sleep.record import CYCLES
-    from ...sleep.report import INDEX_FILE, find_adapter, last_cycle, write_report
+    from ...sleep.reports.report import INDEX_FILE, find_adapter, last_cycle, write_report
 
     name = find_adapter(name)
     cycle = last_cycle(name) if cycle is None else f"{int(cycle):04d}" if cycle.isascii() and cycle.isdigit() else cycle

@@ -24,7 +24,7 @@ def uninstall(config: str, as_json: bool) -> None:
     mlx-lora sleep uninstall --config configs/sleep.yaml
     mlx-lora sleep uninstall --config adapters/agent
     """
-    from ...sleep.installation import uninstall as remove
+    from ...sleep.scheduling.installation import uninstall as remove
 
     name = _name_of(config)
     gone = remove(name)

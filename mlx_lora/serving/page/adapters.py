@@ -12,9 +12,9 @@ from ...runs.manifest import read_manifest
 from ...runs.refs import Refs
 from ...sleep.lock import is_running
 from ...sleep.night_record import decided, local_time, number_of, read_nights
-from ...sleep.r_matrix import matrices
-from ...sleep.report import night_rows, render_report
-from ...sleep.schedule import installed
+from ...sleep.reports.r_matrix import matrices
+from ...sleep.reports.report import night_rows, render_report
+from ...sleep.scheduling.schedule import installed
 from ...sleep.undo import promote, roll_back
 from .files import Models
 

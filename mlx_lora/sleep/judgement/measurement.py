@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..backends.adapter_format import ADAPTER_FILE
-from ..engines.reply import Reply
-from ..errors import UserError
-from ..evaluation.collapse import CollapseStop
-from ..evaluation.compare_targets import collapse_watch
-from ..evaluation.measurement import Measurement, Session
-from ..files import sha256_of
-from ..runs.resolve import Reference
-from .checks import RowCheck
+from ...backends.adapter_format import ADAPTER_FILE
+from ...engines.reply import Reply
+from ...errors import UserError
+from ...evaluation.collapse import CollapseStop
+from ...evaluation.compare_targets import collapse_watch
+from ...evaluation.measurement import Measurement, Session
+from ...files import sha256_of
+from ...runs.resolve import Reference
+from ..checks import RowCheck
 from .heldout_rows import HeldoutNight, ScoredAnswer, score_answers
 
 ANCHORS = ("base", "best")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 
-from ..errors import UserError, first_line
-from ..processes import run_captured
+from ...errors import UserError, first_line
+from ...processes import run_captured
 
 # None of these programs takes seconds.
 LIMIT = 60.0

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.dataset import Example
-from ..retrieval.governance import Governance, find_secret, governance_of, redact
-from .config import IndexConfig
-from .stores import LeftOut, Row, add_name, question_of, row_name
+from ...data.dataset import Example
+from ...retrieval.governance import Governance, find_secret, governance_of, redact
+from ..config import IndexConfig
+from .reading import LeftOut, Row, add_name, question_of, row_name
 from .verbatim import fact_share, is_verbatim
 
 MARKED = "its owner marked it verbatim"

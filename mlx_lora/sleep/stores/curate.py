@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.checks import CHECKS, DataFinding, Table
-from ..data.checks.base import run_check
-from ..data.checks.cleaning import left_out
-from ..data.checks.dataset_table import Item
-from ..data.dataset import Example
-from ..data.dedup import NearDuplicates
-from ..data.formats import DataRow
-from ..data.patterns import pattern_limit
-from ..data.split import place_of
-from ..sources.salience.filters import TRIMMED
-from .stores import HELD_OUT_MARK, LeftOut, Row, add_name, digest, question_of, row_name
+from ...data.checks import CHECKS, DataFinding, Table
+from ...data.checks.base import run_check
+from ...data.checks.cleaning import left_out
+from ...data.checks.dataset_table import Item
+from ...data.dataset import Example
+from ...data.dedup import NearDuplicates
+from ...data.formats import DataRow
+from ...data.patterns import pattern_limit
+from ...data.split import place_of
+from ...sources.salience.filters import TRIMMED
+from .reading import HELD_OUT_MARK, LeftOut, Row, add_name, digest, question_of, row_name
 
 # A night of so many rows has at least so many that judge, where its groups permit.
 SMALL_NIGHT, FEWEST_HELD_OUT = 10, 2

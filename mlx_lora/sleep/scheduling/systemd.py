@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import UserError
-from ..processes import python_command
+from ...errors import UserError
+from ...processes import python_command
 from .programs import answer, said
 from .schedule import DAYS, Schedule, said_every, slug_of
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..reporting.heat_map import heat_map
-from ..reporting.numbers import rounded
-from .night_record import Night, number_of
+from ...reporting.heat_map import heat_map
+from ...reporting.numbers import rounded
+from ..night_record import Night, number_of
 
 # Nights on one map; more of them are too many cells to compare.
 MOST_NIGHTS = 40

@@ -9,10 +9,10 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ..data.dataset_card import DatasetCard
-from ..data.hub import is_hub
-from ..errors import UserError, nearest, shortened
-from .config import StoreConfig
+from ...data.dataset_card import DatasetCard
+from ...data.hub import is_hub
+from ...errors import UserError, nearest, shortened
+from ..config import StoreConfig
 
 # Parameter that takes the store's paths.
 PATHS = {"salience": "buffers", "traces": "stores", "eisv": "anima_db", "claims": "claims", "instructions": "files"}
@@ -72,7 +72,7 @@ def _types(kind: str) -> dict[str, Any]:
     hints = get_type_hints(make_dataset)
     types = {name: hints[name] for name in signature(make_dataset).parameters if name not in INTERNAL}
     if kind == "salience":
-        from ..sources.salience import Filters
+        from ...sources.salience import Filters
 
         types |= get_type_hints(Filters)
         types["keep"] = types.pop("skip")
@@ -100,7 +100,7 @@ def _converted(store: StoreConfig, options: dict[str, Any]) -> dict[str, Any]:
     if store.kind == "salience":
         return _salience(store, options)
     if store.kind == "instructions" and options.get("plan") is not None:
-        from ..sources.instructions import load_plan
+        from ...sources.instructions import load_plan
 
         options["plan"] = load_plan(options["plan"])
     if store.kind == "claims":
@@ -109,7 +109,7 @@ def _converted(store: StoreConfig, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _salience(store: StoreConfig, options: Mapping[str, Any]) -> dict[str, Any]:
-    from ..sources.salience import CHECKS, Filters, read_system_prompt
+    from ...sources.salience import CHECKS, Filters, read_system_prompt
 
     keep = options.get("keep", frozenset())
     for name in keep:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from ..errors import UserError
-from ..processes import python_command
+from ...errors import UserError
+from ...processes import python_command
 from .programs import answer, said
 from .schedule import DAYS, Schedule, slug_of
 

@@ -7,16 +7,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..errors import UserError
-from ..evaluation.compare_targets import suite_pairs
-from ..evaluation.comparison import compare
-from ..evaluation.measurement import Measurement
-from ..evaluation.non_inferiority import LossDifference
-from ..evaluation.paired_rates import Outcome, Pair
-from ..evaluation.runner import Evaluation
-from ..evaluation.scorers.base import prompt_text
-from ..files import FORMAT
-from ..runs.resolve import Reference
+from ...errors import UserError
+from ...evaluation.compare_targets import suite_pairs
+from ...evaluation.comparison import compare
+from ...evaluation.measurement import Measurement
+from ...evaluation.non_inferiority import LossDifference
+from ...evaluation.paired_rates import Outcome, Pair
+from ...evaluation.runner import Evaluation
+from ...evaluation.scorers.base import prompt_text
+from ...files import FORMAT
+from ...runs.resolve import Reference
 from .answer_verdicts import NightAnswers, earlier_checks, judge_checks, judge_collapse, judge_stored, judge_suites
 from .evidence import SMALL, Evidence, SleepCheck, read_evidence
 from .heldout_rows import HeldoutNight, collapsed_experiences, mark_stock_phrases, mean_score

@@ -8,18 +8,18 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from ..errors import UserError, visible
-from ..reporting import render_page, write_page
-from ..reporting.numbers import duration, rounded
-from ..runs.directory import METRICS_FILE, REPORT_FILE
-from ..runs.events import TrainingWarning, of_kind, read_events
-from ..runs.generations import Generations
-from ..runs.names import adapter_directory
-from ..training.report import loss_figure
+from ...errors import UserError, visible
+from ...reporting import render_page, write_page
+from ...reporting.numbers import duration, rounded
+from ...runs.directory import METRICS_FILE, REPORT_FILE
+from ...runs.events import TrainingWarning, of_kind, read_events
+from ...runs.generations import Generations
+from ...runs.names import adapter_directory
+from ...training.report import loss_figure
+from ..night_record import Night, decided, local_time, number_of, read_nights, reason_of
+from ..record import CYCLES
 from . import night_views as views
-from .night_record import Night, decided, local_time, number_of, read_nights, reason_of
 from .r_matrix import matrices
-from .record import CYCLES
 
 INDEX_FILE, TEMPLATE = "index.html", "night.html"
 # Longest line of the log.

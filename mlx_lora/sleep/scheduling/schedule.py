@@ -16,10 +16,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, shortened
-from ..files import FORMAT, check_format, write_json
-from .night_record import read_night
-from .record import CYCLES
+from ...errors import UserError, shortened
+from ...files import FORMAT, check_format, write_json
+from ..night_record import read_night
+from ..record import CYCLES
 
 SCHEDULE_FILE = "schedule.json"
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")

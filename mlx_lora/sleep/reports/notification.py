@@ -6,8 +6,8 @@ import subprocess
 import sys
 from contextlib import suppress
 
-from ..errors import visible
-from ..processes import run_captured
+from ...errors import visible
+from ...processes import run_captured
 
 # Texts are arguments of the script and never a part of it.
 SCRIPT = ("on run argv", "display notification (item 2 of argv) with title (item 1 of argv)", "end run")

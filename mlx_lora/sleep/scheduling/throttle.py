@@ -37,7 +37,7 @@ def measure_rates() -> dict[str, float]:
 
 
 def _rates(library: str, product: Callable[[int], Callable[[], object]]) -> dict[str, float]:
-    from ..backends.mlx.blas import one_core_free
+    from ...backends.mlx.blas import one_core_free
 
     # A product on all cores waits for the one that another program has.
     with one_core_free():
@@ -74,7 +74,7 @@ def _best_rate(run: Callable[[], object], size: int) -> float:
 
 def _mlx_product(size: int) -> Callable[[], object]:
     # First, since it loads the fast BLAS.
-    from ..backends import mlx as _  # noqa: F401, I001
+    from ...backends import mlx as _  # noqa: F401, I001
     import mlx.core as mx
 
     left, right = mx.ones((size, size)), mx.ones((size, size))

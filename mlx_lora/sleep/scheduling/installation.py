@@ -14,11 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..config.loading import find_config
-from ..errors import UserError
-from ..files import remove_any, set_aside, write_atomic, writing
+from ...config.loading import find_config
+from ...errors import UserError
+from ...files import remove_any, set_aside, write_atomic, writing
+from ..config import load_sleep_config
 from . import launchd, systemd
-from .config import load_sleep_config
 from .schedule import SCHEDULE_FILE, Schedule, parse_every, parse_time, read_schedule, write_schedule
 
 # Variables that say where programs and models lie; launchd and systemd give a job next to none. No secrets.

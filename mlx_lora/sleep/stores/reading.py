@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..data.checks.cleaning import finite
-from ..data.dataset import CARD, NO_VALIDATION, Example, split_files
-from ..data.formats import read_rows
-from ..data.import_report import ImportReport, NothingLeft
-from ..data.patterns import pattern_of
-from ..errors import UserError, guarded
-from ..files import remove_any
-from .config import StoreConfig
-from .store_options import dataset_calls, make_dataset_of, paths_of
+from ...data.checks.cleaning import finite
+from ...data.dataset import CARD, NO_VALIDATION, Example, split_files
+from ...data.formats import read_rows
+from ...data.import_report import ImportReport, NothingLeft
+from ...data.patterns import pattern_of
+from ...errors import UserError, guarded
+from ...files import remove_any
+from ..config import StoreConfig
+from .options import dataset_calls, make_dataset_of, paths_of
 
 # A store that was written to so many seconds ago may be in the middle of it: it is read again.
 SETTLED_S, PAUSE_S, TRIES = 3.0, 1.0, 3

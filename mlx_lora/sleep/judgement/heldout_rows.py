@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.dataset import Example, read_split, split_file
-from ..engines.reply import Reply
-from ..errors import UserError
-from ..evaluation.cases import Case, example_case
-from ..evaluation.heldout import HeldoutPart, clusters_of
-from ..evaluation.measurement import Probe
-from ..evaluation.scorers import Score
-from ..evaluation.scorers.base import prompt_text
-from ..evaluation.scorers.degeneration import DEFAULT
-from ..evaluation.suite import Generation
-from ..sources.salience.degeneration import made_of_stock_phrases
-from ..sources.salience.filters import CHECKS, Filters, answer_fault
-from .checks import RowCheck, main_metric
+from ...data.dataset import Example, read_split, split_file
+from ...engines.reply import Reply
+from ...errors import UserError
+from ...evaluation.cases import Case, example_case
+from ...evaluation.heldout import HeldoutPart, clusters_of
+from ...evaluation.measurement import Probe
+from ...evaluation.scorers import Score
+from ...evaluation.scorers.base import prompt_text
+from ...evaluation.scorers.degeneration import DEFAULT
+from ...evaluation.suite import Generation
+from ...sources.salience.degeneration import made_of_stock_phrases
+from ...sources.salience.filters import CHECKS, Filters, answer_fault
+from ..checks import RowCheck, main_metric
 
 # Rows of each night that are asked, evenly spaced; the loss is measured on all of them.
 ASKED = 24

@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.adapter_format import ADAPTER_FILE
-from ..evaluation.heldout import training_length
-from ..evaluation.measurement import Progress, Session
-from ..evaluation.runner import prepare_suites
-from ..evaluation.suite import find_suites
-from ..export.tensors import read_header, to_float32
-from ..files import locked_directory
-from ..models.resolve import check_safetensors
-from ..runs.resolve import resolve_model_or_run
+from ...backends.adapter_format import ADAPTER_FILE
+from ...evaluation.heldout import training_length
+from ...evaluation.measurement import Progress, Session
+from ...evaluation.runner import prepare_suites
+from ...evaluation.suite import find_suites
+from ...export.tensors import read_header, to_float32
+from ...files import locked_directory
+from ...models.resolve import check_safetensors
+from ...runs.resolve import resolve_model_or_run
+from ..checks import RowCheck
 from .assessment import Assessment, Judgement
-from .checks import RowCheck
 from .evidence import SleepCheck
 from .heldout_rows import read_nights
 from .measurement import measure

@@ -1,0 +1,1 @@
+"""Reports of the nights: a page for each, an index of all, and a notification."""
