@@ -38,7 +38,7 @@ from mlx_lora.backends.mlx.generation import Generation
 from mlx_lora.bench.cases import shape_config
 from mlx_lora.data.batch_encoding import common_prefix
 from mlx_lora.data.chat_template import encode_prompt
-from mlx_lora.evaluation.targets import GROUP
+from mlx_lora.evaluation.targets.opening import GROUP
 from mlx_lora.models.resolve import resolve_model
 from mlx_lora.sources.eisv import (
     SYSTEM_PROMPT,

@@ -44,7 +44,7 @@ from night_stores import SIZES, make_stores
 
 from mlx_lora.data.dataset import read_split
 from mlx_lora.evaluation.suite import Generation
-from mlx_lora.evaluation.targets import load_target
+from mlx_lora.evaluation.targets.opening import load_target
 from mlx_lora.runs.generations import Generations
 from mlx_lora.sleep.checks import main_metric, row_checks
 from mlx_lora.sleep.config import SleepConfig, sleep_config

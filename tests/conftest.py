@@ -242,7 +242,7 @@ def llama_server(gguf_file):
 def opened(monkeypatch) -> list:
     """Weak references to the models that a measurement opens; each must be gone before the next one comes."""
     from mlx_lora.evaluation import measurement
-    from mlx_lora.evaluation.targets import open_target
+    from mlx_lora.evaluation.targets.opening import open_target
 
     models: list = []
 

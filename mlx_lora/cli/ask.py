@@ -39,7 +39,7 @@ def ask(question: str | None, suites: str | None, as_json: bool, **options: Any)
     mlx-lora ask --target adapters/live --index index --suites history.yaml --cases questions.jsonl
     """
     from ..errors import UserError
-    from ..evaluation.report_tables import comparison_tables, comparison_verdict
+    from ..evaluation.views.report_tables import comparison_tables, comparison_verdict
     from ..retrieval.answering import ask_question, source_lines
     from ..retrieval.judging import judge_suites, recall_line
 

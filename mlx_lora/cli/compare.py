@@ -38,7 +38,7 @@ def compare(targets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     mlx-lora compare base live candidate candidate.gguf --suites coder --anchor base
     """
     from ..evaluation.compare_targets import compare_targets
-    from ..evaluation.report_tables import comparison_tables, comparison_verdict, limits_of_comparison
+    from ..evaluation.views.report_tables import comparison_tables, comparison_verdict, limits_of_comparison
 
     found = compare_targets(targets, progress=progress, notes=print_notes, **options)
     if as_json:

@@ -45,8 +45,8 @@ def evaluate(ctx: click.Context, **options: Any) -> None:
 
 
 def _evaluate(listed: bool, suites: str | None, target: str | None, as_json: bool, **options: Any) -> None:
-    from ..evaluation.report_tables import decision, evaluation_table, first_failures, report_table, suites_table
     from ..evaluation.session import evaluate_suites, list_suites
+    from ..evaluation.views.report_tables import decision, evaluation_table, first_failures, report_table, suites_table
 
     if listed:
         print_json({"suites": list_suites()}) if as_json else print_table(*suites_table(list_suites()))

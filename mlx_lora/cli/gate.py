@@ -33,8 +33,8 @@ def gate(
     \b
     mlx-lora gate eval/coder --suites coder --waive tron_format="fixed in the prompt"
     """
-    from ..evaluation.report_tables import decision, gates_table
     from ..evaluation.reports import judge_files
+    from ..evaluation.views.report_tables import decision, gates_table
     from ..files import write_json
 
     final = judge_files(reports, suites, waive, on_inconclusive)

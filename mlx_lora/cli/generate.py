@@ -46,7 +46,7 @@ def generate(
     from ..errors import UserError
     from ..evaluation.cases import with_system
     from ..evaluation.suite import Generation
-    from ..evaluation.targets import open_target
+    from ..evaluation.targets.opening import open_target
     from ..user_files import MOST_TEXT, read_standard_input
 
     if prompt == "-":

@@ -16,7 +16,7 @@ from ..files import FORMAT, check_format, create_file, replace_file, temporary_b
 from ..user_files import read_bytes
 from .cases import Case
 from .suite import Generation
-from .target import StreamingTarget, Target
+from .targets.target import StreamingTarget, Target
 
 NOT_ASKED = "not asked: the evaluation was stopped before"
 _FIELDS = {field.name for field in fields(Reply)}

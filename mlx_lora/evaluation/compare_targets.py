@@ -12,15 +12,15 @@ from ..errors import UserError
 from ..files import FORMAT, check_directory, locked_directory, write_json
 from ..runs.resolve import Reference, resolve
 from .answers import NOT_ASKED
-from .collapse import CollapseStop
-from .comparison import Comparison, HeldoutRows, compare
 from .heldout import HeldoutPart, read_heldout, training_length
-from .html_report import write_comparison
 from .measurement import Measurement, Progress, Session, Stop
-from .paired_rates import Pair
 from .runner import Evaluation, prepare_suites
 from .scorers.base import Score
+from .statistics.collapse import CollapseStop
+from .statistics.comparison import Comparison, HeldoutRows, compare
+from .statistics.paired_rates import Pair
 from .suite import find_suites
+from .views.html_report import write_comparison
 
 RESULT, PAGE = "compare.json", "compare.html"
 

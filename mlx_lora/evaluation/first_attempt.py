@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import UserError
 from ..sources.traces.prompt_format import format_prompt
 from .scorers.command import Guard, Verdict, as_guard
-from .statistics import expected_retries, paired_difference
+from .statistics.intervals import expected_retries, paired_difference
 
 INTERVAL = "Newcombe 1998, method 10 for paired proportions (Wilson's score intervals), 95 %"
 

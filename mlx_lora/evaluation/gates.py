@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from ..errors import UserError, shortened
 from ..files import FORMAT
-from .statistics import Decision
+from .statistics.intervals import Decision
 
 GATES = ("ship", "quality")
 VERDICTS = get_args(Decision)

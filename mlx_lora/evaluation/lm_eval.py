@@ -13,8 +13,8 @@ from typing import Any
 
 from ..errors import UserError, guarded
 from ..files import check_directory, write_atomic, write_json
-from .raw_texts import raw_texts
-from .targets import open_target
+from .targets.opening import open_target
+from .targets.raw_texts import raw_texts
 
 RESULTS = "lm_eval_results.json"
 SAMPLES = "samples_{}.jsonl"

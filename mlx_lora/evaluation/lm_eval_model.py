@@ -8,8 +8,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
 
-from .raw_texts import RawTexts
 from .suite import Generation
+from .targets.raw_texts import RawTexts
 
 
 class TargetLM(LM):

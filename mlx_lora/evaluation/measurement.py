@@ -18,13 +18,13 @@ from ..errors import UserError
 from .answers import ask
 from .cases import Case
 from .heldout import HeldoutPart, RowLosses, heldout_losses
-from .remote_targets import AnswersTarget
 from .runner import Evaluation, run_suite
 from .scorers.base import Score
 from .scoring import score_replies
 from .suite import Generation
-from .target import Target
-from .targets import ModelTarget, open_target
+from .targets.opening import ModelTarget, open_target
+from .targets.remote import AnswersTarget
+from .targets.target import Target
 
 RERUN = "rerun{}_{}.jsonl"
 HELDOUT = "heldout_{}.json"

@@ -16,7 +16,7 @@ from ..training.train import train
 from .eisv_cases import with_shape
 from .runner import prepare, run_suite
 from .suite import load_suite
-from .targets import ModelTarget, load_target
+from .targets.opening import ModelTarget, load_target
 
 RESULTS = "quickstart.json"
 SHOWN = 5

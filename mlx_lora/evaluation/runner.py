@@ -20,7 +20,7 @@ from .scorers.base import Score, Scorer
 from .scoring import score_replies
 from .suite import Generation, Suite
 from .suite_report import PASS_RATE, suite_report
-from .target import Target
+from .targets.target import Target
 
 REPORT = "report_{}.json"
 SAMPLES = "samples_{}.jsonl"

@@ -12,12 +12,12 @@ from ..errors import UserError
 from ..files import check_directory, check_writable, locked_directory, write_json
 from .eisv_cases import with_shape
 from .gates import judge_reports
-from .html_report import write_html
 from .inspect_log import check_inspect, write_inspect_logs
 from .runner import Evaluation, prepare_suites, run_suite
 from .suite import find_suites, load_suite, published_suites
-from .target import Target
-from .targets import open_target
+from .targets.opening import open_target
+from .targets.target import Target
+from .views.html_report import write_html
 
 FINAL, PAGE = "eval_report_final.json", "report.html"
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]

@@ -15,13 +15,13 @@ from ..errors import UserError
 from ..files import FORMAT
 from .cases import Case
 from .constant_answer import ConstantAnswer, balanced_mean, mean
-from .paired_means import mean_verdict
 from .scorers import SUMMARIES
 from .scorers.base import Score, Scorer
 from .scoring import score_text
-from .statistics import Verdict, f1_verdict, verdict, wilson
+from .statistics.intervals import Verdict, f1_verdict, verdict, wilson
+from .statistics.paired_means import mean_verdict
 from .suite import Generation, Limit, Suite
-from .target import Target
+from .targets.target import Target
 
 PASS_RATE = "pass_rate"
 # Scores that are computed for the best constant answer: all answers of 100 cases, the most frequent ones of more.

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ..data.schema import is_text
 from ..errors import UserError
 from ..evaluation.cases import with_system
-from ..evaluation.remote_targets import AnswersTarget
 from ..evaluation.suite import Generation
-from ..evaluation.target import Messages, Target
-from ..evaluation.targets import open_target
+from ..evaluation.targets.opening import open_target
+from ..evaluation.targets.remote import AnswersTarget
+from ..evaluation.targets.target import Messages, Target
 from .collections import COLLECTIONS
 from .ecosystems import find_ecosystem
 from .tool_prompts import COLLECTION as TOOL_EXAMPLES

@@ -12,13 +12,13 @@ from ..engines.reply import Reply
 from ..errors import UserError, shortened
 from ..evaluation.cases import Case
 from ..evaluation.compare_targets import suite_pairs, summarize
-from ..evaluation.comparison import compare
 from ..evaluation.measurement import Measurement
 from ..evaluation.runner import Evaluation, prepare_suites, run_suite
 from ..evaluation.scorers.base import prompt_text
+from ..evaluation.statistics.comparison import compare
 from ..evaluation.suite import Generation, find_suites
-from ..evaluation.target import Messages, Target
-from ..evaluation.targets import open_target
+from ..evaluation.targets.opening import open_target
+from ..evaluation.targets.target import Messages, Target
 from .answering import PASSAGES, check_reads_context, search, with_context
 from .index import MODES, Index
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from ..engines.reply import Reply
 from ..errors import UserError, shortened
 from ..evaluation.cases import Case, with_system
-from ..evaluation.remote_targets import AnswersTarget
 from ..evaluation.scorers.tool_call import tool_call
 from ..evaluation.suite import Generation
-from ..evaluation.target import Messages, Target
-from ..evaluation.targets import open_target
+from ..evaluation.targets.opening import open_target
+from ..evaluation.targets.remote import AnswersTarget
+from ..evaluation.targets.target import Messages, Target
 from .answering import citations, with_context
 from .ecosystems import find_ecosystem
 from .tool_prompts import build_tool_prompt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..evaluation.report_tables import Table
+from ..evaluation.views.report_tables import Table
 from .smoke import SmokeReport
 
 WORDS = {"passed": "passed", "failed": "FAILED", "not_run": "not run"}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.checks.dataset_table import NEGATIVE_BUCKET, TRUE
 from ..evaluation.scorers.answer_text import json_values
 from ..evaluation.scorers.tool_call import Call, read_calls
-from ..evaluation.target import Messages
+from ..evaluation.targets.target import Messages
 from .ecosystems import Ecosystem, find_ecosystem
 from .rows import NEGATIVE
 from .tool_need import tool_need

@@ -14,7 +14,7 @@ from ..config import TrainingConfig
 from ..data.dataset import Example, read_split, write_dataset
 from ..data.tokenize import encode_example
 from ..evaluation.suite import Generation
-from ..evaluation.targets import load_target
+from ..evaluation.targets.opening import load_target
 from ..models.tokenizer import load_tokenizer
 from ..training.train import train
 from .checks import row_checks

@@ -93,7 +93,7 @@ def test_an_answer_with_escape_sequences(monkeypatch, tmp_path):
     from click.testing import CliRunner
 
     from mlx_lora.cli.main import cli
-    from mlx_lora.evaluation import targets
+    from mlx_lora.evaluation.targets import opening as targets
 
     monkeypatch.setattr(targets.ModelTarget, "answer", lambda *_: [Reply(TITLE + "\r\nyes\r")])
     words = ["generate", "--target", "builtin/tiny-lumen", "--prompt", "a"]

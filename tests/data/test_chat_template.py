@@ -231,7 +231,7 @@ class TestOfARun:
         return write(tmp_path / "data", *rows)
 
     def test_recorded_used_and_exported(self, base, data, tmp_path):
-        from mlx_lora.evaluation.targets import load_target
+        from mlx_lora.evaluation.targets.opening import load_target
         from mlx_lora.export.fuse import fuse
 
         template = tmp_path / "t.jinja"

@@ -10,7 +10,7 @@ from mlx_lora.errors import UserError
 
 pytest.importorskip("lm_eval", reason="the package lm-eval is not installed: pip install '.[lm-eval]'")
 from mlx_lora.evaluation import lm_eval as ours
-from mlx_lora.evaluation.raw_texts import rolling_windows
+from mlx_lora.evaluation.targets.raw_texts import rolling_windows
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ import mlx_lora.backends.mlx  # noqa: F401  first: it loads a fast BLAS before M
 import pytest
 
 from mlx_lora.engines.reply import Opening
-from mlx_lora.evaluation.raw_texts import raw_texts
 from mlx_lora.evaluation.suite import Generation
-from mlx_lora.evaluation.targets import open_target
+from mlx_lora.evaluation.targets.opening import open_target
+from mlx_lora.evaluation.targets.raw_texts import raw_texts
 
 BOS = "<|begin_of_text|>"
 ASKED = "<|start_header_id|>user<|end_header_id|>\n\nwarm<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"

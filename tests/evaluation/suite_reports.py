@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlx_lora.evaluation.statistics import verdict, wilson
+from mlx_lora.evaluation.statistics.intervals import verdict, wilson
 
 PERFORMANCE = {"load_s": 1.26, "first_token_s": 0.084, "tokens_per_s": 1234.5, "peak_memory_bytes": 5.5e9}
 

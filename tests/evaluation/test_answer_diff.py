@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mlx_lora.evaluation.answer_diff import word_diff
+from mlx_lora.evaluation.views.answer_diff import word_diff
 
 
 def show(pieces):

@@ -10,7 +10,7 @@ from ollama_server import Answer, Model, ollama_server
 
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.runner import prepare, run_suite
-from mlx_lora.evaluation.targets import open_target
+from mlx_lora.evaluation.targets.opening import open_target
 
 TEXTS = ["one", "two", "three", "four"]
 CASES = [{"id": text, "prompt": text, "expect": text, "tags": ["comply"]} for text in TEXTS]

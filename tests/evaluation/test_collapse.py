@@ -1,7 +1,7 @@
 import numpy as np
 from scipy import stats
 
-from mlx_lora.evaluation.collapse import CollapseStop
+from mlx_lora.evaluation.statistics.collapse import CollapseStop
 
 
 def collapse_after(pairs):

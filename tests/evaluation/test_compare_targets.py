@@ -15,7 +15,7 @@ from mlx_lora.data.tokenize import encode_examples
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation import measurement
 from mlx_lora.evaluation.compare_targets import compare_targets
-from mlx_lora.evaluation.targets import ModelTarget, open_target
+from mlx_lora.evaluation.targets.opening import ModelTarget, open_target
 from mlx_lora.files import file_lock
 from mlx_lora.models.resolve import BUILT_IN
 from mlx_lora.training.train import train

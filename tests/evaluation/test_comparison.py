@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from mlx_lora.errors import UserError
-from mlx_lora.evaluation.comparison import HeldoutRows, compare
-from mlx_lora.evaluation.paired_rates import judge
+from mlx_lora.evaluation.statistics.comparison import HeldoutRows, compare
+from mlx_lora.evaluation.statistics.paired_rates import judge
 
 
 def pairs(both, wins, losses, neither, name="case"):

@@ -9,7 +9,7 @@ from mlx_lora.evaluation.eisv_scoring import run_baselines
 from mlx_lora.evaluation.reports import judge_files, read_report
 from mlx_lora.evaluation.runner import prepare, run_suite
 from mlx_lora.evaluation.suite import load_suite
-from mlx_lora.evaluation.targets import ModelTarget
+from mlx_lora.evaluation.targets.opening import ModelTarget
 from mlx_lora.models.inspection import BaseFacts
 from mlx_lora.sources.eisv import SYSTEM_PROMPT, TrajectoryShape, generate_trajectory
 

@@ -6,8 +6,8 @@ from suite_reports import result, suite_report
 
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.gates import judge_reports
-from mlx_lora.evaluation.report_tables import decision, gates_table
 from mlx_lora.evaluation.reports import judge_files
+from mlx_lora.evaluation.views.report_tables import decision, gates_table
 
 
 def report(name="pdca", passed=98, total=100, gate="ship", threshold=0.95, **changes):

@@ -13,9 +13,9 @@ from html.parser import HTMLParser
 import pytest
 from suite_reports import result, suite_report
 
-from mlx_lora.evaluation.comparison import HeldoutRows, compare
 from mlx_lora.evaluation.gates import judge_reports
-from mlx_lora.evaluation.html_report import write_comparison, write_html
+from mlx_lora.evaluation.statistics.comparison import HeldoutRows, compare
+from mlx_lora.evaluation.views.html_report import write_comparison, write_html
 
 HOSTILE = "</div></details><script>document.title = 'owned'</script><img src=http://x.example/i onerror=alert(1)>"
 VOID = {"meta", "link", "img", "br", "input", "hr"}

@@ -7,8 +7,8 @@ import mlx_lora.backends.mlx  # noqa: F401  first: it loads a fast BLAS before M
 # isort: split
 import pytest
 
-from mlx_lora.evaluation.likelihood import encode_pair, token_likelihoods
-from mlx_lora.evaluation.targets import load_target
+from mlx_lora.evaluation.targets.likelihood import encode_pair, token_likelihoods
+from mlx_lora.evaluation.targets.opening import load_target
 
 CHOICES = (" warm", " cold and still", "~resonance~ ~warmth~", "")
 

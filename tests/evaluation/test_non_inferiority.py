@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from mlx_lora.evaluation.non_inferiority import (
+from mlx_lora.evaluation.statistics.non_inferiority import (
     LossDifference,
     alarm_level,
     anytime_level,
@@ -15,7 +15,7 @@ from mlx_lora.evaluation.non_inferiority import (
     settled_losses,
     settled_rates,
 )
-from mlx_lora.evaluation.paired_rates import paired_rates
+from mlx_lora.evaluation.statistics.paired_rates import paired_rates
 
 MARGIN = 0.05
 

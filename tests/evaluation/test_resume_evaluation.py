@@ -18,7 +18,7 @@ from mlx_lora.errors import UserError
 from mlx_lora.evaluation.answers import ask
 from mlx_lora.evaluation.cases import Case
 from mlx_lora.evaluation.suite import Generation
-from mlx_lora.evaluation.targets import open_target
+from mlx_lora.evaluation.targets.opening import open_target
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,7 @@ from evalsig.inference.multiplicity import holm as evalsig_holm
 from evalsig.inference.paired import paired_t_test
 from scipy import stats
 
-from mlx_lora.evaluation.paired_means import clustered_mean, mean_verdict
-from mlx_lora.evaluation.statistics import (
+from mlx_lora.evaluation.statistics.intervals import (
     Z80_POWER,
     Z95,
     Z95_ONE_SIDED,
@@ -27,6 +26,7 @@ from mlx_lora.evaluation.statistics import (
     verdict,
     wilson,
 )
+from mlx_lora.evaluation.statistics.paired_means import clustered_mean, mean_verdict
 
 RANDOM = random.Random(0)
 TABLES = [tuple(RANDOM.randint(0, RANDOM.choice((6, 60, 600))) for _ in range(4)) for _ in range(20)]

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from mlx_lora.config import TrainingConfig
 from mlx_lora.errors import UserError
-from mlx_lora.evaluation.targets import load_target
+from mlx_lora.evaluation.targets.opening import load_target
 from mlx_lora.export.mixing import mix_adapters
 from mlx_lora.training.train import train
 

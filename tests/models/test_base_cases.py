@@ -16,7 +16,7 @@ from mlx_lora.data.dataset import Example
 from mlx_lora.data.tokenize import encode_example
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.suite import Generation
-from mlx_lora.evaluation.targets import load_target
+from mlx_lora.evaluation.targets.opening import load_target
 from mlx_lora.models.tokenizer import load_tokenizer
 from mlx_lora.training.train import train
 

@@ -12,7 +12,7 @@ from small_index import PDCAS, write_documents
 
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.suite import Generation
-from mlx_lora.evaluation.targets import open_target
+from mlx_lora.evaluation.targets.opening import open_target
 from mlx_lora.retrieval.answering import answer, ask_question, citations, source_lines, with_context
 from mlx_lora.retrieval.index import Hit, Index
 

@@ -15,10 +15,10 @@ from small_index import PDCAS
 from mlx_lora.cli.output import progress
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.cases import Case, read_cases
-from mlx_lora.evaluation.report_tables import comparison_tables
 from mlx_lora.evaluation.runner import prepare
 from mlx_lora.evaluation.suite import load_suite
-from mlx_lora.evaluation.targets import open_target
+from mlx_lora.evaluation.targets.opening import open_target
+from mlx_lora.evaluation.views.report_tables import comparison_tables
 from mlx_lora.retrieval.index import Index
 from mlx_lora.retrieval.judging import judge_retrieval, recall_line, recalled, relevant_documents
 from mlx_lora.retrieval.tool_prompts import build_tool_prompt

@@ -11,7 +11,7 @@ from ollama_server import Answer, Model, ollama_server
 
 from mlx_lora.errors import UserError
 from mlx_lora.evaluation.suite import Generation
-from mlx_lora.evaluation.targets import open_target
+from mlx_lora.evaluation.targets.opening import open_target
 from mlx_lora.retrieval.index import Index
 from mlx_lora.retrieval.smoke import LIMITS, SmokePrompts, run_smoke
 from mlx_lora.retrieval.smoke_tables import smoke_lines, smoke_table

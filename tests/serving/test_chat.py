@@ -12,7 +12,7 @@ from run_fixtures import SEVEN, make_run, sharpen
 from mlx_lora.backends.answering import Sampling
 from mlx_lora.evaluation.cases import with_system
 from mlx_lora.evaluation.suite import Generation
-from mlx_lora.evaluation.targets import load_target
+from mlx_lora.evaluation.targets.opening import load_target
 from mlx_lora.runs.generations import Generations
 from mlx_lora.serving.api_error import ApiError
 from mlx_lora.serving.chat import engine as engine_module

@@ -9,7 +9,7 @@ from contract_requests import SMALL, upload, wait_for
 from server import running_server
 
 from mlx_lora.evaluation.suite import Generation
-from mlx_lora.evaluation.targets import load_target
+from mlx_lora.evaluation.targets.opening import load_target
 
 BASE = "builtin/tiny-lumen"
 QUESTION = user("TRAJECTORY: shape: convergence")

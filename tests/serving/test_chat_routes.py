@@ -16,9 +16,9 @@ from chat_helpers import chat_service, greedy, serving, text_of, user
 from run_fixtures import SEVEN, make_run, sharpen
 
 from mlx_lora.backends.answering import Sampling
-from mlx_lora.evaluation.likelihood import encode_pair, token_likelihoods
 from mlx_lora.evaluation.suite import Generation
-from mlx_lora.evaluation.targets import load_target, open_target
+from mlx_lora.evaluation.targets.likelihood import encode_pair, token_likelihoods
+from mlx_lora.evaluation.targets.opening import load_target, open_target
 
 QUESTION = user("TRAJECTORY: shape: convergence")
 
@@ -210,7 +210,7 @@ def test_our_own_clients_and_commands(url, models, target):
     (expected,) = target.answer([QUESTION], [""], Generation(12, 0.0, 0))
     (reply,) = remote.answer([QUESTION], ["a"], Generation(12, 0.0, 0))
     assert (reply.error, reply.text) == (None, expected.text)
-    from mlx_lora.evaluation.raw_texts import raw_texts
+    from mlx_lora.evaluation.targets.raw_texts import raw_texts
 
     pairs = [("warmth 0.4 and", " clarity"), ("Grüße", " 👧"), ("a b", " c d")]
     own, theirs = (raw_texts(each).likelihoods(pairs) for each in (target, remote))

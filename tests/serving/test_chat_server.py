@@ -15,7 +15,7 @@ from run_fixtures import SEVEN, make_run, sharpen
 from server import running_server
 
 from mlx_lora.evaluation.suite import Generation
-from mlx_lora.evaluation.targets import load_target
+from mlx_lora.evaluation.targets.opening import load_target
 from mlx_lora.runs.generations import Generations
 
 QUESTION = user("TRAJECTORY: shape: convergence")

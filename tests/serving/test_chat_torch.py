@@ -12,7 +12,7 @@ pytest.importorskip("peft", reason="needs the extra torch")
 
 def test_switched_adapters_answer_as_fresh_targets(make_model, tmp_path):
     from mlx_lora.evaluation.suite import Generation
-    from mlx_lora.evaluation.targets import load_target
+    from mlx_lora.evaluation.targets.opening import load_target
 
     base = sharpen(make_model("llama")).rename(tmp_path / "base")
     make_run(base, tmp_path / "one", lora_target_modules=SEVEN)

@@ -14,7 +14,7 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from server import running_server
 
 from mlx_lora.evaluation.suite import Generation
-from mlx_lora.evaluation.targets import load_target
+from mlx_lora.evaluation.targets.opening import load_target
 from mlx_lora.models.resolve import BUILT_IN as BASES
 
 

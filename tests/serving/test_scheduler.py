@@ -13,7 +13,7 @@ from job_helpers import BUILT_IN, HANG, Desk, rows
 from safetensors.numpy import load_file
 
 from mlx_lora.errors import UserError
-from mlx_lora.evaluation.targets import open_target
+from mlx_lora.evaluation.targets.opening import open_target
 from mlx_lora.serving.api_error import ApiError
 from mlx_lora.serving.jobs import scheduler as scheduler_module
 from mlx_lora.serving.jobs.files import checkpoint_adapter, job_checkpoints, job_directory, read_outcome

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from small_nights import SHAPES, night, run, settings, write_config, write_store
 
-from mlx_lora.evaluation.targets import load_target
+from mlx_lora.evaluation.targets.opening import load_target
 from mlx_lora.runs.generations import Generations
 from mlx_lora.sleep.config import load_sleep_config
 from mlx_lora.sleep.record import MOST_ATTEMPTS, read_cycles

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from mlx_lora.config import TrainingConfig
 from mlx_lora.data.dataset import Example, read_split, write_dataset
 from mlx_lora.errors import UserError
-from mlx_lora.evaluation.targets import ModelTarget
+from mlx_lora.evaluation.targets.opening import ModelTarget
 from mlx_lora.export.mixing import mix_adapters
 from mlx_lora.sleep.checks import row_checks
 from mlx_lora.sleep.config import StoreConfig
@@ -217,7 +217,7 @@ def test_suites_and_their_anchors(sketch, nights, parts, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mlx_lora.evaluation.targets import ModelTarget
+from mlx_lora.evaluation.targets.opening import ModelTarget
 answer, log = ModelTarget.answer, Path(sys.argv[1])
 
 def record(self, conversations, ids, settings):

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from mlx_lora.config import TrainingConfig
 from mlx_lora.data.dataset import read_split, write_dataset
 from mlx_lora.errors import UserError
-from mlx_lora.evaluation.targets import ModelTarget
+from mlx_lora.evaluation.targets.opening import ModelTarget
 from mlx_lora.sleep.trial import try_out
 from mlx_lora.training.train import train
 

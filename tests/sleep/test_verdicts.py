@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from mlx_lora.evaluation.collapse import CollapseStop
-from mlx_lora.evaluation.comparison import compare
-from mlx_lora.evaluation.non_inferiority import LossDifference
 from mlx_lora.evaluation.scorers import Score
+from mlx_lora.evaluation.statistics.collapse import CollapseStop
+from mlx_lora.evaluation.statistics.comparison import compare
+from mlx_lora.evaluation.statistics.non_inferiority import LossDifference
 from mlx_lora.sleep.judgement.answer_verdicts import NightAnswers, judge_checks, judge_collapse, judge_suites
 from mlx_lora.sleep.judgement.evidence import Evidence, read_evidence
 from mlx_lora.sleep.judgement.heldout_rows import ScoredAnswer

@@ -13,7 +13,7 @@ from test_generation import architecture as architecture
 from mlx_lora.backends.answering import Sampling
 from mlx_lora.backends.mlx import answer_batch
 from mlx_lora.backends.mlx.backend import MLXBackend
-from mlx_lora.evaluation.targets import load_target
+from mlx_lora.evaluation.targets.opening import load_target
 from mlx_lora.models.resolve import resolve_model
 
 GREEDY = Sampling(max_tokens=8)

@@ -218,7 +218,7 @@ def shapes(tmp_path_factory):
 
 def coherence(adapter, data):
     from mlx_lora.evaluation.suite import Generation
-    from mlx_lora.evaluation.targets import load_target
+    from mlx_lora.evaluation.targets.opening import load_target
     from mlx_lora.sources.eisv import expression_trajectory_coherence, parse_model_output, validate_output
 
     rows, target = [*read_split(data, "valid"), *read_split(data, "test")], load_target(str(adapter), "auto")

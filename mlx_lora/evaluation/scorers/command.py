@@ -19,7 +19,7 @@ from typing import IO, Any
 from ...errors import UserError, first_line, visible
 from ...processes import exit_cause, last_lines
 from ..cases import Case
-from ..statistics import expected_retries
+from ..statistics.intervals import expected_retries
 from .base import Score, Scorer, read_options
 
 PLACE = "{}"

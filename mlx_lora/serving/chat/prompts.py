@@ -11,7 +11,7 @@ from typing import Any
 from ...data.chat_template import check_ids, encode_prompt
 from ...data.messages import parse_messages
 from ...errors import UserError
-from ...evaluation.likelihood import encode
+from ...evaluation.targets.likelihood import encode
 from ...models.tokenizer import open_tokenizer
 from ..api_error import ApiError
 from .catalogue import ServedModel

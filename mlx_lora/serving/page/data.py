@@ -12,9 +12,9 @@ from yaml import YAMLError
 
 from ...config.settings_file import read_settings
 from ...errors import UserError, visible
-from ...evaluation.answer_diff import word_diff
 from ...evaluation.gates import judge_reports
 from ...evaluation.reports import read_report
+from ...evaluation.views.answer_diff import word_diff
 from ...files import is_locked
 from ...reporting import line_chart
 from ...runs.directory import CONFIG_FILE, LOCK_FILE, METRICS_FILE, RUN_FILE, SAMPLES_FILE, read_run

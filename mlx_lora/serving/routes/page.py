@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from ...backends.adapter_format import has_generations
 from ...errors import UserError
-from ...evaluation.answer_diff import word_diff
+from ...evaluation.views.answer_diff import word_diff
 from ...reporting.charts import CHART_STYLE
 from ...reporting.heat_map import HEAT_STYLE
 from ...sleep.record import CYCLES

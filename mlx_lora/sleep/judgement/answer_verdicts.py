@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...evaluation.collapse import CollapseStop
-from ...evaluation.comparison import Comparison, said_rates
-from ...evaluation.non_inferiority import FEWEST_ROWS, settled_rates
-from ...evaluation.paired_rates import Outcome, Pair, PairedRates, anchor_rates
-from ...evaluation.statistics import ALPHA, holm, margin_of, mcnemar
+from ...evaluation.statistics.collapse import CollapseStop
+from ...evaluation.statistics.comparison import Comparison, said_rates
+from ...evaluation.statistics.intervals import ALPHA, holm, margin_of, mcnemar
+from ...evaluation.statistics.non_inferiority import FEWEST_ROWS, settled_rates
+from ...evaluation.statistics.paired_rates import Outcome, Pair, PairedRates, anchor_rates
 from .evidence import SMALL, Evidence, Kind, SleepCheck, counted
 from .heldout_rows import ScoredAnswer, mean_score
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from ...errors import UserError
 from ...evaluation.compare_targets import suite_pairs
-from ...evaluation.comparison import compare
 from ...evaluation.measurement import Measurement
-from ...evaluation.non_inferiority import LossDifference
-from ...evaluation.paired_rates import Outcome, Pair
 from ...evaluation.runner import Evaluation
 from ...evaluation.scorers.base import prompt_text
+from ...evaluation.statistics.comparison import compare
+from ...evaluation.statistics.non_inferiority import LossDifference
+from ...evaluation.statistics.paired_rates import Outcome, Pair
 from ...files import FORMAT
 from ...runs.resolve import Reference
 from .answer_verdicts import NightAnswers, earlier_checks, judge_checks, judge_collapse, judge_stored, judge_suites

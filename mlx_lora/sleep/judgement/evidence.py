@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from ...evaluation.non_inferiority import LossDifference
-from ...evaluation.paired_rates import Outcome, Pair
+from ...evaluation.statistics.non_inferiority import LossDifference
+from ...evaluation.statistics.paired_rates import Outcome, Pair
 
 # Held-out rows below which a night is judged together with the others.
 SMALL = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...evaluation.non_inferiority import (
+from ...evaluation.statistics.non_inferiority import (
     LossDifference,
     LossInterval,
     alarm_level,
@@ -13,7 +13,7 @@ from ...evaluation.non_inferiority import (
     own_level,
     settled_losses,
 )
-from ...evaluation.paired_rates import Outcome
+from ...evaluation.statistics.paired_rates import Outcome
 from .evidence import SMALL, Evidence, SleepCheck, counted
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from ...backends.adapter_format import ADAPTER_FILE
 from ...engines.reply import Reply
 from ...errors import UserError
-from ...evaluation.collapse import CollapseStop
 from ...evaluation.compare_targets import collapse_watch
 from ...evaluation.measurement import Measurement, Session
+from ...evaluation.statistics.collapse import CollapseStop
 from ...files import sha256_of
 from ...runs.resolve import Reference
 from ..checks import RowCheck

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...evaluation.answer_diff import word_diff
+from ...evaluation.views.answer_diff import word_diff
 from ...reporting.numbers import duration, rounded
 from ..night_record import FRACTIONS, Night, local_time, number_of, share_of_change
 

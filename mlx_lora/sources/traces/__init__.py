@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         Verdict,
         as_guard,
     )
-    from ...evaluation.statistics import (
+    from ...evaluation.statistics.intervals import (
         paired_difference,
         wilson,
     )
@@ -105,5 +105,5 @@ __getattr__, __dir__ = re_exports(
     __all__,
     "mlx_lora.evaluation.first_attempt",
     "mlx_lora.evaluation.scorers.command",
-    "mlx_lora.evaluation.statistics",
+    "mlx_lora.evaluation.statistics.intervals",
 )

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import Backend
-from ..data.chat_template import check_ids
-from ..data.collate import collate, common_prefix, padded_length
-from ..data.tokenize import EncodedExample
-from ..engines.reply import Likelihood, continuation_start
+from ...backends import Backend
+from ...data.chat_template import check_ids
+from ...data.collate import collate, common_prefix, padded_length
+from ...data.tokenize import EncodedExample
+from ...engines.reply import Likelihood, continuation_start
 
 # Most tokens of a batch, padding included.
 BATCH_TOKENS = 8192

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..reporting import write_page
-from ..reporting.interval_bar import common_scale
+from ...reporting import write_page
+from ...reporting.interval_bar import common_scale
+from ..gates import incomplete
 from .comparison_views import case_pair, loss_rows, pairs_of, performance_rows, rate_rows
-from .gates import incomplete
 from .report_views import (
     as_text,
     case_view,

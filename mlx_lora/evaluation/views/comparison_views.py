@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..reporting.interval_bar import Scale, common_scale, interval_bar
+from ...reporting.interval_bar import Scale, common_scale, interval_bar
 from .answer_diff import word_diff
 from .report_views import PERFORMANCE, case_view, more_cases, performance_of, three_digits
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-from ..data.dataset import read_jsonl
-from ..engines.reply import Opening, Reply
-from ..errors import UserError, shortened
-from ..files import sha256_of
-from ..runs.resolve import Reference
-from .suite import Generation
+from ...data.dataset import read_jsonl
+from ...engines.reply import Opening, Reply
+from ...errors import UserError, shortened
+from ...files import sha256_of
+from ...runs.resolve import Reference
+from ..suite import Generation
 from .target import Messages, Target
 
 # Conversations, the seed of each, and the other settings.
@@ -142,7 +142,7 @@ def _chat(ask: Callable[..., Iterator[tuple[int, Reply]]]) -> Chat:
 
 
 def _gguf(reference: Reference, seconds: float) -> Target:
-    from ..engines.llamacpp.session import GGUFModel
+    from ...engines.llamacpp.session import GGUFModel
 
     model = GGUFModel(reference.location, seconds=seconds)
 
@@ -165,7 +165,7 @@ def _gguf(reference: Reference, seconds: float) -> Target:
 
 
 def _ollama(reference: Reference, seconds: float) -> Target:
-    from ..engines.ollama import Ollama, check_name
+    from ...engines.ollama import Ollama, check_name
 
     client, name = Ollama(seconds=seconds), check_name(reference.remote_model)
 
@@ -176,8 +176,8 @@ def _ollama(reference: Reference, seconds: float) -> Target:
 
 
 def _server(reference: Reference, seconds: float) -> Target:
-    from ..engines.openai_completions import complete, likelihoods, opening_of
-    from ..engines.openai_server import OpenAIServer
+    from ...engines.openai_completions import complete, likelihoods, opening_of
+    from ...engines.openai_server import OpenAIServer
 
     # Streamed, so that the time to the first token is measured.
     server = OpenAIServer(reference.name, stream=True, seconds=seconds)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from .comparison import LOSS_MARGIN
+from .intervals import ALPHA, Z95_ONE_SIDED, paired_difference
 from .paired_means import MeanInterval, clustered_mean
 from .paired_rates import Outcome, Pair, PairedRates, judge, paired_rates
-from .statistics import ALPHA, Z95_ONE_SIDED, paired_difference
 
 # Pairs around which the anytime-valid bound is tightest; it is valid for any number.
 TIGHTEST = 32

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from ..engines.reply import Reply
-from .suite import Generation
+from ...engines.reply import Reply
+from ..suite import Generation
 
 Messages = list[dict[str, Any]]
 

@@ -28,10 +28,10 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import UserError, shortened
+from ...errors import UserError, shortened
+from .intervals import ALPHA, holm, mcnemar
 from .paired_means import clustered_mean
 from .paired_rates import Outcome, Pair, PairedRates, anchor_rates, judge, paired_rates
-from .statistics import ALPHA, holm, mcnemar
 
 EXIT_STATUS: dict[Outcome, int] = {"better": 0, "not_worse": 0, "worse": 1, "inconclusive": 1}
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..engines.reply import Likelihood
-from ..errors import UserError
+from ...engines.reply import Likelihood
+from ...errors import UserError
+from ..suite import Generation
 from .likelihood import Tokens, encode, encode_pair, token_likelihoods
-from .remote_targets import EngineTarget
-from .suite import Generation
+from .opening import ModelTarget
+from .remote import EngineTarget
 from .target import Target
-from .targets import ModelTarget
 
 # Context of a model that does not name its own.
 UNLIMITED = 2**31

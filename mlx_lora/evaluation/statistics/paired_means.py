@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from .statistics import Verdict, t_quantile, verdict
+from .intervals import Verdict, t_quantile, verdict
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .statistics import Z95_ONE_SIDED, detectable_difference, margin_of, paired_difference
+from .intervals import Z95_ONE_SIDED, detectable_difference, margin_of, paired_difference
 
 Outcome = Literal["better", "not_worse", "worse", "inconclusive"]
 # (case id, the candidate passed, the reference passed)

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
-from ..backends import Backend, load_backend
-from ..data.chat_template import encode_prompt
-from ..engines.reply import Reply
-from ..errors import UserError
-from ..files import sha256_of
-from ..runs.resolve import Reference, resolve, resolve_model_or_run
-from .remote_targets import open_remote
-from .suite import Generation
+from ...backends import Backend, load_backend
+from ...data.chat_template import encode_prompt
+from ...engines.reply import Reply
+from ...errors import UserError
+from ...files import sha256_of
+from ...runs.resolve import Reference, resolve, resolve_model_or_run
+from ..suite import Generation
+from .remote import open_remote
 from .target import Messages, Target
 
 # Batch size of generation: large enough to use the hardware, small enough to show progress.

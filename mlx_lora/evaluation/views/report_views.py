@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..reporting.interval_bar import Scale, interval_bar
+from ...reporting.interval_bar import Scale, interval_bar
 
 PASSED, FAILED, UNANSWERED = "passed", "failed", "not answered"
 # Fields of a report that have a place of their own on the page.

@@ -1,0 +1,1 @@
+"""Targets: models that answer conversations, in this process, in another program, or from a file of answers."""
