@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ..config import TrainingConfig
 from ..data.collate import Batch
+from ..data.parts import PassCost
 from ..models.inspection import BaseFacts
 from ..models.resolve import ResolvedModel
 from .answering import AnswerBatch, TokenScore
@@ -55,6 +56,8 @@ class Backend(Protocol):
     ranks: int
     # Part of the model that ``attach_lora`` made trainable, such as "12 of 48 layers, 7 modules".
     coverage: str
+    # Overhead of a pass through the model on this device; steps are divided by it.
+    pass_cost: PassCost
 
     def layer_modules(self) -> list[list[str]]:
         """Return the paths of the adaptable linear modules in each layer; call before an adapter is attached."""

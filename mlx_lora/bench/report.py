@@ -10,6 +10,7 @@ from typing import Any
 from ..backends.loss_plan import LossPath
 from ..config import TrainingConfig
 from ..data.collate import Batch, with_same_prefix
+from ..data.parts import PassCost
 from ..training.trainer import training_steps
 from .cases import WARM_UP, Row, Spec, body_parameters
 
@@ -139,17 +140,19 @@ def timed_steps(
     step: Callable[..., Any],
     path: LossPath,
     finish: Callable[[], None] = lambda: None,
+    cost: PassCost | None = None,
 ) -> list[Step]:
     """Train for the spec's steps and return each step with its time.
 
     Args:
         step: a backend's ``TrainStep``.
         finish: waits until the device has finished all work.
+        cost: the backend's overhead of a pass.
     """
     done: list[Step] = []
     for part, count in spec.parts(rows):
         examples = [row.encoded() for row in part]
-        steps = training_steps(config, examples)
+        steps = training_steps(config, examples, cost=cost)
         for _ in range(count):
             _, members, micro_batches = next(steps)
             started = time.perf_counter()

@@ -19,7 +19,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.kernels.chunked_logprob import _use_triton
 
 from ..backends.adapter_format import initial_a
-from ..backends.torch.device import find_device
+from ..backends.torch.device import find_device, pass_cost
 from ..backends.torch.lora import in_mlx_layout, start_adapter, trained
 from ..backends.torch.loss import find_path
 from ..backends.torch.train_step import TrainStep
@@ -43,11 +43,12 @@ def ours(spec: Spec, rows: list[Row]) -> Report:
     if device.type == "cuda":
         config.micro_batch_tokens = GPU_TOKENS
     model = build(spec, device)
+    cost = pass_cost(model, device)
     start_adapter(model, config)
     path = find_path(model)
     gauge = Gauge(device)
     step = TrainStep(model, path, config)
-    steps = timed_steps(spec, rows, config, step, path, partial(finish, device))
+    steps = timed_steps(spec, rows, config, step, path, partial(finish, device), cost)
     peak = gauge.peak()
     about = {**about_device(device, model.dtype), "attention": model.config._attn_implementation}
     return Report(steps, loss_after(model, rows), peak, about)

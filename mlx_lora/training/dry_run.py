@@ -49,7 +49,7 @@ def time_steps(ready: TrainingSetup, steps: int, advance: Callable[[int], None] 
     Args:
         advance: called with the seconds elapsed.
     """
-    taken = training_steps(ready.config, ready.train, mix=ready.mix)
+    taken = training_steps(ready.config, ready.train, mix=ready.mix, cost=ready.backend.pass_cost)
     whole = [next(taken)[2] for _ in range(min(TIMED_STEPS, steps))]
     by_length = sorted(ready.train, key=len)
     shortest, median = by_length[0], by_length[len(by_length) // 2]

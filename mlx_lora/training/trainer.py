@@ -12,7 +12,7 @@ from ..backends import Backend, StepResult
 from ..config import TrainingConfig
 from ..data.collate import Batch, in_order
 from ..data.mixture import Mix
-from ..data.parts import step_parts
+from ..data.parts import PassCost, step_parts
 from ..data.sampler import Step, balanced_plan, epoch_plan, prefix_groups, steps_per_epoch
 from ..data.tokenize import EncodedExample
 from ..errors import UserError
@@ -48,17 +48,21 @@ def training_steps(
     mix: Mix | None = None,
     rank: int = 0,
     ranks: int = 1,
+    cost: PassCost | None = None,
 ) -> Iterator[tuple[int, list[list[int]], list[Batch]]]:
     """Yield (epoch, indices, micro-batches) of every optimizer step after step ``after``, over epochs without end.
 
     The indices are those of the whole step; of ``ranks`` processes, process ``rank`` gets its share as micro-batches.
+
+    Args:
+        cost: the backend's overhead of a pass.
     """
     groups = prefix_groups(train, config.batch_size)
     done, skip = divmod(after, epoch_steps(config, len(train)))
     for epoch in count(done + 1):
         for step in _epoch_plan(config, train, groups, mix, epoch)[skip:]:
             own = [share for batch in step if (share := batch[rank::ranks])]
-            yield epoch, step, step_parts(own, train, groups, config.micro_batch_tokens)
+            yield epoch, step, step_parts(own, train, groups, config.micro_batch_tokens, cost)
         skip = 0
 
 
@@ -139,7 +143,7 @@ class Trainer:
         """
         stopped = None
         place = (self.backend.rank, self.backend.ranks)
-        steps = training_steps(self.config, self.train, self.state.step, self.mix, *place)
+        steps = training_steps(self.config, self.train, self.state.step, self.mix, *place, self.backend.pass_cost)
         while self.state.step < self.total and stopped is None:
             self._one_step(*next(steps))
             stopped = self._after_step(limits)

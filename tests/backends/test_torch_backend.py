@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 from backend_fixtures import BACKENDS, changed_model, examples, fresh, steps
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from mlx_lora.backends.adapter_format import initial_a
 from mlx_lora.backends.registry import choose
+from mlx_lora.backends.torch.device import GPU_FLOPS, SECONDS_A_LINEAR, pass_cost
 from mlx_lora.backends.torch.lora import trained
 from mlx_lora.config import TrainingConfig
 from mlx_lora.data.collate import collate
+from mlx_lora.data.parts import PassCost
 from mlx_lora.errors import UserError
 from mlx_lora.models.resolve import BUILT_IN, resolve_model
 
@@ -217,3 +220,17 @@ def test_a_library_that_does_not_load_is_one_sentence(tmp_path, broken, eisv_dat
     assert done.returncode == 2
     assert "a library of the torch backend does not load (no such symbol); `mlx-lora doctor`" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_cost_of_a_pass_follows_from_the_model_on_a_gpu_alone(make_model):
+    backend = fresh("torch", make_model("llama"))
+    assert backend.pass_cost == pass_cost(backend.model, torch.device("cpu")) == PassCost()
+    linear = 2 * 7 + 1
+    with torch.device("meta"):
+        config = AutoConfig.for_model("llama", num_hidden_layers=2, hidden_size=4096, intermediate_size=4096)
+        model = AutoModelForCausalLM.from_config(config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    tokens = round(linear * SECONDS_A_LINEAR * GPU_FLOPS / (4 * parameters))
+    assert pass_cost(model, torch.device("cuda")) == PassCost(tokens, tokens)
+    # A base with more to compute in each pass has more of it in the same time: the overhead is fewer tokens.
+    assert 64 < tokens < pass_cost(backend.model, torch.device("cuda")).part

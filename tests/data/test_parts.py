@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlx_lora.data.collate import collate, with_same_prefix
-from mlx_lora.data.parts import step_parts
+from mlx_lora.data.parts import PassCost, step_parts
 from mlx_lora.data.tokenize import EncodedExample
 
 SYSTEM = np.arange(64)
@@ -63,6 +63,31 @@ def test_every_example_once_with_no_more_tokens_than_batch_by_batch(seed):
     supervised = sorted(token for part in parts for token in part.targets[part.weights > 0])
     assert supervised == sorted(token for e in examples for token in e.ids[e.supervised])
     assert tokens_of(parts) <= tokens_of([collate([examples[i] for i in batch]) for batch in step])
+
+
+def divided(examples, cost, most=16384):
+    parts = step_parts([range(len(examples))], examples, [0] * len(examples), most, cost)
+    assert rows_of(parts) == len(examples)
+    return [(part.ids.shape[0], len(part.prefix)) for part in parts]
+
+
+def test_where_a_pass_costs_much_there_are_fewer_of_them():
+    """On a GPU a pass takes as long as hundreds of tokens: padding and a prefix in every row are cheaper."""
+    examples = [example(length, i) for i, length in enumerate((80, 100, 200, 400))]
+    assert divided(examples, PassCost()) == [(2, 64), (1, 64), (1, 64)]
+    assert divided(examples, PassCost(part=1500, prefix=1500)) == [(4, 0)]
+    # Where the prefix is long, a pass of its own is still worth it.
+    long = [example(1000 + 8 * i, i, prefix=np.arange(900)) for i in range(8)]
+    assert divided(long, PassCost(part=1500, prefix=1500)) == [(8, 896)]
+    # A part with the prefix in every row keeps to the limit too.
+    assert divided(examples, PassCost(part=1500, prefix=1500), most=800) == [(3, 0), (1, 0)]
+
+
+@pytest.mark.parametrize("cost", [100, 1500, 20000])
+def test_the_cost_of_a_pass_counts_for_the_prefix_s_own(cost):
+    """Sharing 64 tokens among 8 rows saves 448 of them."""
+    examples = [example(200, i) for i in range(8)]
+    assert divided(examples, PassCost(part=cost, prefix=cost)) == [(8, 64 if cost < 448 else 0)]
 
 
 def test_a_process_without_a_share_has_no_parts():

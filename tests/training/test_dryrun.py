@@ -29,6 +29,8 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be(command, make_model, ei
 class Slow:
     """A backend that takes so many seconds a token, by a clock of its own."""
 
+    pass_cost = None
+
     def __init__(self, seconds: float):
         self.seconds, self.now, self.calls = seconds, 0.0, []
 

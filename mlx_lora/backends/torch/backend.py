@@ -18,7 +18,7 @@ from ..answering import TokenScore
 from ..base import BaseBackend
 from . import distributed, lora
 from .answer_batch import TorchAnswerBatch, score_tokens
-from .device import explained, find_device, peak_memory, usable_memory
+from .device import explained, find_device, pass_cost, peak_memory, usable_memory
 from .generation import can_share, generated, shared_tokens
 from .loss import BatchArrays, find_path, in_base_dtype, log_probabilities, loss_sums
 from .model_loading import load_model
@@ -49,6 +49,7 @@ class TorchBackend(BaseBackend):
         self.model.generation_config = GenerationConfig(eos_token_id=self.base.ends or None, pad_token_id=0)
         with guarded(f"{model.name}: transformers cannot run this model"):
             self.path = find_path(self.model)
+        self.pass_cost = pass_cost(self.model, self.device)
         if self.path.note:
             self.notes.append(f"{model.name}: {self.path.note}")
         # Unknown until prompts with a common prefix are answered.
