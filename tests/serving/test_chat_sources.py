@@ -69,6 +69,6 @@ def test_a_message_without_text_and_a_server_without_an_index(client, place, tmp
     with (
         running_server(tmp_path, models=place, backend="mlx") as server,
         openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.token, max_retries=0) as other,
-        pytest.raises(openai.BadRequestError, match="start it with --index DIR"),
+        pytest.raises(openai.ConflictError, match="start it with --index DIR"),
     ):
         other.chat.completions.create(**ASKED, messages=user(QUESTION), extra_body={"retrieval": True})

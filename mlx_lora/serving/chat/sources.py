@@ -45,7 +45,7 @@ class Sources:
 
         if self._directory is None:
             said = "retrieval: this server has no index; start it with --index DIR."
-            raise ApiError(400, said, "no_index", "retrieval")
+            raise ApiError(409, said, "no_index", "retrieval")
         last = messages[-1].get("content")
         if not isinstance(last, str) or not last.strip():
             said = "messages: retrieval searches for the last message, which has no text."
