@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config import TrainingConfig
 from ..data.collate import Batch
-from ..data.parts import PassCost
+from ..data.parts import SMALL
 from ..files import create_file, replace_file, writing
 from ..models.resolve import ResolvedModel, check_safetensors
 from ..models.tokenizer import open_tokenizer
@@ -45,7 +45,7 @@ class BaseBackend(ABC):
         self.notes: list[str] = []
         self.widened, self.precision = False, list[str]()
         self.coverage = ""
-        self.pass_cost = PassCost()
+        self.pass_cost = SMALL
         self._adapter: dict[str, Any] = {}
         # Noted before the first adapter, if adapters are switched.
         self._base_layers: Any = None

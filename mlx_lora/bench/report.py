@@ -10,7 +10,7 @@ from typing import Any
 from ..backends.loss_plan import LossPath
 from ..config import TrainingConfig
 from ..data.collate import Batch, with_same_prefix
-from ..data.parts import PassCost
+from ..data.parts import SMALL, PassCost
 from ..training.trainer import training_steps
 from .cases import WARM_UP, Row, Spec, body_parameters
 
@@ -140,7 +140,7 @@ def timed_steps(
     step: Callable[..., Any],
     path: LossPath,
     finish: Callable[[], None] = lambda: None,
-    cost: PassCost | None = None,
+    cost: PassCost = SMALL,
 ) -> list[Step]:
     """Train for the spec's steps and return each step with its time.
 

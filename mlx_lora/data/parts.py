@@ -30,6 +30,10 @@ class PassCost:
     prefix: int = 0
 
 
+# Of a device on which a pass starts at once: a CPU, Apple's GPUs.
+SMALL = PassCost()
+
+
 @dataclass
 class _Sharing:
     """Examples with one common prefix, divided into parts.
@@ -48,7 +52,7 @@ def step_parts(
     examples: Sequence[EncodedExample],
     groups: Sequence[int],
     most: int,
-    cost: PassCost | None = None,
+    cost: PassCost = SMALL,
 ) -> list[Batch]:
     """Divide an optimizer step into parts; those with the same prefix are neighbours.
 
@@ -57,9 +61,8 @@ def step_parts(
         groups: a number for each example, the same for those that share a long prefix.
         most: tokens of a part's own, padding included, unless one example alone has more. The step's largest batch
             bounds them too, so that a small batch size saves memory whatever the accumulation.
-        cost: overhead of a pass on the device, by default a small one.
+        cost: overhead of a pass on the device.
     """
-    cost = cost or PassCost()
     members = [i for batch in step for i in batch]
     if not members:
         return []

@@ -12,7 +12,7 @@ from ..backends import Backend, StepResult
 from ..config import TrainingConfig
 from ..data.collate import Batch, in_order
 from ..data.mixture import Mix
-from ..data.parts import PassCost, step_parts
+from ..data.parts import SMALL, PassCost, step_parts
 from ..data.sampler import Step, balanced_plan, epoch_plan, prefix_groups, steps_per_epoch
 from ..data.tokenize import EncodedExample
 from ..errors import UserError
@@ -48,7 +48,7 @@ def training_steps(
     mix: Mix | None = None,
     rank: int = 0,
     ranks: int = 1,
-    cost: PassCost | None = None,
+    cost: PassCost = SMALL,
 ) -> Iterator[tuple[int, list[list[int]], list[Batch]]]:
     """Yield (epoch, indices, micro-batches) of every optimizer step after step ``after``, over epochs without end.
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mlx_lora.config import TrainingConfig
+from mlx_lora.data.parts import SMALL
 from mlx_lora.data.tokenize import EncodedExample
 from mlx_lora.training import dry_run
 
@@ -29,7 +30,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be(command, make_model, ei
 class Slow:
     """A backend that takes so many seconds a token, by a clock of its own."""
 
-    pass_cost = None
+    pass_cost = SMALL
 
     def __init__(self, seconds: float):
         self.seconds, self.now, self.calls = seconds, 0.0, []

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ...data.parts import PassCost
+from ...data.parts import SMALL, PassCost
 from ...errors import UserError, first_line
 from ...memory import peak_resident
 from ..errors import NO_MEMORY
@@ -50,7 +50,7 @@ def pass_cost(model: nn.Module, device: torch.device) -> PassCost:
     alone, not from a clock: the division of a step must be the same in every process and after every resume.
     """
     if device.type != "cuda":
-        return PassCost()
+        return SMALL
     parameters = sum(parameter.numel() for parameter in model.parameters())
     launching = sum(isinstance(module, nn.Linear) for module in model.modules()) * SECONDS_A_LINEAR
     # With a frozen base, 2 operations a parameter and token forward, 2 backward.
